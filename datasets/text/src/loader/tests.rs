@@ -1,0 +1,198 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A store whose token at position `i` is `i`, so that a token says where it came from.
+fn counting(tokens: u32) -> Arc<TokenStore> {
+    Arc::new(TokenStore::from_tokens((0..tokens).collect(), u64::from(tokens), tokens).unwrap())
+}
+
+fn loader(tokens: u32, batch: usize, seq: usize, order: Order) -> Loader {
+    Loader::new(
+        counting(tokens),
+        LoaderConfig {
+            batch,
+            seq,
+            order,
+            seed: 7,
+        },
+    )
+    .unwrap()
+}
+
+/// Counted targets in the order they are served.
+fn targets(batch: &TokenBatch) -> Vec<u32> {
+    batch
+        .targets
+        .iter()
+        .zip(&batch.mask)
+        .filter(|(_, counts)| **counts)
+        .map(|(target, _)| *target)
+        .collect()
+}
+
+fn all_orders() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        Just(Order::Crops),
+        Just(Order::Shuffled),
+        Just(Order::Sequential)
+    ]
+}
+
+proptest! {
+    #[test]
+    fn sequential_predicts_every_token_but_the_first_once(extra in 1u32..200, batch in 1usize..9, seq in 1usize..40) {
+        let tokens = seq as u32 + extra;
+        let mut loader = loader(tokens, batch, seq, Order::Sequential);
+        let expected = loader.num_batches();
+        let batches: Vec<_> = std::iter::from_fn(|| loader.next_batch()).collect();
+        prop_assert_eq!(Some(batches.len() as u64), expected);
+        let served: Vec<_> = batches.iter().flat_map(targets).collect();
+        prop_assert_eq!(served, (1..tokens).collect::<Vec<_>>());
+        prop_assert!(loader.next_batch().is_none());
+        let counted: usize = batches.iter().map(TokenBatch::num_tokens).sum();
+        prop_assert_eq!(counted, tokens as usize - 1);
+    }
+
+    #[test]
+    fn always_aligned_and_inside(extra in 1u32..100, batch in 1usize..5, seq in 1usize..20, order in all_orders()) {
+        let tokens = seq as u32 + extra;
+        let mut loader = loader(tokens, batch, seq, order);
+        for _ in 0..5 {
+            let Some(batch) = loader.next_batch() else { break };
+            batch.check_alignment().unwrap();
+            for at in (0..batch.mask.len()).filter(|at| batch.mask[*at]) {
+                prop_assert_eq!(batch.targets[at], batch.inputs[at] + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn restoring_continues_exactly(extra in 1u32..100, before in 0usize..9, seq in 1usize..20, order in all_orders()) {
+        let tokens = seq as u32 + extra;
+        let mut first = loader(tokens, 3, seq, order);
+        for _ in 0..before {
+            first.next_batch();
+        }
+        let saved = serde_json::to_string(&first.state()).unwrap();
+        let mut second = loader(tokens, 3, seq, order);
+        second.restore(serde_json::from_str(&saved).unwrap()).unwrap();
+        for _ in 0..9 {
+            prop_assert_eq!(first.next_batch(), second.next_batch());
+            prop_assert_eq!(first.state(), second.state());
+        }
+    }
+
+    #[test]
+    fn windows_do_not_depend_on_the_batch_size(extra in 1u32..100, seq in 1usize..20, order in all_orders()) {
+        let tokens = seq as u32 + extra;
+        let serve = |batch: usize| {
+            let mut loader = loader(tokens, batch, seq, order);
+            (0..60 / batch).filter_map(|_| loader.next_batch()).flat_map(|b| targets(&b)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(serve(1), serve(6));
+        prop_assert_eq!(serve(1), serve(4));
+    }
+
+    #[test]
+    fn a_shuffled_epoch_visits_disjoint_windows_once(extra in 1u32..300, seq in 1usize..20, epoch in 0u64..4) {
+        let tokens = seq as u64 + u64::from(extra);
+        let seq = seq as u64;
+        let mut starts = shuffled_starts(1, epoch, seq, tokens);
+        starts.sort_unstable();
+        prop_assert!(!starts.is_empty());
+        prop_assert!(starts.windows(2).all(|pair| pair[1] == pair[0] + seq));
+        prop_assert!(starts[0] < seq && starts.iter().all(|start| start + seq < tokens));
+        // Nothing that a further window could cover is left out at the end.
+        prop_assert!(starts[starts.len() - 1] + 2 * seq >= tokens);
+    }
+}
+
+#[test]
+fn shuffled_epochs_differ_in_phase_and_order() {
+    let epochs: Vec<_> = (0..8)
+        .map(|epoch| shuffled_starts(1, epoch, 16, 1000))
+        .collect();
+    let phases: HashSet<_> = epochs.iter().map(|starts| starts[0] % 16).collect();
+    assert!(phases.len() > 3, "{phases:?}");
+    assert!(epochs.iter().all(|starts| !starts.is_sorted()));
+}
+
+#[test]
+fn crops_cover_every_start_about_equally() {
+    let mut loader = loader(14, 100, 4, Order::Crops);
+    let mut counts = [0; 10];
+    for _ in 0..100 {
+        let batch = loader.next_batch().unwrap();
+        batch
+            .inputs
+            .iter()
+            .step_by(4)
+            .for_each(|start| counts[*start as usize] += 1);
+    }
+    assert!(
+        counts.iter().all(|count| (850..1150).contains(count)),
+        "{counts:?}"
+    );
+}
+
+/// Resuming a run with a newer Kiln must give the same data: these numbers must never change.
+#[test]
+fn random_orders_are_pinned() {
+    let starts = |order| {
+        let mut loader = loader(1000, 4, 8, order);
+        loader
+            .next_batch()
+            .unwrap()
+            .inputs
+            .into_iter()
+            .step_by(8)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(starts(Order::Crops), [757, 926, 10, 657]);
+    assert_eq!(starts(Order::Shuffled), [286, 694, 414, 742]);
+    assert_eq!(starts(Order::Sequential), [0, 8, 16, 24]);
+}
+
+#[test]
+fn bad_settings_and_positions_are_named() {
+    let config = LoaderConfig {
+        batch: 2,
+        seq: 10,
+        order: Order::Crops,
+        seed: 0,
+    };
+    let message = Loader::new(counting(10), config).unwrap_err().to_string();
+    assert!(
+        message.contains("has 10 tokens, a window of seq = 10 needs 11"),
+        "{message}"
+    );
+    let zero = Loader::new(counting(10), LoaderConfig { batch: 0, ..config }).unwrap_err();
+    assert_eq!(
+        zero.to_string(),
+        "loader setting batch = 0 must be at least 1"
+    );
+    let mut loader = loader(100, 2, 10, Order::Crops);
+    let other = LoaderState {
+        seq: 12,
+        ..loader.state()
+    };
+    let message = loader.restore(other).unwrap_err().to_string();
+    assert!(
+        message.contains("has seq = 12, this loader has 10"),
+        "{message}"
+    );
+}
+
+#[test]
+fn orders_are_named_in_snake_case() {
+    for (order, name) in [
+        (Order::Crops, "crops"),
+        (Order::Shuffled, "shuffled"),
+        (Order::Sequential, "sequential"),
+    ] {
+        assert_eq!(serde_json::to_value(order).unwrap(), name);
+    }
+}
