@@ -1,0 +1,188 @@
+//! A chart as the caller states it, and the figure around its plot: title, legend, notes, a summary
+//! for those who cannot see it.
+
+use super::html::escape;
+use super::plot::Plot;
+use super::scale::is_drawable;
+use crate::format;
+
+/// Colours of the style sheet; later series take them again, dashed.
+pub(super) const COLORS: usize = 6;
+
+/// How a series is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// A line.
+    #[default]
+    Solid,
+    /// A dashed line, for the second of a pair: training beside validation.
+    Dashed,
+    /// A dotted line.
+    Dotted,
+    /// A thin pale line, for raw values behind their average. It has no label of its own in the
+    /// plot.
+    Faint,
+    /// Points without a line, each named in the plot when it is the only one of its series.
+    Points,
+}
+
+/// One curve.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    /// Its name in the legend.
+    pub name: String,
+    /// Its points in the order they are joined. A `y` that is not finite makes a gap.
+    pub points: Vec<(f64, f64)>,
+    /// How it is drawn.
+    pub style: Style,
+    /// Which colour it has, counted from 0; its place among the series unless stated. Series that
+    /// belong together share one.
+    pub color: Option<usize>,
+}
+
+/// A chart of curves over a common axis.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chart {
+    /// What it shows.
+    pub title: String,
+    /// Name and unit of the horizontal axis.
+    pub x_label: String,
+    /// Name and unit of the vertical axis.
+    pub y_label: String,
+    /// The curves.
+    pub series: Vec<Series>,
+    /// Horizontal lines to compare with, by name.
+    pub references: Vec<(String, f64)>,
+    /// Whether the horizontal axis is logarithmic. Points at or below zero are then left out.
+    pub log_x: bool,
+}
+
+impl Series {
+    /// A solid line in the next colour.
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.into(),
+            points,
+            ..Self::default()
+        }
+    }
+
+    /// The same in another style.
+    pub fn style(self, style: Style) -> Self {
+        Self { style, ..self }
+    }
+
+    /// The same in another colour, counted from 0.
+    pub fn color(self, color: usize) -> Self {
+        Self {
+            color: Some(color),
+            ..self
+        }
+    }
+
+    /// Its classes in the style sheet, at this place among the series.
+    pub(super) fn classes(&self, place: usize) -> String {
+        let color = self.color.unwrap_or(place);
+        let style = match self.style {
+            Style::Solid if color >= COLORS => "dashed",
+            Style::Solid => "solid",
+            Style::Dashed => "dashed",
+            Style::Dotted => "dotted",
+            Style::Faint => "faint",
+            Style::Points => "points",
+        };
+        format!("s{} {style}", color % COLORS)
+    }
+
+    pub(super) fn finite(&self) -> impl DoubleEndedIterator<Item = (f64, f64)> + '_ {
+        self.points.iter().copied().filter(is_drawable)
+    }
+
+    /// "loss: 200 points, from 4.2 at 0 to 1.5 at 5000, lowest 1.4 at 4800".
+    fn summary(&self) -> String {
+        let at = |(x, y): (f64, f64)| format!("{} at {}", measure(y), format::count(x));
+        match (
+            self.finite().next(),
+            self.finite().next_back(),
+            self.finite().min_by(|a, b| a.1.total_cmp(&b.1)),
+        ) {
+            (Some(first), Some(last), Some(lowest)) => {
+                let count = self.finite().count();
+                format!(
+                    "{}: {count} points, from {} to {}, lowest {}.",
+                    self.name,
+                    at(first),
+                    at(last),
+                    at(lowest)
+                )
+            }
+            _ => format!("{}: no data.", self.name),
+        }
+    }
+}
+
+/// A value in the form of the ticks: in thousands from ten thousand on.
+pub(super) fn measure(value: f64) -> String {
+    if (1e4..1e13).contains(&value.abs()) {
+        format::count(value)
+    } else {
+        format::number(value)
+    }
+}
+
+impl Chart {
+    /// The figure. `id` must differ between the charts of a page.
+    pub(super) fn figure(&self, id: usize) -> String {
+        let plot = Plot::new(self);
+        let summaries: Vec<String> = self.series.iter().map(Series::summary).collect();
+        let mut out = format!(
+            "<figure class=\"card\">\n<figcaption><h3>{}</h3>",
+            escape(&self.title)
+        );
+        out.push_str(&self.legend());
+        out.push_str("</figcaption>\n<div class=\"scroll\">");
+        out.push_str(&plot.svg(id, &escape(&summaries.join(" "))));
+        out.push_str("</div>\n");
+        let notes = plot.notes();
+        if !notes.is_empty() {
+            out.push_str(&format!(
+                "<p class=\"note\">{}</p>\n",
+                escape(&notes.join(" "))
+            ));
+        }
+        out.push_str("</figure>\n");
+        out
+    }
+
+    /// A single curve is named by the title, a single point in the plot.
+    fn legend(&self) -> String {
+        if self.series.len() < 2 {
+            return String::new();
+        }
+        let mut out = String::from("<ul class=\"legend\">");
+        let named = |series: &Series| series.style == Style::Points && series.points.len() == 1;
+        for (place, series) in self
+            .series
+            .iter()
+            .enumerate()
+            .filter(|(_, series)| !named(series))
+        {
+            let mark = match series.style {
+                Style::Points => "<circle cx=\"11\" cy=\"5\" r=\"4\"/>",
+                _ => "<path d=\"M1 5H21\"/>",
+            };
+            let classes = series.classes(place);
+            let last = series
+                .finite()
+                .next_back()
+                .map_or(format::NONE.into(), |(_, y)| measure(y));
+            out.push_str(&format!(
+                "<li><svg class=\"swatch {classes}\" viewBox=\"0 0 22 10\" \
+                 aria-hidden=\"true\">{mark}</svg>{} <b>{last}</b></li>",
+                escape(&series.name)
+            ));
+        }
+        out.push_str("</ul>");
+        out
+    }
+}
