@@ -1,0 +1,346 @@
+//! Embedding -> blocks(norm -> mixer, norm -> MLP) -> norm -> head, with residuals around both sub-layers.
+//!
+//! The pre-norm arrangement of GPT-2 (Radford et al. 2019); residual projections start smaller by
+//! 1/sqrt(2 * n_layers), as there.
+
+use burn::module::{Module, Param};
+use burn::nn::{Dropout, DropoutConfig, Linear};
+use burn::tensor::module::{embedding, linear};
+use burn::tensor::{Device, Int, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{Mlp, MlpKind, Norm, NormKind};
+use crate::{InitRng, Mixer, ModelError};
+
+/// How a block knows where a token stands, where the mixer does not know by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    /// Nothing is added: rotary attention and recurrent mixers need nothing.
+    None,
+    /// A trained vector for each position below `max_seq` is added to the embedding.
+    Learned,
+}
+
+/// The shape of a model but for its mixers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// Tokens the model knows. Filled in from the tokenizer when a recipe leaves it 0.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Longest sequence with a learned position; the length the model is trained at otherwise.
+    pub max_seq: usize,
+    /// Normalisation before each sub-layer.
+    pub norm: NormKind,
+    /// Kind of the position-wise network.
+    pub mlp: MlpKind,
+    /// Width of the position-wise network; 0 means a block has a mixer only.
+    pub d_hidden: usize,
+    /// Position information added at the input.
+    pub positions: Positions,
+    /// Whether linear layers and layer norms carry biases.
+    pub bias: bool,
+    /// Probability of dropping an activation of the embedding and of both sub-layers' outputs in training.
+    pub dropout: f64,
+    /// Whether the head is the transposed embedding.
+    pub tie_embeddings: bool,
+    /// Standard deviation of initial weights.
+    pub init_std: f64,
+}
+
+impl BackboneConfig {
+    /// Checks every size and range.
+    ///
+    /// # Errors
+    /// Names the first key that cannot be built and the bound it breaks.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        for (name, value, least) in [
+            ("vocab_size", self.vocab_size, 2),
+            ("d_model", self.d_model, 1),
+            ("n_layers", self.n_layers, 1),
+            ("max_seq", self.max_seq, 1),
+        ] {
+            if value < least {
+                return Err(ModelError::TooSmall { name, value, least });
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(ModelError::OutOfRange {
+                name: "dropout",
+                value: self.dropout,
+                range: "[0, 1)",
+            });
+        }
+        if !(self.init_std > 0.0 && self.init_std.is_finite()) {
+            return Err(ModelError::OutOfRange {
+                name: "init_std",
+                value: self.init_std,
+                range: "(0, inf)",
+            });
+        }
+        Ok(())
+    }
+
+    /// Standard deviation of the projections that write into the residual stream.
+    pub fn residual_std(&self) -> f64 {
+        self.init_std / (2.0 * self.n_layers as f64).sqrt()
+    }
+
+    /// Builds the model; `mixer(layer, rng)` makes the mixer of each block.
+    ///
+    /// # Errors
+    /// Those of [`BackboneConfig::validate`], and the mixer's own.
+    pub fn init<M: Mixer>(
+        &self,
+        mut mixer: impl FnMut(usize, &mut InitRng) -> Result<M, ModelError>,
+        rng: &mut InitRng,
+        device: &Device,
+    ) -> Result<Backbone<M>, ModelError> {
+        self.validate()?;
+        let stds = [self.init_std, self.residual_std()];
+        let tokens = rng.matrix(self.vocab_size, self.d_model, self.init_std, device);
+        let positions = (self.positions == Positions::Learned)
+            .then(|| rng.matrix(self.max_seq, self.d_model, self.init_std, device));
+        let norm = || Norm::init(self.norm, self.d_model, self.bias, device);
+        let dropout = DropoutConfig::new(self.dropout).init();
+        let blocks = (0..self.n_layers)
+            .map(|layer| {
+                let mixer = mixer(layer, rng)?;
+                let mlp = (self.d_hidden > 0).then(|| {
+                    let sizes = [self.d_model, self.d_hidden];
+                    Mlp::init(self.mlp, sizes, self.bias, stds, rng, device)
+                });
+                Ok(Block {
+                    norm_mixer: norm(),
+                    mixer,
+                    norm_mlp: mlp.is_some().then(norm),
+                    mlp,
+                    dropout: dropout.clone(),
+                })
+            })
+            .collect::<Result<_, ModelError>>()?;
+        let head = (!self.tie_embeddings)
+            .then(|| rng.linear(self.d_model, self.vocab_size, false, self.init_std, device));
+        Ok(Backbone {
+            tokens,
+            positions,
+            dropout,
+            blocks,
+            norm: norm(),
+            head,
+        })
+    }
+
+    /// Parameters of all but the mixers.
+    fn dense_params(&self) -> [u64; 2] {
+        let matrices = match self.mlp {
+            MlpKind::Gelu => 2,
+            MlpKind::Swiglu => 3,
+        };
+        [
+            (matrices * self.d_model * self.d_hidden * self.n_layers) as u64,
+            (self.d_model * self.vocab_size) as u64,
+        ]
+    }
+
+    /// Multiplications and additions a token of a sequence of `seq` costs forward: two for each weight that
+    /// multiplies it (Kaplan et al., arXiv 2001.08361, section 2.1), and what the mixers answer for themselves.
+    pub fn flops_per_token<M: Mixer>(&self, model: &Backbone<M>, seq: usize) -> u64 {
+        let mixers: u64 = model
+            .blocks
+            .iter()
+            .map(|block| block.mixer.flops_per_token(seq))
+            .sum();
+        2 * self.dense_params().iter().sum::<u64>() + mixers
+    }
+}
+
+/// One residual block.
+#[derive(Module, Debug)]
+pub struct Block<M: Mixer> {
+    norm_mixer: Norm,
+    /// The token mixer.
+    pub mixer: M,
+    norm_mlp: Option<Norm>,
+    mlp: Option<Mlp>,
+    dropout: Dropout,
+}
+
+impl<M: Mixer> Block<M> {
+    fn forward(&self, x: Tensor<3>, state: Option<M::State>) -> (Tensor<3>, Option<M::State>) {
+        let (mixed, state) = self
+            .mixer
+            .forward(self.norm_mixer.forward(x.clone()), state);
+        (self.mlp(x + self.dropout.forward(mixed)), state)
+    }
+
+    fn step(&self, x: Tensor<2>, state: M::State) -> (Tensor<2>, M::State) {
+        let (mixed, state) = self.mixer.step(self.norm_mixer.forward(x.clone()), state);
+        (self.mlp(x + mixed), state)
+    }
+
+    fn mlp<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match (&self.norm_mlp, &self.mlp) {
+            (Some(norm), Some(mlp)) => {
+                let y = mlp.forward(norm.forward(x.clone()));
+                x + self.dropout.forward(y)
+            }
+            _ => x,
+        }
+    }
+}
+
+/// A language model: tokens in, scores of the next (or the masked) token out.
+#[derive(Module, Debug)]
+pub struct Backbone<M: Mixer> {
+    tokens: Param<Tensor<2>>,
+    positions: Option<Param<Tensor<2>>>,
+    dropout: Dropout,
+    /// The residual blocks, first to last.
+    pub blocks: Vec<Block<M>>,
+    norm: Norm,
+    head: Option<Linear>,
+}
+
+/// What generation remembers: the number of tokens seen and each mixer's own state.
+#[derive(Clone, Debug)]
+pub struct BackboneState<S> {
+    /// Tokens seen so far, the same for every lane.
+    pub position: usize,
+    /// One state a block.
+    pub mixers: Vec<S>,
+}
+
+impl<M: Mixer> Backbone<M> {
+    /// Scores over the vocabulary at every position.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, seq]`, ids below `vocab_size`
+    /// - returns `[batch, seq, vocab]`
+    ///
+    /// # Errors
+    /// [`ModelError::TooLong`] if positions are learned and `seq` passes `max_seq`.
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
+        let x = self.embed(tokens, 0)?;
+        let x = self
+            .blocks
+            .iter()
+            .fold(x, |x, block| block.forward(x, None).0);
+        Ok(self.logits(x))
+    }
+
+    /// [`Backbone::forward`] from a state, returning the state after the piece: feeds long prompts at once.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, seq]`
+    /// - returns `[batch, seq, vocab]`
+    ///
+    /// # Errors
+    /// [`ModelError::Bidirectional`] if a mixer has no left-to-right state; [`ModelError::TooLong`] as above.
+    pub fn forward_with_state(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: BackboneState<M::State>,
+    ) -> Result<(Tensor<3>, BackboneState<M::State>), ModelError> {
+        let [_, seq] = tokens.dims();
+        let mut x = self.embed(tokens, state.position)?;
+        let mut mixers = Vec::with_capacity(self.blocks.len());
+        for (block, mixer) in self.blocks.iter().zip(state.mixers) {
+            let (y, next) = block.forward(x, Some(mixer));
+            x = y;
+            mixers.push(next.ok_or(ModelError::Bidirectional)?);
+        }
+        let position = state.position + seq;
+        Ok((self.logits(x), BackboneState { position, mixers }))
+    }
+
+    /// The state before the first token.
+    ///
+    /// # Errors
+    /// [`ModelError::Bidirectional`] if the model is not causal.
+    pub fn initial_state(
+        &self,
+        batch: usize,
+        device: &Device,
+    ) -> Result<BackboneState<M::State>, ModelError> {
+        if !self.is_causal() {
+            return Err(ModelError::Bidirectional);
+        }
+        let mixers = self
+            .blocks
+            .iter()
+            .map(|block| block.mixer.initial_state(batch, device))
+            .collect();
+        Ok(BackboneState {
+            position: 0,
+            mixers,
+        })
+    }
+
+    /// One token a lane in, scores of the next out.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch]`
+    /// - returns `[batch, vocab]`
+    ///
+    /// # Errors
+    /// [`ModelError::TooLong`] if positions are learned and all are used.
+    pub fn step(
+        &self,
+        tokens: Tensor<1, Int>,
+        state: BackboneState<M::State>,
+    ) -> Result<(Tensor<2>, BackboneState<M::State>), ModelError> {
+        let mut x = self
+            .embed(tokens.unsqueeze_dim(1), state.position)?
+            .squeeze_dim(1); // [batch, d_model]
+        let mut mixers = Vec::with_capacity(self.blocks.len());
+        for (block, mixer) in self.blocks.iter().zip(state.mixers) {
+            let (y, next) = block.step(x, mixer);
+            x = y;
+            mixers.push(next);
+        }
+        let position = state.position + 1;
+        Ok((self.logits(x), BackboneState { position, mixers }))
+    }
+
+    /// Whether the output at a position depends on tokens up to it only.
+    pub fn is_causal(&self) -> bool {
+        self.blocks.iter().all(|block| block.mixer.is_causal())
+    }
+
+    /// Bytes of f32 state a lane holds after `seq` tokens.
+    pub fn state_bytes(&self, seq: usize) -> u64 {
+        self.blocks
+            .iter()
+            .map(|block| block.mixer.state_bytes(seq))
+            .sum()
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>, offset: usize) -> Result<Tensor<3>, ModelError> {
+        let [_, seq] = tokens.dims();
+        let mut x = embedding(self.tokens.val(), tokens); // [batch, seq, d_model]
+        if let Some(positions) = &self.positions {
+            let [max_seq, _] = positions.shape().dims();
+            if offset + seq > max_seq {
+                return Err(ModelError::TooLong {
+                    position: offset.max(max_seq),
+                    max_seq,
+                });
+            }
+            x = x + positions.val().narrow(0, offset, seq).unsqueeze_dim(0);
+        }
+        Ok(self.dropout.forward(x))
+    }
+
+    fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let x = self.norm.forward(x);
+        match &self.head {
+            Some(head) => head.forward(x),
+            None => linear(x, self.tokens.val().transpose(), None),
+        }
+    }
+}

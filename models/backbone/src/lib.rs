@@ -1,0 +1,19 @@
+//! The one backbone of every Kiln model: embedding -> blocks(mixer, MLP) -> norm -> head.
+//!
+//! A model crate brings a [`Mixer`]; everything around it (embedding, pre-norm residual blocks, MLP, final
+//! norm, head, generation state) lives here once. The layout is the pre-norm Transformer of GPT-2 with the
+//! token mixer left open, so that two models differ in nothing but what they are compared for.
+//!
+//! Axes: `batch`, `seq`, `d_model`, `vocab`. Nothing here reads a file or the environment; devices are passed in.
+
+mod backbone;
+mod error;
+mod init;
+mod layers;
+mod mixer;
+
+pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
+pub use error::ModelError;
+pub use init::{InitRng, stable_param_ids};
+pub use layers::{Mlp, MlpKind, Norm, NormKind};
+pub use mixer::Mixer;

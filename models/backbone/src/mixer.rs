@@ -1,0 +1,44 @@
+//! What a token mixer must do to sit in the backbone.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+/// A layer that moves information between positions.
+///
+/// `forward` over a sequence equals `step` repeated over its positions with the state passed along, and
+/// `forward` over two pieces with the state passed equals `forward` over the whole. A causal mixer's output at
+/// position t depends on inputs up to t only.
+pub trait Mixer: Module {
+    /// All that generation has to remember of the past, for a batch of lanes.
+    type State: Clone + Send;
+
+    /// The state before the first token, for `batch` lanes.
+    fn initial_state(&self, batch: usize, device: &Device) -> Self::State;
+
+    /// Mixes a sequence.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`, already normalised
+    /// - returns `[batch, seq, d_model]` and the state after the last position
+    ///
+    /// Training passes no state and needs none back, so both are optional; a bidirectional mixer ignores the
+    /// state and returns none.
+    fn forward(&self, x: Tensor<3>, state: Option<Self::State>)
+    -> (Tensor<3>, Option<Self::State>);
+
+    /// Mixes one token a lane: the recurrent form of [`Mixer::forward`].
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, d_model]`
+    /// - returns `[batch, d_model]` and the next state
+    fn step(&self, x: Tensor<2>, state: Self::State) -> (Tensor<2>, Self::State);
+
+    /// Whether outputs depend on the past only.
+    fn is_causal(&self) -> bool;
+
+    /// Multiplications and additions a token in a sequence of `seq` tokens costs forward.
+    fn flops_per_token(&self, seq: usize) -> u64;
+
+    /// Bytes of f32 state a lane holds after `seq` tokens.
+    fn state_bytes(&self, seq: usize) -> u64;
+}

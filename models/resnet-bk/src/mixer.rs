@@ -1,0 +1,373 @@
+//! The BK mixer. L_i = 1 / (h0 + v_i - z - beta L_{i-1}), features (Re L, Im L), y = W_o (silu(W_g x) * features)
+//!
+//! v = bound * tanh(W_v x / bound) is the potential of each head; z = e + i eta and beta are learned per head, with
+//! eta > `ETA_FLOOR` and beta > 0 by construction. Causal heads use the left recurrence L, bidirectional heads the
+//! diagonal G_ii of the whole resolvent. Axes: batch, seq, heads. State: one complex number a head.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::activation::{silu, softplus};
+use burn::tensor::{Device, Tensor, TensorData};
+use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError};
+use serde::{Deserialize, Serialize};
+
+/// Learned widths stay above this: |L| <= 1/eta then bounds every feature by 1000.
+const ETA_FLOOR: f64 = 1e-3;
+
+/// Which part of the resolvent a head reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// L_i, the last diagonal entry of the leading block's resolvent: sees tokens up to i. For next-token models.
+    Causal,
+    /// G_ii of the whole resolvent: sees every token. For masked-token models.
+    Bidirectional,
+}
+
+/// Coordinates in which the features leave the upper half plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Chart {
+    /// Re and Im as they are: unbounded near resonances, |L| <= 1/eta.
+    Raw,
+    /// The Cayley transform w = (L - i)/(L + i), which maps the half plane to the unit disc.
+    Cayley,
+}
+
+/// Settings of the BK mixer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BkConfig {
+    /// Number of heads, each with its own potential, energy and hopping.
+    pub heads: usize,
+    /// Causal or bidirectional.
+    pub direction: Direction,
+    /// Constant part of the diagonal (-2 is the discrete Laplacian).
+    pub h0: f64,
+    /// Bound on |v|; 0 leaves the potential unbounded.
+    pub potential_bound: f64,
+    /// Initial Re z of the first and the last head; the others are spaced evenly between.
+    pub energy: [f64; 2],
+    /// Initial Im z of the first and the last head, spaced evenly in the logarithm and dealt out in an order
+    /// that does not follow the energies.
+    pub eta: [f64; 2],
+    /// Whether z is trained.
+    pub learn_energy: bool,
+    /// Initial beta = b c of every head.
+    pub hopping: f64,
+    /// Whether beta is trained.
+    pub learn_hopping: bool,
+    /// Coordinates of the features.
+    pub chart: Chart,
+    /// Whether features are gated by silu(W_g x).
+    pub gate: bool,
+}
+
+impl Default for BkConfig {
+    fn default() -> Self {
+        Self {
+            heads: 64,
+            direction: Direction::Causal,
+            h0: 0.0,
+            potential_bound: 4.0,
+            energy: [-1.8, 1.8],
+            eta: [0.02, 1.0],
+            learn_energy: true,
+            hopping: 1.0,
+            learn_hopping: true,
+            chart: Chart::Raw,
+            gate: true,
+        }
+    }
+}
+
+/// The BK mixer.
+#[derive(Module, Debug)]
+pub struct BkMixer {
+    potential: Linear,
+    gate: Option<Linear>,
+    output: Linear,
+    /// Re z, `[heads]`.
+    energy: Param<Tensor<1>>,
+    /// softplus^-1(Im z - floor), `[heads]`.
+    eta_raw: Param<Tensor<1>>,
+    /// softplus^-1(beta), `[heads]`.
+    hopping_raw: Param<Tensor<1>>,
+    heads: usize,
+    h0: f64,
+    potential_bound: f64,
+    #[module(skip)]
+    direction: Direction,
+    #[module(skip)]
+    chart: Chart,
+}
+
+impl BkConfig {
+    fn validate(&self) -> Result<(), ModelError> {
+        if self.heads == 0 {
+            return Err(ModelError::TooSmall {
+                name: "bk.heads",
+                value: 0,
+                least: 1,
+            });
+        }
+        let range = |name, value: f64, ok: bool, range| match ok && value.is_finite() {
+            true => Ok(()),
+            false => Err(ModelError::OutOfRange { name, value, range }),
+        };
+        for eta in self.eta {
+            range("bk.eta", eta, eta > ETA_FLOOR, "(0.001, inf)")?;
+        }
+        for energy in self.energy {
+            range("bk.energy", energy, true, "the finite numbers")?;
+        }
+        range("bk.hopping", self.hopping, self.hopping > 0.0, "(0, inf)")?;
+        range("bk.h0", self.h0, true, "the finite numbers")?;
+        let bound = self.potential_bound;
+        range("bk.potential_bound", bound, bound >= 0.0, "[0, inf)")
+    }
+
+    /// Initial (Re z, Im z) of every head.
+    fn energies(&self) -> Vec<(f64, f64)> {
+        let spread = |i: usize| match self.heads {
+            1 => 0.5,
+            heads => i as f64 / (heads - 1) as f64,
+        };
+        // Golden-ratio order: neighbouring energies get widths far apart, so that each band has long and short range.
+        let mut order: Vec<usize> = (0..self.heads).collect();
+        order.sort_by(|&a, &b| {
+            let key = |i: usize| (i as f64 * 0.618_033_988_749_895).fract();
+            key(a).total_cmp(&key(b))
+        });
+        (0..self.heads)
+            .map(|i| {
+                let [low, high] = self.energy;
+                let [narrow, wide] = self.eta.map(f64::ln);
+                (
+                    low + (high - low) * spread(i),
+                    (narrow + (wide - narrow) * spread(order[i])).exp(),
+                )
+            })
+            .collect()
+    }
+
+    /// Builds the mixer for a block of `backbone`.
+    ///
+    /// # Errors
+    /// Names the first setting out of its range.
+    pub fn init(
+        &self,
+        backbone: &BackboneConfig,
+        rng: &mut InitRng,
+        device: &Device,
+    ) -> Result<BkMixer, ModelError> {
+        self.validate()?;
+        let (d_model, heads, bias) = (backbone.d_model, self.heads, backbone.bias);
+        let std = backbone.init_std;
+        let vector = |values: Vec<f64>, learn: bool| {
+            let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+            Param::<Tensor<1>>::from_data(TensorData::new(values, [heads]), device)
+                .set_require_grad(learn)
+        };
+        let energies = self.energies();
+        // Potentials start with unit spread, so that every head sees its tokens from the first step on.
+        let std_potential = (d_model as f64).powf(-0.5);
+        Ok(BkMixer {
+            potential: rng.linear(d_model, heads, bias, std_potential, device),
+            gate: self
+                .gate
+                .then(|| rng.linear(d_model, 2 * heads, bias, std_potential, device)),
+            output: rng.linear(2 * heads, d_model, bias, std, device),
+            energy: vector(energies.iter().map(|z| z.0).collect(), self.learn_energy),
+            eta_raw: vector(
+                energies
+                    .iter()
+                    .map(|z| inverse_softplus(z.1 - ETA_FLOOR))
+                    .collect(),
+                self.learn_energy,
+            ),
+            hopping_raw: vector(
+                vec![inverse_softplus(self.hopping); heads],
+                self.learn_hopping,
+            ),
+            heads,
+            h0: self.h0,
+            potential_bound: self.potential_bound,
+            direction: self.direction,
+            chart: self.chart,
+        })
+    }
+}
+
+/// x with ln(1 + e^x) = y, for y > 0.
+fn inverse_softplus(y: f64) -> f64 {
+    y + (-(-y).exp_m1()).ln()
+}
+
+impl BkMixer {
+    /// The diagonal of H: `[batch, seq, d_model]` to `[batch, seq, heads]`.
+    fn diagonal(&self, x: Tensor<3>) -> Tensor<3> {
+        let v = self.potential.forward(x);
+        let v = match self.potential_bound {
+            0.0 => v,
+            bound => v.div_scalar(bound).tanh().mul_scalar(bound),
+        };
+        match self.h0 {
+            0.0 => v,
+            h0 => v.add_scalar(h0),
+        }
+    }
+
+    /// z as `[2, heads]`: Re z, then Im z.
+    fn z(&self) -> Tensor<2> {
+        let eta = softplus(self.eta_raw.val(), 1.0).add_scalar(ETA_FLOOR);
+        Tensor::stack(vec![self.energy.val(), eta], 0)
+    }
+
+    /// beta, `[heads]`.
+    fn hopping(&self) -> Tensor<1> {
+        softplus(self.hopping_raw.val(), 1.0)
+    }
+
+    /// From resolvent entries `[batch, seq, 2 * heads]` to `[batch, seq, d_model]`.
+    fn read(&self, resolvent: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        let features = match self.chart {
+            Chart::Raw => resolvent,
+            Chart::Cayley => cayley(resolvent),
+        };
+        let features = match &self.gate {
+            Some(gate) => silu(gate.forward(x)) * features,
+            None => features,
+        };
+        self.output.forward(features)
+    }
+}
+
+/// w = (L - i)/(L + i) on `[batch, seq, 2 * heads]`, Re and Im halves apart.
+///
+/// With L = x + i y, y > 0: w = (x^2 + y^2 - 1 - 2 i x) / (x^2 + (y + 1)^2), whose denominator is at least 1.
+fn cayley(l: Tensor<3>) -> Tensor<3> {
+    let [_, _, width] = l.dims();
+    let re = l.clone().narrow(2, 0, width / 2); // [batch, seq, heads]
+    let im = l.narrow(2, width / 2, width / 2);
+    let square = re.clone() * re.clone() + im.clone() * im.clone();
+    let inverse = (square.clone() + im.mul_scalar(2.0) + 1.0).recip();
+    Tensor::cat(
+        vec![
+            (square - 1.0) * inverse.clone(),
+            re.mul_scalar(-2.0) * inverse,
+        ],
+        2,
+    )
+}
+
+impl Mixer for BkMixer {
+    /// Re L and Im L of the last position: `[batch, 2 * heads]`.
+    type State = Tensor<2>;
+
+    fn initial_state(&self, batch: usize, device: &Device) -> Tensor<2> {
+        Tensor::zeros([batch, 2 * self.heads], device)
+    }
+
+    fn forward(&self, x: Tensor<3>, state: Option<Tensor<2>>) -> (Tensor<3>, Option<Tensor<2>>) {
+        let diagonal = self.diagonal(x.clone());
+        // Shapes agree by construction, so the operations' shape errors cannot occur here.
+        match self.direction {
+            Direction::Causal => {
+                let left = kiln_bk::bk_left(diagonal, self.hopping(), self.z(), state)
+                    .expect("mixer shapes agree by construction");
+                (self.read(left.features, x), Some(left.state))
+            }
+            Direction::Bidirectional => {
+                let diagonal = kiln_bk::bk_diagonal(diagonal, self.hopping(), self.z())
+                    .expect("mixer shapes agree by construction");
+                (self.read(diagonal, x), None)
+            }
+        }
+    }
+
+    fn step(&self, x: Tensor<2>, state: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let (y, next) = self.forward(x.unsqueeze_dim(1), Some(state.clone()));
+        (y.squeeze_dim(1), next.unwrap_or(state))
+    }
+
+    fn is_causal(&self) -> bool {
+        self.direction == Direction::Causal
+    }
+
+    /// Two for each weight of the projections; about 12 a head for a complex multiply, subtract and reciprocal,
+    /// three times that for both sweeps and their join.
+    fn flops_per_token(&self, _seq: usize) -> u64 {
+        let [d_model, _] = self.potential.weight.shape().dims();
+        let matrices = if self.gate.is_some() { 5 } else { 3 };
+        let recurrence = match self.direction {
+            Direction::Causal => 12,
+            Direction::Bidirectional => 36,
+        };
+        (2 * matrices * d_model * self.heads + recurrence * self.heads) as u64
+    }
+
+    /// One complex f32 a head, whatever the length.
+    fn state_bytes(&self, _seq: usize) -> u64 {
+        (2 * self.heads * size_of::<f32>()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inverse_softplus_inverts() {
+        for y in [1e-6, 0.019, 1.0, 30.0] {
+            let x = inverse_softplus(y);
+            let back = if x > 30.0 { x } else { x.exp().ln_1p() };
+            assert!(
+                (back - y).abs() <= 1e-12 + 1e-9 * y,
+                "{y} came back as {back}"
+            );
+        }
+    }
+
+    #[test]
+    fn energies_are_spread_and_one_head_is_the_middle() {
+        let config = BkConfig {
+            heads: 5,
+            ..Default::default()
+        };
+        let z = config.energies();
+        assert_eq!((z[0].0, z[4].0), (-1.8, 1.8));
+        let mut etas: Vec<f64> = z.iter().map(|z| z.1).collect();
+        etas.sort_by(f64::total_cmp);
+        assert!((etas[0] - 0.02).abs() < 1e-12 && (etas[4] - 1.0).abs() < 1e-12);
+        let one = BkConfig {
+            heads: 1,
+            energy: [0.0, 0.0],
+            eta: [1.0, 1.0],
+            ..config
+        };
+        assert_eq!(one.energies(), [(0.0, 1.0)]);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let bad = BkConfig {
+            eta: [0.0, 1.0],
+            ..Default::default()
+        };
+        assert_eq!(
+            bad.validate().unwrap_err().to_string(),
+            "`bk.eta` is 0, but must lie in (0.001, inf)"
+        );
+    }
+
+    #[test]
+    fn cayley_maps_the_half_plane_into_the_disc() {
+        // i goes to 0, 1 + i to (1 - 2i)/5.
+        let l = Tensor::<3>::from_floats([[[0.0, 1.0, 1.0, 1.0]]], &Device::flex());
+        let w = cayley(l).into_data().to_vec::<f32>().unwrap();
+        for (got, want) in w.iter().zip([0.0, 0.2, 0.0, -0.4]) {
+            assert!((got - want).abs() < 1e-6, "{w:?}");
+        }
+    }
+}

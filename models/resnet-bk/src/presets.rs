@@ -1,0 +1,118 @@
+//! Named sizes of ResNet-BK.
+
+use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions};
+
+use crate::{BkConfig, Chart, Direction};
+
+/// A named ResNet-BK.
+pub struct Preset {
+    /// Name that recipes use.
+    pub name: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Builds the configuration; `vocab_size` is left 0 for the tokenizer to fill.
+    pub config: fn() -> (BackboneConfig, BkConfig),
+}
+
+/// Every ResNet-BK preset.
+pub const PRESETS: &[Preset] = &[
+    Preset {
+        name: "resnet-bk-tiny",
+        purpose: "smallest causal ResNet-BK, for tests and first steps",
+        config: || sized(64, 2, 64, 128),
+    },
+    Preset {
+        name: "resnet-bk-small",
+        purpose: "causal ResNet-BK of about 3M parameters for the CPU, the size of transformer-small",
+        config: || sized(192, 6, 152, 256),
+    },
+    Preset {
+        name: "resnet-bk-char-cpu",
+        purpose: "the parameters of nanogpt-cpu: 4 layers, d 128, context 64",
+        config: || like_nanogpt(128, 4, 104, 64, 0.0),
+    },
+    Preset {
+        name: "resnet-bk-char-gpu",
+        purpose: "the parameters of nanogpt-gpu: 6 layers, d 384, context 256, dropout 0.2",
+        config: || like_nanogpt(384, 6, 312, 256, 0.2),
+    },
+    Preset {
+        name: "resnet-bk-paper",
+        purpose: "the published mixer: one head, h0 = -2, b = c = 1, z = i, nothing learned but the potential",
+        config: || {
+            let (backbone, _) = like_nanogpt(64, 4, 1, 128, 0.0);
+            (backbone, paper())
+        },
+    },
+    Preset {
+        name: "resnet-bk-masked",
+        purpose: "bidirectional (G_ii) for masked-token training; cannot generate",
+        config: || {
+            let (backbone, mixer) = sized(64, 2, 64, 128);
+            let direction = Direction::Bidirectional;
+            (backbone, BkConfig { direction, ..mixer })
+        },
+    },
+];
+
+fn paper() -> BkConfig {
+    BkConfig {
+        heads: 1,
+        h0: -2.0,
+        potential_bound: 0.0,
+        energy: [0.0, 0.0],
+        eta: [1.0, 1.0],
+        learn_energy: false,
+        learn_hopping: false,
+        chart: Chart::Raw,
+        gate: false,
+        ..BkConfig::default()
+    }
+}
+
+/// RMSNorm and SwiGLU at 8/3 of the width (rounded up to 32), tied head, no positions: order comes from the mixer.
+fn sized(
+    d_model: usize,
+    n_layers: usize,
+    heads: usize,
+    max_seq: usize,
+) -> (BackboneConfig, BkConfig) {
+    let backbone = BackboneConfig {
+        vocab_size: 0,
+        d_model,
+        n_layers,
+        max_seq,
+        norm: NormKind::Rms,
+        mlp: MlpKind::Swiglu,
+        d_hidden: (8 * d_model / 3).next_multiple_of(32),
+        positions: Positions::None,
+        bias: false,
+        dropout: 0.0,
+        tie_embeddings: true,
+        init_std: 0.02,
+    };
+    let mixer = BkConfig {
+        heads,
+        ..Default::default()
+    };
+    (backbone, mixer)
+}
+
+/// nanoGPT's backbone with its attention (4 d^2 weights a layer) replaced by a mixer of 5 d heads weights.
+fn like_nanogpt(
+    d_model: usize,
+    n_layers: usize,
+    heads: usize,
+    max_seq: usize,
+    dropout: f64,
+) -> (BackboneConfig, BkConfig) {
+    let (sized, mixer) = sized(d_model, n_layers, heads, max_seq);
+    let backbone = BackboneConfig {
+        norm: NormKind::Layer,
+        mlp: MlpKind::Gelu,
+        d_hidden: 4 * d_model,
+        dropout,
+        ..sized
+    };
+    (backbone, mixer)
+}

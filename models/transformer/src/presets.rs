@@ -1,0 +1,102 @@
+//! Named sizes of the Transformer.
+
+use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions};
+
+use crate::AttentionConfig;
+
+/// A named Transformer.
+pub struct Preset {
+    /// Name that recipes use.
+    pub name: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Builds the configuration; `vocab_size` is left 0 for the tokenizer to fill.
+    pub config: fn() -> (BackboneConfig, AttentionConfig),
+}
+
+/// Every Transformer preset.
+pub const PRESETS: &[Preset] = &[
+    Preset {
+        name: "transformer-tiny",
+        purpose: "smallest modern Transformer (RoPE, RMSNorm, SwiGLU), for tests and first steps",
+        config: || modern(64, 2, 4, 128),
+    },
+    Preset {
+        name: "transformer-small",
+        purpose: "modern Transformer of about 3M parameters for the CPU",
+        config: || modern(192, 6, 6, 256),
+    },
+    Preset {
+        name: "nanogpt-cpu",
+        purpose: "nanoGPT's character configuration for a CPU: 4 layers, 4 heads, d 128, context 64",
+        config: || nanogpt(128, 4, 4, 64, 0.0),
+    },
+    Preset {
+        name: "nanogpt-gpu",
+        purpose: "nanoGPT's character configuration for a GPU: 6 layers, 6 heads, d 384, context 256, dropout 0.2",
+        config: || nanogpt(384, 6, 6, 256, 0.2),
+    },
+    Preset {
+        name: "gpt2-small",
+        purpose: "12 layers, 12 heads, d 768, context 1024: the size of GPT-2 small",
+        config: || nanogpt(768, 12, 12, 1024, 0.0),
+    },
+];
+
+/// GPT-2's shape as nanoGPT trains it: learned positions, LayerNorm, GELU, no biases, tied head.
+fn nanogpt(
+    d_model: usize,
+    n_layers: usize,
+    heads: usize,
+    max_seq: usize,
+    dropout: f64,
+) -> (BackboneConfig, AttentionConfig) {
+    let backbone = BackboneConfig {
+        vocab_size: 0,
+        d_model,
+        n_layers,
+        max_seq,
+        norm: NormKind::Layer,
+        mlp: MlpKind::Gelu,
+        d_hidden: 4 * d_model,
+        positions: Positions::Learned,
+        bias: false,
+        dropout,
+        tie_embeddings: true,
+        init_std: 0.02,
+    };
+    let attention = AttentionConfig {
+        heads,
+        rope: false,
+        ..Default::default()
+    };
+    (backbone, attention)
+}
+
+/// The shape current models share: RoPE, RMSNorm, SwiGLU at 8/3 of the width (rounded up to 32), no biases.
+fn modern(
+    d_model: usize,
+    n_layers: usize,
+    heads: usize,
+    max_seq: usize,
+) -> (BackboneConfig, AttentionConfig) {
+    let backbone = BackboneConfig {
+        vocab_size: 0,
+        d_model,
+        n_layers,
+        max_seq,
+        norm: NormKind::Rms,
+        mlp: MlpKind::Swiglu,
+        d_hidden: (8 * d_model / 3).next_multiple_of(32),
+        positions: Positions::None,
+        bias: false,
+        dropout: 0.0,
+        tie_embeddings: true,
+        init_std: 0.02,
+    };
+    let attention = AttentionConfig {
+        heads,
+        ..Default::default()
+    };
+    (backbone, attention)
+}

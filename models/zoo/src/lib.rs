@@ -1,0 +1,12 @@
+//! Every model Kiln knows, as one closed choice: a backbone and a pattern of mixers.
+//!
+//! Adding a mixer touches its own crate, the three enums of [`mixer`](crate::AnyMixer), a preset and a docs page.
+
+mod mixer;
+mod model;
+
+pub use kiln_backbone::{BackboneConfig, MlpKind, ModelError, NormKind, Positions};
+pub use kiln_resnet_bk::{BkConfig, Chart, Direction};
+pub use kiln_transformer::AttentionConfig;
+pub use mixer::{AnyMixer, AnyState, MixerKind};
+pub use model::{LanguageModel, ModelConfig, ModelState, PresetInfo, presets};

@@ -1,0 +1,106 @@
+//! The enums that name the mixers.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use kiln_backbone::Mixer;
+use kiln_resnet_bk::BkMixer;
+use kiln_transformer::{CausalSelfAttention, KvCache};
+use serde::{Deserialize, Serialize};
+
+/// A mixer in a layer pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MixerKind {
+    /// Causal softmax attention.
+    Attention,
+    /// The resolvent of a tridiagonal operator.
+    Bk,
+}
+
+/// Any mixer.
+#[derive(Module, Debug)]
+pub enum AnyMixer {
+    /// See [`MixerKind::Attention`].
+    Attention(CausalSelfAttention),
+    /// See [`MixerKind::Bk`].
+    Bk(BkMixer),
+}
+
+/// The state of any mixer.
+#[derive(Clone, Debug)]
+pub enum AnyState {
+    /// Keys and values.
+    Attention(KvCache),
+    /// Re L and Im L, `[batch, 2 * heads]`.
+    Bk(Tensor<2>),
+}
+
+/// A state of one mixer handed to another is a defect of the caller: states come from `initial_state` of the same model.
+const FOREIGN_STATE: &str = "the state belongs to a mixer of another kind";
+
+impl Mixer for AnyMixer {
+    type State = AnyState;
+
+    fn initial_state(&self, batch: usize, device: &Device) -> AnyState {
+        match self {
+            Self::Attention(mixer) => AnyState::Attention(mixer.initial_state(batch, device)),
+            Self::Bk(mixer) => AnyState::Bk(mixer.initial_state(batch, device)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, state: Option<AnyState>) -> (Tensor<3>, Option<AnyState>) {
+        match (self, state) {
+            (Self::Attention(mixer), None) => wrap(mixer.forward(x, None), AnyState::Attention),
+            (Self::Attention(mixer), Some(AnyState::Attention(state))) => {
+                wrap(mixer.forward(x, Some(state)), AnyState::Attention)
+            }
+            (Self::Bk(mixer), None) => wrap(mixer.forward(x, None), AnyState::Bk),
+            (Self::Bk(mixer), Some(AnyState::Bk(state))) => {
+                wrap(mixer.forward(x, Some(state)), AnyState::Bk)
+            }
+            _ => panic!("{FOREIGN_STATE}"),
+        }
+    }
+
+    fn step(&self, x: Tensor<2>, state: AnyState) -> (Tensor<2>, AnyState) {
+        match (self, state) {
+            (Self::Attention(mixer), AnyState::Attention(state)) => {
+                let (y, state) = mixer.step(x, state);
+                (y, AnyState::Attention(state))
+            }
+            (Self::Bk(mixer), AnyState::Bk(state)) => {
+                let (y, state) = mixer.step(x, state);
+                (y, AnyState::Bk(state))
+            }
+            _ => panic!("{FOREIGN_STATE}"),
+        }
+    }
+
+    fn is_causal(&self) -> bool {
+        match self {
+            Self::Attention(mixer) => mixer.is_causal(),
+            Self::Bk(mixer) => mixer.is_causal(),
+        }
+    }
+
+    fn flops_per_token(&self, seq: usize) -> u64 {
+        match self {
+            Self::Attention(mixer) => mixer.flops_per_token(seq),
+            Self::Bk(mixer) => mixer.flops_per_token(seq),
+        }
+    }
+
+    fn state_bytes(&self, seq: usize) -> u64 {
+        match self {
+            Self::Attention(mixer) => mixer.state_bytes(seq),
+            Self::Bk(mixer) => mixer.state_bytes(seq),
+        }
+    }
+}
+
+fn wrap<S>(
+    (y, state): (Tensor<3>, Option<S>),
+    name: fn(S) -> AnyState,
+) -> (Tensor<3>, Option<AnyState>) {
+    (y, state.map(name))
+}
