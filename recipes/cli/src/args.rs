@@ -1,0 +1,159 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand};
+
+/// Train, evaluate and sample efficient sequence models.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    bin_name = "cargo xtask",
+    version,
+    disable_help_subcommand = true
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the recipes of the book
+    Recipes,
+    /// Train a model as a recipe says
+    Train(Train),
+    /// Score a finished run on held-out text
+    Eval(Eval),
+    /// Continue a prompt with a finished run's model
+    Generate(Generate),
+    /// List, prepare or import corpora
+    #[command(subcommand)]
+    Data(Data),
+    /// Say which devices answer
+    Doctor,
+}
+
+#[derive(Debug, Group)]
+pub struct Compute {
+    /// Backend to compute with: flex, wgpu, vulkan, webgpu, metal, cuda or rocm
+    #[arg(long, default_value = "flex", value_name = "NAME")]
+    pub backend: String,
+    /// Number of the device
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub device: usize,
+}
+
+#[derive(Debug, Group)]
+pub struct Folders {
+    /// Folder to look for corpora in before anything is downloaded (also: KILN_DATA)
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub struct Train {
+    /// A recipe's name, or the path of a TOML file
+    pub recipe: String,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub folders: Folders,
+    /// Run folder; the default is runs/RECIPE-TIME
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on from the newest checkpoint in --out
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Change a key of the recipe, such as train.steps=100
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Show the resolved recipe and its costs, and train nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
+    /// Print plain lines even on a terminal
+    #[arg(long)]
+    pub plain: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Eval {
+    /// Run folder
+    pub run: PathBuf,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub folders: Folders,
+    /// Corpus to score on; the default is the one the run was trained on
+    #[arg(long, value_name = "NAME")]
+    pub data: Option<String>,
+    /// Split to score on: train, validation or test
+    #[arg(long, default_value = "validation")]
+    pub split: String,
+    /// Sequences of one forward pass; the result does not depend on it
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
+    /// Tokens of a window; the default is the length the run was trained at
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seq: Option<u32>,
+    /// Most windows to score; 0 is all
+    #[arg(long, default_value_t = 0)]
+    pub windows: usize,
+}
+
+#[derive(Debug, Group)]
+pub struct Generate {
+    /// Run folder
+    pub run: PathBuf,
+    #[command(flatten)]
+    pub compute: Compute,
+    /// Text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Tokens to add
+    #[arg(long, default_value_t = 300)]
+    pub tokens: usize,
+    /// Divides the scores; 0 takes the likeliest token every time
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Draw from the likeliest K tokens only; 0 is all
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together reach this probability; 1 is all
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub top_p: f64,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// List the corpora and what there is of them
+    List {
+        #[command(flatten)]
+        folders: Folders,
+    },
+    /// Prepare the data of a corpus: download, train the tokenizer, write shards
+    Prepare {
+        /// rust-deps, tiny-shakespeare or text:PATH
+        name: String,
+        /// Tokenizer: bytes, chars, bpe:VOCAB or file:PATH
+        #[arg(long, default_value = "bytes")]
+        tokenizer: String,
+        /// Most bytes of source text
+        #[arg(long)]
+        max_bytes: Option<u64>,
+        #[command(flatten)]
+        folders: Folders,
+    },
+    /// Copy a corpus from a local path into the cache, after checking it
+    Import {
+        /// Name of the corpus
+        name: String,
+        /// File or folder that has it
+        path: PathBuf,
+        #[command(flatten)]
+        folders: Folders,
+    },
+}

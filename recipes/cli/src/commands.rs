@@ -1,0 +1,380 @@
+//! What each subcommand does.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use kiln_run::recipe;
+use kiln_run::{Interrupt, Mode, RunFolder, View, format};
+use kiln_text::{DataConfig, DataEnv, Prepared, TokenizerConfig, prepare};
+use kiln_train::{
+    Backend, Evaluator, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult, SampleConfig,
+    Stop, TrainError, TrainRecipe, generate, show_preparation,
+};
+use thiserror::Error;
+
+use crate::args::{Args, Command, Compute, Data, Eval, Folders, Generate, Train};
+use crate::place;
+
+/// A command that did not get done.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// Training, evaluation or generation failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// An argument that no command line parser could check.
+    #[error("{0}")]
+    Usage(String),
+    /// Ctrl-C cannot be caught.
+    #[error(transparent)]
+    Interrupt(#[from] kiln_run::interrupt::InterruptError),
+    /// Standard output is closed.
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl CommandError {
+    /// The process's exit status.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a command line.
+pub fn run(args: Args) -> Result<ExitCode, CommandError> {
+    match args.command {
+        Command::Recipes => recipes(),
+        Command::Train(args) if args.dry_run => dry_run(&args),
+        Command::Train(args) => train(args),
+        Command::Eval(args) => eval(&args),
+        Command::Generate(args) => continue_text(&args),
+        Command::Data(args) => data(args),
+        Command::Doctor => doctor(),
+    }
+}
+
+fn recipes() -> Result<ExitCode, CommandError> {
+    let mut out = io::stdout().lock();
+    for summary in recipe::list(&place::book()).map_err(TrainError::from)? {
+        writeln!(out, "{:28} {}", summary.name, summary.description)?;
+        for line in summary.header.lines() {
+            writeln!(out, "{:28} {line}", "")?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(
+        out,
+        "Train one with `cargo xtask train NAME`; `--dry-run` shows all its keys."
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(args: &Train) -> Result<recipe::Recipe<TrainRecipe>, CommandError> {
+    let recipe = recipe::load(&place::book(), &args.recipe, &args.overrides);
+    Ok(recipe.map_err(TrainError::from)?)
+}
+
+fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
+    let backend = Backend::from_str(&compute.backend)
+        .map_err(|error| CommandError::Usage(error.to_string()))?;
+    Ok(backend.open(compute.device).map_err(TrainError::from)?)
+}
+
+fn dry_run(args: &Train) -> Result<ExitCode, CommandError> {
+    let recipe = load(args)?;
+    let config = &recipe.value.data;
+    // Only vocabularies that follow from the text need the text.
+    let vocab = match kiln_train::known_vocab(&config.tokenizer) {
+        Some(vocab) => vocab,
+        None => prepare_data(config, &place::data(&args.folders))?
+            .tokenizer
+            .vocab_size() as usize,
+    };
+    let resolved = Resolved::new(recipe, vocab)?;
+    let plan = Plan::new(&resolved, &open(&args.compute)?.device)?;
+    let mut out = io::stdout().lock();
+    let written = resolved.written_out()?;
+    write!(
+        out,
+        "{}",
+        recipe::to_toml(&written.value).map_err(TrainError::from)?
+    )?;
+    writeln!(out)?;
+    for (name, value) in plan.lines() {
+        writeln!(out, "# {name:24} {value}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train(args: Train) -> Result<ExitCode, CommandError> {
+    let recipe = load(&args)?;
+    let device = open(&args.compute)?;
+    let out = args
+        .out
+        .unwrap_or_else(|| RunFolder::default_path(&recipe.name));
+    let outcome = kiln_train::train(Request {
+        recipe,
+        out,
+        resume: args.resume,
+        device,
+        data: &place::data(&args.folders),
+        source: &place::workspace(),
+        versions: place::versions(),
+        view: if args.plain { Mode::Plain } else { Mode::Auto },
+        interrupt: Interrupt::install()?,
+    })?;
+    show_outcome(&outcome)?;
+    Ok(match outcome.stop {
+        Stop::Interrupted => ExitCode::from(130),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn show_outcome(outcome: &Outcome) -> Result<(), CommandError> {
+    let mut out = io::stdout().lock();
+    let folder = &outcome.folder;
+    let Some(result) = &outcome.result else {
+        writeln!(
+            out,
+            "stopped after step {}; everything is in {}",
+            outcome.step,
+            folder.display()
+        )?;
+        return Ok(());
+    };
+    match outcome.stop {
+        Stop::OutOfTime => writeln!(
+            out,
+            "`train.max_seconds` passed after step {}",
+            outcome.step
+        )?,
+        Stop::NoProgress => writeln!(
+            out,
+            "stopped early after step {}: no better evaluation",
+            outcome.step
+        )?,
+        Stop::Finished | Stop::Interrupted => {}
+    }
+    show_result(&mut out, result)?;
+    if let Some(sample) = result.sample.as_deref().filter(|text| !text.is_empty()) {
+        writeln!(
+            out,
+            "\n--- sample ---\n{}\n--------------",
+            sample.trim_end()
+        )?;
+    }
+    let report = folder.join("report.html");
+    writeln!(out, "\nreport    {}", report.display())?;
+    writeln!(
+        out,
+        "generate  cargo xtask generate {} --prompt \"...\"",
+        folder.display()
+    )?;
+    Ok(())
+}
+
+fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
+    writeln!(
+        out,
+        "validation  {:.4} bits/byte   loss {:.4} nats/token over {} tokens   (weights of step {})",
+        result.validation_bits_per_byte,
+        result.validation.loss(),
+        result.validation.tokens,
+        result.best_step
+    )?;
+    if let Some(bigram) = &result.bigram {
+        writeln!(
+            out,
+            "bigram      {:.4} bits/byte   loss {:.4} nats/token   (baseline on the same text)",
+            bigram.bits_per_byte, bigram.nats_per_token
+        )?;
+    }
+    if let Some((score, bits)) = &result.test {
+        writeln!(
+            out,
+            "test        {bits:.4} bits/byte   loss {:.4} nats/token",
+            score.loss()
+        )?;
+    }
+    writeln!(out, "parameters  {}", format::count(result.params as f64))
+}
+
+fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
+    let device = open(&args.compute)?.device;
+    let run = Run::open(&args.run, &device)?;
+    let trained_on = run.recipe()?.data;
+    // The run's own tokenizer goes with any text; a corpus by another name is tokenized with it.
+    let config = DataConfig {
+        name: args.data.clone().unwrap_or(trained_on.name),
+        tokenizer: TokenizerConfig::File {
+            path: run.tokenizer_path(),
+        },
+        max_bytes: trained_on.max_bytes,
+    };
+    let prepared = prepare_data(&config, &place::data(&args.folders))?;
+    let store = match args.split.as_str() {
+        "train" => prepared.train,
+        "validation" => prepared.validation,
+        "test" => prepared.test.ok_or_else(|| {
+            CommandError::Usage(format!(
+                "corpus `{}` has no test split; use --split validation",
+                config.name
+            ))
+        })?,
+        other => {
+            return Err(CommandError::Usage(format!(
+                "no split `{other}`; the splits are train, validation and test"
+            )));
+        }
+    };
+    let store = Arc::new(store);
+    let evaluator = Evaluator {
+        objective: run.config.objective,
+        vocab: run.config.model.backbone.vocab_size,
+        device: &device,
+    };
+    let seq = args.seq.map_or(run.config.seq, |seq| seq as usize);
+    let score =
+        evaluator.sequential(&run.model, &store, [args.batch as usize, seq, args.windows])?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "corpus      {} ({})", config.name, args.split)?;
+    writeln!(out, "tokens      {}", score.tokens)?;
+    writeln!(out, "loss        {:.6} nats/token", score.loss())?;
+    writeln!(out, "perplexity  {:.4}", score.perplexity())?;
+    writeln!(out, "bits/byte   {:.6}", score.bits_per_byte(&store))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
+    let device = open(&args.compute)?.device;
+    let run = Run::open(&args.run, &device)?;
+    let config = SampleConfig {
+        prompt: args.prompt.clone(),
+        tokens: args.tokens,
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed,
+    };
+    let mut out = io::stdout().lock();
+    config.validate()?;
+    write!(out, "{}", args.prompt)?;
+    let mut failed = None;
+    generate(&run.model, &run.tokenizer, &config, &device, &mut |piece| {
+        let shown = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+        failed = failed.take().or(shown.err());
+    })?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => {
+            writeln!(out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn prepare_data(config: &DataConfig, env: &DataEnv) -> Result<Prepared, CommandError> {
+    let mut view = View::new(0, Mode::Plain);
+    let prepared = prepare(config, env, &mut |progress| {
+        show_preparation(&mut view, &progress)
+    });
+    Ok(prepared.map_err(TrainError::from)?)
+}
+
+fn data(command: Data) -> Result<ExitCode, CommandError> {
+    let mut out = io::stdout().lock();
+    match command {
+        Data::List { folders } => {
+            for info in kiln_text::list(&place::data(&folders)) {
+                writeln!(out, "{:18} {}", info.name, info.description)?;
+                writeln!(out, "{:18} {}", "", info.state)?;
+            }
+        }
+        Data::Prepare {
+            name,
+            tokenizer,
+            max_bytes,
+            folders,
+        } => {
+            let defaults = DataConfig::default();
+            let config = DataConfig {
+                name,
+                tokenizer: parse_tokenizer(&tokenizer)?,
+                max_bytes: max_bytes.unwrap_or(defaults.max_bytes),
+            };
+            let prepared = prepare_data(&config, &place::data(&folders))?;
+            let manifest = &prepared.manifest;
+            writeln!(
+                out,
+                "corpus      {} ({})",
+                manifest.corpus, manifest.corpus_hash
+            )?;
+            writeln!(out, "vocabulary  {}", manifest.vocab_size)?;
+            let splits = [
+                ("train", Some(&manifest.train)),
+                ("validation", Some(&manifest.validation)),
+                ("test", manifest.test.as_ref()),
+            ];
+            for (name, split) in splits {
+                if let Some(split) = split {
+                    writeln!(
+                        out,
+                        "{name:11} {} tokens, {} bytes, {} documents",
+                        split.tokens, split.bytes, split.documents
+                    )?;
+                }
+            }
+            writeln!(out, "folder      {}", prepared.path.display())?;
+        }
+        Data::Import {
+            name,
+            path,
+            folders,
+        } => {
+            let kept = import(&name, &path, &folders)?;
+            writeln!(out, "{name} is in {}", kept.display())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(name: &str, path: &Path, folders: &Folders) -> Result<PathBuf, CommandError> {
+    Ok(kiln_text::import(name, path, &place::data(folders)).map_err(TrainError::from)?)
+}
+
+/// `bytes`, `chars`, `bpe:VOCAB` or `file:PATH`.
+fn parse_tokenizer(text: &str) -> Result<TokenizerConfig, CommandError> {
+    match text.split_once(':') {
+        None if text == "bytes" => Ok(TokenizerConfig::Bytes),
+        None if text == "chars" => Ok(TokenizerConfig::Chars),
+        Some(("bpe", vocab)) if vocab.parse::<u32>().is_ok() => Ok(TokenizerConfig::Bpe {
+            vocab_size: vocab.parse().unwrap_or_default(),
+        }),
+        Some(("file", path)) if !path.is_empty() => Ok(TokenizerConfig::File { path: path.into() }),
+        _ => Err(CommandError::Usage(format!(
+            "no tokenizer `{text}`; write bytes, chars, bpe:4096 or file:tokenizer.json"
+        ))),
+    }
+}
+
+fn doctor() -> Result<ExitCode, CommandError> {
+    let mut out = io::stdout().lock();
+    for backend in Backend::ALL
+        .into_iter()
+        .filter(|backend| backend.is_compiled())
+    {
+        match backend.open(0) {
+            Ok(_) => writeln!(out, "{:8} answers", backend.name())?,
+            Err(error) => writeln!(out, "{:8} {error}", backend.name())?,
+        }
+    }
+    if io::stderr().is_terminal() {
+        writeln!(out, "a live progress view is shown on this terminal")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,23 @@
+//! `kiln`, the binary behind `cargo xtask train`, `eval`, `generate`, `data` and `recipes`.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C with a checkpoint written.
+
+mod args;
+mod commands;
+mod place;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match commands::run(args::Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // A closed standard error leaves nothing to tell; the status still says it failed.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(error.status())
+        }
+    }
+}

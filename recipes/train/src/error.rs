@@ -1,0 +1,101 @@
+//! Everything that can end a run, with what to do about it.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A failure of training, evaluation or generation.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The recipe cannot be read or is wrong.
+    #[error(transparent)]
+    Recipe(#[from] kiln_run::RecipeError),
+    /// A recipe that parses, but asks for something that cannot be.
+    #[error("recipe: `{key}` is {value}, but {why}")]
+    Setting {
+        /// Dotted key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// The bound it breaks and what to do.
+        why: String,
+    },
+    /// The model cannot be built or run.
+    #[error("model: {0}")]
+    Model(#[from] kiln_zoo::ModelError),
+    /// The corpus cannot be read or prepared.
+    #[error(transparent)]
+    Data(#[from] kiln_text::DataError),
+    /// The run folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] kiln_run::FolderError),
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] kiln_run::CheckpointError),
+    /// A file of the run cannot be written or read.
+    #[error(transparent)]
+    File(#[from] kiln_run::FileError),
+    /// The metrics file is damaged.
+    #[error(transparent)]
+    Metrics(#[from] kiln_run::MetricsError),
+    /// A file of a run holds something that is not what it should be.
+    #[error("{path} is not usable: {why}", path = path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// `--resume` where there is nothing to go on from.
+    #[error(
+        "{path} has no usable checkpoint to resume from; start it anew without --resume, with another --out",
+        path = path.display()
+    )]
+    NothingToResume {
+        /// The run folder.
+        path: PathBuf,
+    },
+    /// The recipe changed between start and resume.
+    #[error(
+        "cannot resume: `{key}` was {before} when this run started and is {now} now; resume with the same recipe, or start anew with another --out"
+    )]
+    RecipeChanged {
+        /// What changed.
+        key: String,
+        /// Value in the run folder.
+        before: String,
+        /// Value now.
+        now: String,
+    },
+    /// Loss or gradient stopped being finite.
+    #[error(
+        "step {step}: {what} was not finite {times} steps in a row; the last good checkpoint is kept. Try a smaller `optimizer.learning_rate` or `optimizer.clip_norm`, or raise `train.max_skipped` (now {times})"
+    )]
+    NonFinite {
+        /// The step that gave up.
+        step: u64,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// How many steps in a row.
+        times: u32,
+    },
+    /// The chosen backend cannot be had.
+    #[error(transparent)]
+    Device(#[from] crate::DeviceError),
+    /// Generation was asked for without a prompt.
+    #[error(
+        "the prompt is empty: give at least one token to continue from, for example --prompt \"fn main\""
+    )]
+    EmptyPrompt,
+}
+
+impl TrainError {
+    pub(crate) fn setting(key: &'static str, value: impl ToString, why: impl Into<String>) -> Self {
+        Self::Setting {
+            key,
+            value: value.to_string(),
+            why: why.into(),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Training, evaluation and generation.
+//!
+//! [`train`] turns a [`TrainRecipe`] into a run folder; [`Run`] opens a finished one to evaluate it or generate from it.
+//! The loop is in `trainer`, one update in `learner`, and everything a checkpoint holds in `state`.
+
+mod device;
+mod error;
+mod evaluate;
+mod finish;
+mod generate;
+mod learner;
+mod log;
+mod loss;
+mod objective;
+mod optimizer;
+mod plan;
+mod recipe;
+mod report;
+mod run;
+mod schedule;
+mod state;
+mod trainer;
+
+pub use device::{Backend, DeviceError, OpenDevice};
+pub use error::TrainError;
+pub use evaluate::{Evaluator, Score};
+pub use generate::{SampleConfig, generate};
+pub use learner::{Learner, Update};
+pub use log::show_preparation;
+pub use loss::{DeviceBatch, token_nats};
+pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
+pub use plan::Plan;
+pub use recipe::{
+    MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
+    known_vocab,
+};
+pub use run::Run;
+pub use schedule::{ScheduleConfig, ScheduleKind};
+pub use state::{Position, RUN_CONFIG_VERSION, RunConfig, load_model, save_model};
+pub use trainer::{Outcome, Request, RunResult, Stop, train};

@@ -1,0 +1,183 @@
+//! Where the numbers of a run go: `metrics.jsonl` and the view.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
+
+use crate::TrainError;
+use crate::learner::Update;
+use crate::state::Position;
+use crate::trainer::Setup;
+
+/// Metrics and view of one run.
+pub(crate) struct Log {
+    metrics: MetricsWriter,
+    view: View,
+    every: u64,
+    bits_per_nat: f64,
+    interval: Interval,
+}
+
+/// Sums since the last record.
+#[derive(Default)]
+struct Interval {
+    nats: f64,
+    tokens: u64,
+    counted: u64,
+    busy: Duration,
+}
+
+impl Log {
+    /// Starts the metrics, or goes on after `resume`; what a killed process wrote beyond that step is dropped.
+    pub fn open(setup: &Setup, resume: Option<u64>, view: View) -> Result<Self, TrainError> {
+        let path = setup.folder.metrics();
+        let metrics = match resume {
+            Some(step) => MetricsWriter::resume(&path, step)?,
+            None => MetricsWriter::create(&path)?,
+        };
+        Ok(Self {
+            metrics,
+            view,
+            every: setup.resolved.recipe.value.train.log_every,
+            bits_per_nat: setup.data.train.bits_per_byte(1.0),
+            interval: Interval::default(),
+        })
+    }
+
+    /// Notes an update; every `log_every` steps the interval becomes a record.
+    pub fn step(
+        &mut self,
+        position: &Position,
+        update: &Update,
+        rate: f64,
+        busy: Duration,
+        progress: Progress,
+    ) -> Result<(), TrainError> {
+        let sums = &mut self.interval;
+        sums.busy += busy;
+        sums.tokens += update.tokens;
+        if update.skipped.is_none() {
+            sums.nats += update.loss * update.tokens as f64;
+            sums.counted += update.tokens;
+        }
+        let loss = sums.nats / sums.counted as f64;
+        let rate_tokens = sums.tokens as f64 / sums.busy.as_secs_f64();
+        self.view.update(&Progress {
+            loss,
+            bits_per_byte: Some(loss * self.bits_per_nat),
+            lr: Some(rate),
+            grad_norm: Some(update.grad_norm),
+            tokens_per_s: rate_tokens,
+            ..progress.clone()
+        });
+        if position.step % self.every == 0 {
+            let mut values = BTreeMap::from([
+                ("loss".into(), loss),
+                ("learning_rate".into(), rate),
+                ("grad_norm".into(), update.grad_norm),
+                ("tokens_per_s".into(), rate_tokens),
+                ("skipped".into(), position.skipped as f64),
+            ]);
+            if let Some(memory) = progress.memory_bytes {
+                values.insert("memory_bytes".into(), memory as f64);
+            }
+            self.append(position, Kind::Train, values, None)?;
+            self.interval = Interval::default();
+        }
+        Ok(())
+    }
+
+    /// Notes an evaluation.
+    pub fn evaluation(
+        &mut self,
+        position: &Position,
+        loss: f64,
+        bits_per_byte: f64,
+        best: bool,
+    ) -> Result<(), TrainError> {
+        let mark = if best { "  best so far" } else { "" };
+        self.message(&format!(
+            "step {}: validation loss {}, {} bits/byte{mark}",
+            position.step,
+            format::number(loss),
+            format::number(bits_per_byte)
+        ));
+        let values = BTreeMap::from([
+            ("validation_loss".into(), loss),
+            ("validation_bits_per_byte".into(), bits_per_byte),
+        ]);
+        self.append(position, Kind::Eval, values, None)
+    }
+
+    /// Notes the results of the run.
+    pub fn result(
+        &mut self,
+        position: &Position,
+        values: BTreeMap<String, f64>,
+    ) -> Result<(), TrainError> {
+        self.append(position, Kind::Final, values, None)
+    }
+
+    /// Notes something that happened, for the file alone.
+    pub fn event(&mut self, position: &Position, text: &str) -> Result<(), TrainError> {
+        self.append(position, Kind::Event, BTreeMap::new(), Some(text.into()))
+    }
+
+    /// Shows a line.
+    pub fn message(&mut self, text: &str) {
+        self.view.message(text);
+    }
+
+    /// Ends the view.
+    pub fn close(self) {
+        self.view.finish();
+    }
+
+    fn append(
+        &mut self,
+        position: &Position,
+        kind: Kind,
+        values: BTreeMap<String, f64>,
+        text: Option<String>,
+    ) -> Result<(), TrainError> {
+        Ok(self.metrics.append(&Record {
+            step: position.step,
+            tokens: position.tokens,
+            time_s: position.elapsed_s,
+            kind,
+            values,
+            text,
+        })?)
+    }
+}
+
+/// Shows what the preparation of data says.
+pub fn show_preparation(view: &mut View, progress: &kiln_text::Progress) {
+    use kiln_text::Progress as P;
+    match progress {
+        P::Discovering => view.message("data: asking cargo for the workspace's packages"),
+        P::Downloading { url, done: 0, .. } => view.message(&format!("data: downloading {url}")),
+        P::TrainingTokenizer { vocab_size } => {
+            view.message(&format!(
+                "data: training a BPE tokenizer of {vocab_size} tokens"
+            ));
+        }
+        P::Tokenizing {
+            split,
+            done: 0,
+            total,
+        } => {
+            view.message(&format!(
+                "data: tokenizing {} ({})",
+                split.name(),
+                format::bytes(*total)
+            ));
+        }
+        P::Reused { path } => {
+            view.message(&format!("data: prepared before, in {}", path.display()))
+        }
+        P::Warning(text) => view.message(&format!("data: warning: {text}")),
+        P::Reading { .. } | P::Downloading { .. } | P::Tokenizing { .. } => {}
+    }
+}

@@ -1,0 +1,110 @@
+//! What a recipe would do, without doing it.
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_run::format;
+
+use crate::TrainError;
+use crate::recipe::Resolved;
+
+/// Sizes and costs of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Parameters.
+    pub params: usize,
+    /// Steps.
+    pub steps: u64,
+    /// Target tokens of one step.
+    pub tokens_per_step: u64,
+    /// Target tokens of the run.
+    pub tokens: u64,
+    /// Forward operations a token.
+    pub flops_per_token: u64,
+    /// Operations of the run: three times the forward ones (Kaplan et al., arXiv 2001.08361).
+    pub total_flops: f64,
+    /// Generation state of one sequence, bytes.
+    pub state_bytes: u64,
+    /// Weights, gradients and two moments in f32, bytes.
+    pub weight_bytes: u64,
+    /// Activations kept for the backward pass, bytes; an estimate.
+    pub activation_bytes: u64,
+}
+
+impl Plan {
+    /// Counts a recipe's costs. Builds the model once to count what is there.
+    ///
+    /// # Errors
+    /// Those of building the model.
+    pub fn new(resolved: &Resolved, device: &Device) -> Result<Self, TrainError> {
+        let model = resolved.model.init(0, device)?;
+        let recipe = &resolved.recipe.value;
+        let (params, seq) = (model.num_params(), resolved.seq);
+        let flops_per_token = resolved.model.flops_per_token(&model, seq);
+        let tokens_per_step = recipe.tokens_per_step(seq);
+        let tokens = tokens_per_step * resolved.steps;
+        Ok(Self {
+            params,
+            steps: resolved.steps,
+            tokens_per_step,
+            tokens,
+            flops_per_token,
+            total_flops: 3.0 * flops_per_token as f64 * tokens as f64,
+            state_bytes: model.state_bytes(seq),
+            weight_bytes: 16 * params as u64,
+            activation_bytes: activation_bytes(resolved),
+        })
+    }
+
+    /// Lines for a terminal.
+    pub fn lines(&self) -> Vec<(String, String)> {
+        let memory = self.weight_bytes + self.activation_bytes;
+        [
+            ("parameters", format::count(self.params as f64)),
+            ("steps", self.steps.to_string()),
+            (
+                "tokens",
+                format!(
+                    "{} ({} a step)",
+                    format::count(self.tokens as f64),
+                    self.tokens_per_step
+                ),
+            ),
+            (
+                "forward FLOPs a token",
+                format::count(self.flops_per_token as f64),
+            ),
+            ("FLOPs of the run", format!("{:.2e}", self.total_flops)),
+            ("generation state", format::bytes(self.state_bytes)),
+            (
+                "memory, estimated",
+                format!(
+                    "{} (weights and optimizer {}, activations {})",
+                    format::bytes(memory),
+                    format::bytes(self.weight_bytes),
+                    format::bytes(self.activation_bytes)
+                ),
+            ),
+        ]
+        .map(|(name, value)| (name.to_string(), value))
+        .to_vec()
+    }
+}
+
+/// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
+/// hidden width, for attention four of the width and two of every score, for BK eight a head; then logits and their softmax.
+fn activation_bytes(resolved: &Resolved) -> u64 {
+    use kiln_zoo::MixerKind;
+    let model = &resolved.model;
+    let backbone = &model.backbone;
+    let mixer = |kind: &MixerKind| match kind {
+        MixerKind::Attention => 4 * backbone.d_model + 2 * model.attention.heads * resolved.seq,
+        MixerKind::Bk => 8 * model.bk.heads,
+    };
+    let pattern = &model.pattern;
+    let mixers: usize = (0..backbone.n_layers)
+        .map(|layer| mixer(&pattern[layer % pattern.len()]))
+        .sum();
+    let layers = backbone.n_layers * (10 * backbone.d_model + 3 * backbone.d_hidden);
+    let values = mixers + layers + 3 * backbone.vocab_size;
+    (4 * values * resolved.recipe.value.train.batch * resolved.seq) as u64
+}

@@ -1,0 +1,216 @@
+//! `report.html` of a training run.
+
+use kiln_run::report::{Chart, Sample, Series, Style, Table};
+use kiln_run::{Kind, Record, Report, format, metrics};
+use kiln_zoo::LanguageModel;
+
+use crate::TrainError;
+use crate::state::Position;
+use crate::trainer::{RunResult, Setup};
+
+/// Writes the report from the run's own metrics file, so that it shows a resumed run whole.
+pub(crate) fn write(
+    setup: &Setup,
+    model: &LanguageModel,
+    position: &Position,
+    result: &RunResult,
+) -> Result<(), TrainError> {
+    let records = metrics::read(&setup.folder.metrics())?;
+    let recipe = &setup.resolved.recipe;
+    let report = Report {
+        title: format!(
+            "{} on {}",
+            recipe.value.model.preset, setup.data.manifest.corpus
+        ),
+        subtitle: match recipe.value.description.is_empty() {
+            true => recipe.name.clone(),
+            false => format!("{}: {}", recipe.name, recipe.value.description),
+        },
+        highlights: highlights(result, position),
+        facts: facts(setup, model, position, result),
+        charts: charts(&records, setup, result),
+        tables: vec![table(result)],
+        samples: result
+            .sample
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(|text| Sample {
+                title: format!(
+                    "Temperature {}, top-p {}, seed {}",
+                    recipe.value.sample.temperature,
+                    recipe.value.sample.top_p,
+                    recipe.value.sample.seed
+                ),
+                prompt: recipe.value.sample.prompt.clone(),
+                text: text.clone(),
+            })
+            .collect(),
+    };
+    Ok(report.write(&setup.folder.report())?)
+}
+
+fn highlights(result: &RunResult, position: &Position) -> Vec<(String, String)> {
+    let mut all = vec![(
+        "validation bits per byte".to_string(),
+        format::number(result.validation_bits_per_byte),
+    )];
+    if let Some(bigram) = &result.bigram {
+        all.push((
+            "bigram baseline".into(),
+            format::number(bigram.bits_per_byte),
+        ));
+    }
+    all.push((
+        "validation loss, nats a token".into(),
+        format::number(result.validation.loss()),
+    ));
+    all.push(("parameters".into(), format::count(result.params as f64)));
+    all.push((
+        "training tokens".into(),
+        format::count(position.tokens as f64),
+    ));
+    all.push(("time".into(), format::duration(position.elapsed_s)));
+    all
+}
+
+fn facts(
+    setup: &Setup,
+    model: &LanguageModel,
+    position: &Position,
+    result: &RunResult,
+) -> Vec<(String, String)> {
+    let resolved = &setup.resolved;
+    let recipe = &resolved.recipe.value;
+    let data = &setup.data.manifest;
+    let seq = resolved.seq;
+    let config = &resolved.model;
+    let size = |split: &kiln_text::SplitInfo| {
+        format!(
+            "{} tokens of {}",
+            format::count(split.tokens as f64),
+            format::bytes(split.bytes)
+        )
+    };
+    let named = |name: &str, value: String| (name.to_string(), value);
+    let mut facts = vec![
+        named("device", setup.device_name.clone()),
+        named("seed", recipe.seed.to_string()),
+        named(
+            "corpus",
+            format!("{} ({})", data.corpus, data.corpus_hash.short()),
+        ),
+        named("train", size(&data.train)),
+        named("validation", size(&data.validation)),
+        named("vocabulary", data.vocab_size.to_string()),
+        named(
+            "layers x width",
+            format!("{} x {}", config.backbone.n_layers, config.backbone.d_model),
+        ),
+        named("sequence", format!("{seq} tokens")),
+        named("tokens a step", recipe.tokens_per_step(seq).to_string()),
+        named(
+            "steps",
+            format!("{} (best: {})", position.step, result.best_step),
+        ),
+        named("skipped steps", position.skipped.to_string()),
+        named("learning rate", recipe.optimizer.learning_rate.to_string()),
+        named(
+            "forward FLOPs a token",
+            format::count(config.flops_per_token(model, seq) as f64),
+        ),
+    ];
+    if config.is_causal() {
+        facts.push(named(
+            "generation state a sequence",
+            format::bytes(model.state_bytes(seq)),
+        ));
+    }
+    facts
+}
+
+fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
+    let series = |kind: Kind, key: &str| -> Vec<(f64, f64)> {
+        records
+            .iter()
+            .filter(|record| record.kind == kind)
+            .filter_map(|record| Some((record.step as f64, *record.values.get(key)?)))
+            .collect()
+    };
+    let one = |title: &str, label: &str, key: &str| Chart {
+        title: title.into(),
+        x_label: "step".into(),
+        y_label: label.into(),
+        series: vec![Series::new(label, series(Kind::Train, key))],
+        ..Default::default()
+    };
+    let per_nat = setup.data.train.bits_per_byte(1.0);
+    let train = series(Kind::Train, "loss")
+        .into_iter()
+        .map(|(step, loss)| (step, loss * per_nat));
+    let loss = Chart {
+        title: "Loss".into(),
+        x_label: "step".into(),
+        y_label: "bits per byte".into(),
+        series: vec![
+            Series::new("training", train.collect()).style(Style::Faint),
+            Series::new("validation", series(Kind::Eval, "validation_bits_per_byte")),
+        ],
+        references: result
+            .bigram
+            .iter()
+            .map(|bigram| ("bigram baseline".to_string(), bigram.bits_per_byte))
+            .collect(),
+        ..Default::default()
+    };
+    let mut charts = vec![
+        loss,
+        one("Learning rate", "learning rate", "learning_rate"),
+        one(
+            "Gradient norm before clipping",
+            "gradient norm",
+            "grad_norm",
+        ),
+        one("Throughput", "tokens per second", "tokens_per_s"),
+        one("Memory", "bytes", "memory_bytes"),
+    ];
+    charts.retain(|chart| chart.series.iter().any(|series| !series.points.is_empty()));
+    charts
+}
+
+fn table(result: &RunResult) -> Table {
+    let row = |name: &str, loss: f64, bits: f64, tokens: u64| {
+        vec![
+            name.to_string(),
+            format!("{loss:.4}"),
+            format!("{:.2}", loss.exp()),
+            format!("{bits:.4}"),
+            tokens.to_string(),
+        ]
+    };
+    let mut rows = vec![row(
+        "model, validation",
+        result.validation.loss(),
+        result.validation_bits_per_byte,
+        result.validation.tokens,
+    )];
+    if let Some(bigram) = &result.bigram {
+        rows.push(row(
+            "bigram, validation",
+            bigram.nats_per_token,
+            bigram.bits_per_byte,
+            bigram.tokens,
+        ));
+    }
+    if let Some((score, bits)) = &result.test {
+        rows.push(row("model, test", score.loss(), *bits, score.tokens));
+    }
+    Table {
+        title: "Held-out text".into(),
+        columns: ["", "nats a token", "perplexity", "bits a byte", "tokens"]
+            .map(String::from)
+            .to_vec(),
+        rows,
+        best: None,
+        note: "Means over tokens. The weights are those of the best evaluation.".into(),
+    }
+}

@@ -1,0 +1,151 @@
+//! A finished run, opened to use its model.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_run::{FileError, RunFolder, recipe};
+use kiln_text::Tokenizer;
+use kiln_zoo::LanguageModel;
+
+use crate::TrainError;
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::state::{RUN_CONFIG_VERSION, RunConfig, load_model};
+
+/// Model, tokenizer and configuration of a run folder.
+pub struct Run {
+    folder: RunFolder,
+    /// What the model is.
+    pub config: RunConfig,
+    /// Its weights, without autodiff.
+    pub model: LanguageModel,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+impl Run {
+    /// Opens a run that reached its end.
+    ///
+    /// # Errors
+    /// A missing or damaged file, a tokenizer that is not the one the model was trained with.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
+        let folder = RunFolder::open(path)?;
+        let config_path = folder.config();
+        let bad = |path: PathBuf, why: String| TrainError::BadFile { path, why };
+        if !config_path.is_file() {
+            return Err(bad(
+                config_path,
+                "there is no such file; the run has not reached its end (go on with --resume), or this is no run folder".into(),
+            ));
+        }
+        let text = std::fs::read(&config_path).map_err(FileError::io("read", &config_path))?;
+        let config: RunConfig = serde_json::from_slice(&text).map_err(|error| {
+            bad(
+                config_path.clone(),
+                format!("it is no configuration of a run: {error}"),
+            )
+        })?;
+        if config.version != RUN_CONFIG_VERSION {
+            let why = format!(
+                "its version is {}, and this Kiln reads {RUN_CONFIG_VERSION}",
+                config.version
+            );
+            return Err(bad(config_path, why));
+        }
+        let tokenizer = Tokenizer::load(&folder.tokenizer())?;
+        let hash = tokenizer.hash().to_string();
+        if hash != config.tokenizer {
+            let why = format!(
+                "the model was trained with the tokenizer of hash {}, but this one has {hash}; put the right tokenizer back",
+                config.tokenizer
+            );
+            return Err(bad(folder.tokenizer(), why));
+        }
+        let model = load_model(&config.model, &folder.model(), device)?.valid();
+        Ok(Self {
+            folder,
+            config,
+            model,
+            tokenizer,
+        })
+    }
+
+    /// The recipe the run was made with.
+    ///
+    /// # Errors
+    /// A missing or damaged `recipe.toml`.
+    pub fn recipe(&self) -> Result<TrainRecipe, TrainError> {
+        read_recipe(&self.folder)
+    }
+
+    /// Where the run's tokenizer is.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.folder.tokenizer()
+    }
+}
+
+fn read_recipe(folder: &RunFolder) -> Result<TrainRecipe, TrainError> {
+    let path = folder.recipe();
+    let name = path.to_string_lossy().into_owned();
+    Ok(recipe::load::<TrainRecipe>(folder.path(), &name, &[])?.value)
+}
+
+/// Refuses to resume with a recipe that would make another model or another stream of batches. Its length, its log and its
+/// sample may change.
+pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<(), TrainError> {
+    let before = read_recipe(folder)?;
+    let now = now.written_out()?.value;
+    let table = |recipe: &TrainRecipe| -> Result<toml::Table, TrainError> {
+        let mut table = toml::Table::try_from(recipe).map_err(kiln_run::RecipeError::NotToml)?;
+        table.remove("description");
+        table.remove("sample");
+        if let Some(toml::Value::Table(train)) = table.get_mut("train") {
+            for key in [
+                "steps",
+                "tokens",
+                "max_seconds",
+                "log_every",
+                "keep_checkpoints",
+                "patience",
+                "sweep_windows",
+                "final_sweep",
+            ] {
+                train.remove(key);
+            }
+        }
+        Ok(table)
+    };
+    let (before, now) = (table(&before)?, table(&now)?);
+    match first_difference("", &before, &now) {
+        None => Ok(()),
+        Some((key, before, now)) => Err(TrainError::RecipeChanged { key, before, now }),
+    }
+}
+
+fn first_difference(
+    at: &str,
+    before: &toml::Table,
+    now: &toml::Table,
+) -> Option<(String, String, String)> {
+    let keys = before.keys().chain(now.keys());
+    for key in keys {
+        let path = if at.is_empty() {
+            key.clone()
+        } else {
+            format!("{at}.{key}")
+        };
+        let shown =
+            |value: Option<&toml::Value>| value.map_or("absent".into(), ToString::to_string);
+        match (before.get(key), now.get(key)) {
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                let found = first_difference(&path, a, b);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            (a, b) if a != b => return Some((path, shown(a), shown(b))),
+            _ => {}
+        }
+    }
+    None
+}

@@ -1,0 +1,202 @@
+//! What a checkpoint holds: weights, optimizer state, and a position in the run.
+
+use std::io;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+use burn::store::{ModuleSnapshot, SafetensorsStore};
+use burn::tensor::Device;
+use kiln_run::{Checkpoint, CheckpointStore};
+use kiln_text::LoaderState;
+use kiln_zoo::{LanguageModel, ModelConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::recipe::Objective;
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.bpk";
+const POSITION: &str = "position.json";
+
+/// Where a run stands, apart from its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimizer steps tried, skipped ones included.
+    pub step: u64,
+    /// Target tokens seen.
+    pub tokens: u64,
+    /// Next training batch.
+    pub loader: LoaderState,
+    /// Best validation loss so far in nats a token, if there was an evaluation.
+    pub best: Option<f64>,
+    /// Evaluations since the best one.
+    pub evals_since_best: u32,
+    /// Steps skipped for a loss or gradient that was not finite.
+    pub skipped: u64,
+    /// Seconds of training so far, over all resumes.
+    pub elapsed_s: f64,
+}
+
+/// What `config.json` of a run says: enough to use `model.safetensors` and the tokenizer beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Version of this file's layout.
+    pub version: u32,
+    /// The model.
+    pub model: ModelConfig,
+    /// What it predicts.
+    pub objective: Objective,
+    /// Tokens of a training sequence.
+    pub seq: usize,
+    /// SHA-256 of the tokenizer the model was trained with.
+    pub tokenizer: String,
+}
+
+/// Layout version of [`RunConfig`].
+pub const RUN_CONFIG_VERSION: u32 = 1;
+
+/// Writes weights as safetensors, in the f32 they are trained in. Names are the module's paths without enum variants.
+///
+/// # Errors
+/// An io error that names nothing: callers add the path.
+pub fn save_model(model: &LanguageModel, path: &Path) -> io::Result<()> {
+    let mut store = SafetensorsStore::from_file(path)
+        .overwrite(true)
+        .skip_enum_variants(true);
+    model.save_into(&mut store).map_err(io::Error::other)
+}
+
+/// Builds the model of `config` and fills it with weights, every tensor of which must be there with its shape, and no other.
+///
+/// # Errors
+/// [`TrainError::BadFile`] naming what is missing, left over or of the wrong shape.
+pub fn load_model(
+    config: &ModelConfig,
+    path: &Path,
+    device: &Device,
+) -> Result<LanguageModel, TrainError> {
+    let bad = |why: String| TrainError::BadFile {
+        path: path.into(),
+        why,
+    };
+    if !path.is_file() {
+        return Err(bad("there is no such file".into()));
+    }
+    let mut model = config.init(0, device)?;
+    let mut store = SafetensorsStore::from_file(path)
+        .skip_enum_variants(true)
+        .validate(false)
+        .allow_partial(true);
+    let result = model.load_from(&mut store).map_err(|error| {
+        bad(format!(
+            "it is no readable safetensors file ({error}); restore it from a checkpoint"
+        ))
+    })?;
+    let names = |names: Vec<String>| names.into_iter().take(4).collect::<Vec<_>>().join(", ");
+    if !result.errors.is_empty() {
+        let errors = result.errors.iter().map(ToString::to_string).collect();
+        return Err(bad(format!(
+            "tensors do not fit the model of config.json: {}",
+            names(errors)
+        )));
+    }
+    if !result.missing.is_empty() {
+        let missing = result.missing.into_iter().map(|(name, _)| name).collect();
+        return Err(bad(format!(
+            "tensors of the model are missing: {}",
+            names(missing)
+        )));
+    }
+    if !result.unused.is_empty() {
+        return Err(bad(format!(
+            "it has tensors the model does not know: {}",
+            names(result.unused)
+        )));
+    }
+    // Loading from a file without ids keeps the model's own, which follow from the paths.
+    Ok(model)
+}
+
+/// Writes a checkpoint; readers see all of it or none.
+///
+/// # Errors
+/// A full disk and the like, with the path; earlier checkpoints stay.
+pub fn save_checkpoint(
+    store: &CheckpointStore,
+    model: &LanguageModel,
+    optimizer: &ModuleOptimizer,
+    position: &Position,
+) -> Result<Checkpoint, TrainError> {
+    let mut writer = store.begin(position.step)?;
+    writer.write_at(MODEL, |path| save_model(model, path))?;
+    let bytes = optimizer
+        .into_bytes()
+        .map_err(|error| TrainError::BadFile {
+            path: store.folder(position.step).join(OPTIMIZER),
+            why: format!("the optimizer's state cannot be written: {error}"),
+        })?;
+    writer.write(OPTIMIZER, |out| out.write_all(&bytes))?;
+    writer.write(POSITION, |out| {
+        serde_json::to_writer_pretty(&mut *out, position).map_err(io::Error::from)
+    })?;
+    Ok(writer.finish()?)
+}
+
+/// What [`load_checkpoint`] brings back.
+pub struct Restored {
+    /// Weights on the training device.
+    pub model: LanguageModel,
+    /// Optimizer with its moments.
+    pub optimizer: ModuleOptimizer,
+    /// Where the run stood.
+    pub position: Position,
+}
+
+/// Reads a checkpoint whose files were verified by the store.
+///
+/// # Errors
+/// [`TrainError::BadFile`] for contents that do not fit.
+pub fn load_checkpoint(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    optimizer: ModuleOptimizer,
+    device: &Device,
+) -> Result<Restored, TrainError> {
+    let bad = |path: &Path, why: String| TrainError::BadFile {
+        path: path.into(),
+        why,
+    };
+    let model = load_model(config, &checkpoint.file(MODEL)?, device)?;
+    let path = checkpoint.file(OPTIMIZER)?;
+    let bytes = std::fs::read(&path).map_err(kiln_run::FileError::io("read", &path))?;
+    let optimizer = optimizer
+        .from_bytes(burn::tensor::Bytes::from_bytes_vec(bytes))
+        .map_err(|error| {
+            bad(
+                &path,
+                format!("the optimizer's state cannot be read: {error}"),
+            )
+        })?;
+    let path = checkpoint.file(POSITION)?;
+    let text = std::fs::read(&path).map_err(kiln_run::FileError::io("read", &path))?;
+    let position = serde_json::from_slice(&text)
+        .map_err(|error| bad(&path, format!("it is no position of a run: {error}")))?;
+    Ok(Restored {
+        model,
+        optimizer,
+        position,
+    })
+}
+
+/// Weights of a checkpoint alone.
+///
+/// # Errors
+/// As [`load_checkpoint`].
+pub fn load_weights(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    device: &Device,
+) -> Result<LanguageModel, TrainError> {
+    Ok(load_model(config, &checkpoint.file(MODEL)?, device)?.valid())
+}

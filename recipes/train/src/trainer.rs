@@ -1,0 +1,470 @@
+//! The training loop and what surrounds it: set-up, evaluation, checkpoints, the final sweep.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_run::hardware::{self, Hardware, Provenance};
+use kiln_run::recipe::Recipe;
+use kiln_run::{CheckpointStore, Interrupt, Mode, Progress, RunFolder, View, format};
+use kiln_text::{
+    BigramReport, DataEnv, Loader, LoaderConfig, Prefetcher, Prepared, TokenBatch, TokenStore,
+    prepare,
+};
+
+use crate::evaluate::{Evaluator, Score};
+use crate::learner::{Learner, Update};
+use crate::log::Log;
+use crate::objective::mix;
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::state::{self, Position};
+use crate::{OpenDevice, TrainError};
+
+/// Streams of random numbers that follow from one seed.
+mod stream {
+    pub const WEIGHTS: u64 = 1;
+    pub const BATCHES: u64 = 2;
+    pub const DROPOUT: u64 = 3;
+    pub const EVALUATION: u64 = 4;
+    pub const MASK: u64 = 5;
+}
+
+/// Batches the background thread may be ahead.
+const PREFETCH: usize = 4;
+
+/// A run to be made.
+pub struct Request<'a> {
+    /// What to train.
+    pub recipe: Recipe<TrainRecipe>,
+    /// Run folder.
+    pub out: PathBuf,
+    /// Whether to go on from the newest checkpoint in `out`.
+    pub resume: bool,
+    /// Where to compute.
+    pub device: OpenDevice,
+    /// Where data comes from.
+    pub data: &'a DataEnv,
+    /// Folder of the source, for its commit.
+    pub source: &'a Path,
+    /// Versions of what the binary was built with, by name.
+    pub versions: BTreeMap<String, String>,
+    /// Face of the progress view.
+    pub view: Mode,
+    /// Asks for a clean stop.
+    pub interrupt: Interrupt,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Steps made.
+    pub step: u64,
+    /// Why it stopped.
+    pub stop: Stop,
+    /// Scores of the best weights; none if it was interrupted.
+    pub result: Option<RunResult>,
+}
+
+/// Why a run stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// All steps were made.
+    Finished,
+    /// `train.max_seconds` passed.
+    OutOfTime,
+    /// `train.patience` evaluations without a better one.
+    NoProgress,
+    /// Someone asked for it; a checkpoint was written.
+    Interrupted,
+}
+
+/// The result of a finished run.
+pub struct RunResult {
+    /// Step of the best weights.
+    pub best_step: u64,
+    /// Validation score of the best weights: the full sweep, or crops if the recipe asks for no sweep.
+    pub validation: Score,
+    /// The same in bits per byte.
+    pub validation_bits_per_byte: f64,
+    /// Test score and bits per byte, where the corpus has a test split.
+    pub test: Option<(Score, f64)>,
+    /// The bigram baseline on the validation split; none for masked objectives, which it cannot answer.
+    pub bigram: Option<BigramReport>,
+    /// Generated text; none for bidirectional models.
+    pub sample: Option<String>,
+    /// Trainable and frozen parameters.
+    pub params: usize,
+}
+
+/// Stores and tokenizer of a corpus, shared with the loader's thread.
+pub(crate) struct Data {
+    pub train: Arc<TokenStore>,
+    pub validation: Arc<TokenStore>,
+    pub test: Option<Arc<TokenStore>>,
+    pub tokenizer: kiln_text::Tokenizer,
+    pub manifest: kiln_text::Manifest,
+}
+
+impl From<Prepared> for Data {
+    fn from(prepared: Prepared) -> Self {
+        Self {
+            train: Arc::new(prepared.train),
+            validation: Arc::new(prepared.validation),
+            test: prepared.test.map(Arc::new),
+            tokenizer: prepared.tokenizer,
+            manifest: prepared.manifest,
+        }
+    }
+}
+
+/// Everything that stays the same during a run.
+pub(crate) struct Setup {
+    pub resolved: Resolved,
+    pub data: Data,
+    pub folder: RunFolder,
+    pub checkpoints: CheckpointStore,
+    pub device: Device,
+    pub device_name: String,
+}
+
+/// Trains a model as a recipe says, into a run folder.
+///
+/// # Errors
+/// Any of [`TrainError`]; what was checkpointed before stays usable.
+pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
+    request.recipe.value.validate()?;
+    let mut view = View::new(0, request.view);
+    let prepared = prepare(&request.recipe.value.data, request.data, &mut |progress| {
+        crate::log::show_preparation(&mut view, &progress);
+    })?;
+    let vocab = prepared.tokenizer.vocab_size() as usize;
+    let resolved = Resolved::new(request.recipe, vocab)?;
+    let folder = match request.resume {
+        true => RunFolder::resume(&request.out)?,
+        false => RunFolder::create(&request.out)?,
+    };
+    let setup = Setup {
+        checkpoints: folder.checkpoints(),
+        resolved,
+        data: prepared.into(),
+        folder,
+        device: request.device.device,
+        device_name: request.device.name,
+    };
+    setup.describe(request.resume, request.source, request.versions)?;
+    let (learner, position) = setup.start(request.resume, &mut view)?;
+    let log = Log::open(&setup, request.resume.then_some(position.step), view)?;
+    Loop {
+        setup: &setup,
+        position,
+        log,
+        interrupt: request.interrupt,
+        started: Instant::now(),
+    }
+    .run(learner)
+}
+
+impl Setup {
+    fn recipe(&self) -> &TrainRecipe {
+        &self.resolved.recipe.value
+    }
+
+    /// Writes the resolved recipe and where the run comes from, before the first step.
+    fn describe(
+        &self,
+        resume: bool,
+        source: &Path,
+        versions: BTreeMap<String, String>,
+    ) -> Result<(), TrainError> {
+        // A process killed before it wrote the recipe left nothing to compare with.
+        if resume && self.folder.recipe().is_file() {
+            crate::run::check_same_recipe(&self.folder, &self.resolved)?;
+        }
+        self.resolved.written_out()?.write(&self.folder.recipe())?;
+        if !resume || !self.folder.provenance().is_file() {
+            let hardware = Hardware::detect(Some(self.device_name.clone()));
+            Provenance::gather(source, hardware, versions, self.recipe().seed)
+                .write(&self.folder.provenance())?;
+        }
+        Ok(())
+    }
+
+    /// A fresh learner, or the newest checkpoint's.
+    fn start(&self, resume: bool, view: &mut View) -> Result<(Learner, Position), TrainError> {
+        let training = self.device.clone().autodiff();
+        let recipe = self.recipe();
+        let weights = mix(&[recipe.seed, stream::WEIGHTS]);
+        let model = self.resolved.model.init(weights, &training)?;
+        let optimizer = recipe.optimizer.init(&model);
+        let fresh = Position {
+            step: 0,
+            tokens: 0,
+            loader: self.loader()?.state(),
+            best: None,
+            evals_since_best: 0,
+            skipped: 0,
+            elapsed_s: 0.0,
+        };
+        if !resume {
+            return Ok((Learner { model, optimizer }, fresh));
+        }
+        let recovered = self.checkpoints.recover()?;
+        for (step, error) in &recovered.damaged {
+            view.message(&format!(
+                "checkpoint of step {step} is damaged and was set aside: {error}"
+            ));
+        }
+        let Some(checkpoint) = recovered.checkpoint else {
+            if !recovered.damaged.is_empty() {
+                return Err(TrainError::NothingToResume {
+                    path: self.folder.path().into(),
+                });
+            }
+            view.message("no checkpoint was written yet: starting from step 0");
+            return Ok((Learner { model, optimizer }, fresh));
+        };
+        let restored =
+            state::load_checkpoint(&checkpoint, &self.resolved.model, optimizer, &training)?;
+        view.message(&format!("resuming after step {}", restored.position.step));
+        let learner = Learner {
+            model: restored.model,
+            optimizer: restored.optimizer,
+        };
+        Ok((learner, restored.position))
+    }
+
+    fn loader(&self) -> Result<Loader, TrainError> {
+        let recipe = self.recipe();
+        let config = LoaderConfig {
+            batch: recipe.train.batch,
+            seq: self.resolved.seq,
+            order: recipe.train.order,
+            seed: mix(&[recipe.seed, stream::BATCHES]),
+        };
+        Ok(Loader::new(Arc::clone(&self.data.train), config)?)
+    }
+
+    pub(crate) fn evaluation_seed(&self) -> u64 {
+        mix(&[self.recipe().seed, stream::EVALUATION])
+    }
+
+    pub(crate) fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator {
+            objective: self.recipe().objective,
+            vocab: self.resolved.model.backbone.vocab_size,
+            device: &self.device,
+        }
+    }
+}
+
+struct Loop<'a> {
+    setup: &'a Setup,
+    position: Position,
+    log: Log,
+    interrupt: Interrupt,
+    started: Instant,
+}
+
+impl Loop<'_> {
+    fn run(mut self, mut learner: Learner) -> Result<Outcome, TrainError> {
+        let setup = self.setup;
+        let (recipe, steps) = (setup.recipe(), setup.resolved.steps);
+        let (train, training) = (&recipe.train, setup.device.clone().autodiff());
+        let mut loader = setup.loader()?;
+        loader.restore(self.position.loader.clone())?;
+        let mut batches = Prefetcher::new(loader, PREFETCH);
+        let before = self.position.elapsed_s;
+        let mut skipped_in_a_row = 0;
+        let mut saved = self.position.step;
+        let mut stop = self.why_stop(steps);
+        while stop.is_none() {
+            let step = self.position.step;
+            let micro = self.next_batches(&mut batches, step)?;
+            // Dropout of a step follows from the seed and the step, so a resumed run draws the same.
+            setup
+                .device
+                .seed(mix(&[recipe.seed, stream::DROPOUT, step]));
+            let rate =
+                recipe.optimizer.learning_rate * recipe.schedule.fraction(step, self.share(steps));
+            let clip = recipe.optimizer.clip_norm;
+            let began = Instant::now();
+            let update;
+            (learner, update) = learner.update(&micro, rate, clip, &training)?;
+            self.position.step = step + 1;
+            self.position.tokens += update.tokens;
+            self.position.elapsed_s = before + self.started.elapsed().as_secs_f64();
+            skipped_in_a_row = self.count_skip(&update, skipped_in_a_row)?;
+            self.log.step(
+                &self.position,
+                &update,
+                rate,
+                began.elapsed(),
+                self.progress(steps),
+            )?;
+            let at = self.position.step;
+            if at % train.eval_every == 0 || at == steps {
+                if self.evaluate(&learner)? {
+                    saved = self.save(&learner)?;
+                    let best = self.position.best.unwrap_or(f64::MAX);
+                    setup.checkpoints.set_best(at, best)?;
+                }
+            }
+            stop = self.why_stop(steps);
+            let due = at % train.checkpoint_every == 0 || stop.is_some();
+            if due && saved != at {
+                saved = self.save(&learner)?;
+            }
+        }
+        let stop = stop.unwrap_or(Stop::Finished);
+        let result = match stop {
+            Stop::Interrupted => {
+                self.log.message("stopped as asked; go on with --resume");
+                None
+            }
+            _ => Some(crate::finish::finish(
+                setup,
+                &learner,
+                &self.position,
+                &mut self.log,
+            )?),
+        };
+        self.log.close();
+        Ok(Outcome {
+            folder: setup.folder.path().into(),
+            step: self.position.step,
+            stop,
+            result,
+        })
+    }
+
+    /// The batches of one step, masked if the objective asks for it; the loader's position moves with them.
+    fn next_batches(
+        &mut self,
+        batches: &mut Prefetcher,
+        step: u64,
+    ) -> Result<Vec<TokenBatch>, TrainError> {
+        let recipe = self.setup.recipe();
+        let vocab = self.setup.resolved.model.backbone.vocab_size;
+        (0..recipe.train.accumulate)
+            .map(|micro| {
+                let (batch, after) = batches.next_batch()?.ok_or_else(|| {
+                    TrainError::setting(
+                        "train.order",
+                        "sequential",
+                        "training needs an order without end: crops or shuffled",
+                    )
+                })?;
+                self.position.loader = after;
+                let seed = mix(&[recipe.seed, stream::MASK, step, micro as u64]);
+                Ok(recipe.objective.apply(batch, vocab, seed))
+            })
+            .collect()
+    }
+
+    fn count_skip(&mut self, update: &Update, in_a_row: u32) -> Result<u32, TrainError> {
+        let Some(what) = update.skipped else {
+            return Ok(0);
+        };
+        self.position.skipped += 1;
+        let times = in_a_row + 1;
+        let step = self.position.step;
+        self.log.event(
+            &self.position,
+            &format!("step {step} skipped: {what} was not finite"),
+        )?;
+        match times > self.setup.recipe().train.max_skipped {
+            true => Err(TrainError::NonFinite { step, what, times }),
+            false => Ok(times),
+        }
+    }
+
+    /// Share of the run done: by steps, or by time if that is further.
+    fn share(&self, steps: u64) -> f64 {
+        let limit = self.setup.recipe().train.max_seconds;
+        let by_time = if limit > 0.0 {
+            self.position.elapsed_s / limit
+        } else {
+            0.0
+        };
+        by_time.max(self.position.step as f64 / steps as f64)
+    }
+
+    fn progress(&self, steps: u64) -> Progress {
+        let done = self.share(steps);
+        let elapsed = self.position.elapsed_s;
+        Progress {
+            step: self.position.step,
+            total: steps,
+            elapsed_s: elapsed,
+            eta_s: (done > 0.01).then(|| elapsed * (1.0 - done) / done),
+            memory_bytes: hardware::memory().resident,
+            ..Default::default()
+        }
+    }
+
+    fn why_stop(&self, steps: u64) -> Option<Stop> {
+        let train = &self.setup.recipe().train;
+        if self.interrupt.requested() {
+            Some(Stop::Interrupted)
+        } else if self.position.step >= steps {
+            Some(Stop::Finished)
+        } else if train.max_seconds > 0.0 && self.position.elapsed_s >= train.max_seconds {
+            Some(Stop::OutOfTime)
+        } else if train.patience > 0 && self.position.evals_since_best >= train.patience {
+            Some(Stop::NoProgress)
+        } else {
+            None
+        }
+    }
+
+    /// Scores the validation split on random crops; true if this is the best yet.
+    fn evaluate(&mut self, learner: &Learner) -> Result<bool, TrainError> {
+        let setup = self.setup;
+        let train = &setup.recipe().train;
+        let seed = setup.evaluation_seed();
+        let shape = [train.batch, setup.resolved.seq, train.eval_batches];
+        let model = learner.model.valid();
+        let score = setup
+            .evaluator()
+            .crops(&model, &setup.data.validation, shape, seed)?;
+        let loss = score.loss();
+        let best = loss.is_finite() && self.position.best.is_none_or(|best| loss < best);
+        if best {
+            self.position.best = Some(loss);
+            self.position.evals_since_best = 0;
+        } else {
+            self.position.evals_since_best += 1;
+        }
+        self.log.evaluation(
+            &self.position,
+            loss,
+            score.bits_per_byte(&setup.data.validation),
+            best,
+        )?;
+        Ok(best)
+    }
+
+    fn save(&mut self, learner: &Learner) -> Result<u64, TrainError> {
+        let setup = self.setup;
+        let began = Instant::now();
+        let written = state::save_checkpoint(
+            &setup.checkpoints,
+            &learner.model,
+            &learner.optimizer,
+            &self.position,
+        )?;
+        setup
+            .checkpoints
+            .prune(setup.recipe().train.keep_checkpoints, &[])?;
+        let took = format::duration(began.elapsed().as_secs_f64());
+        self.log.event(
+            &self.position,
+            &format!("checkpoint of {} in {took}", format::bytes(written.bytes())),
+        )?;
+        Ok(self.position.step)
+    }
+}
