@@ -1,0 +1,88 @@
+//! The BK operations: the diagonal of a tridiagonal resolvent as a differentiable sequence mixer.
+//!
+//! For every batch row and head let `H` be the tridiagonal operator over positions `i = 1..N` with diagonal `a_i` (the
+//! *potential*) and neighbour couplings whose product is `beta >= 0` (the *hopping*), and let `z` be an *energy* with
+//! `Im z > 0`. With `G = (H - z)^-1` this crate computes
+//!
+//! ```text
+//! left        L_i  = 1 / (a_i - z - beta L_{i-1}),  L_0 = entering state     sees positions <= i: causal
+//! right       R_i  = 1 / (a_i - z - beta R_{i+1}),  R_{N+1} = 0              sees positions >= i
+//! diagonal    G_ii = 1 / (a_i - z - beta L_{i-1} - beta R_{i+1})             sees everything
+//! ```
+//!
+//! [`bk_left`] returns every `L_i`, for models that predict the next token; [`bk_diagonal`] returns every `G_ii`, for
+//! encoders. Both are differentiable in all their inputs, with exact reverse sweeps in O(N) (see [`adjoint`]).
+//!
+//! ```no_run
+//! use burn::tensor::{Device, Tensor};
+//! use kiln_bk::bk_left;
+//!
+//! # fn main() -> Result<(), kiln_bk::BkError> {
+//! let device = Device::default().autodiff();
+//! let potential = Tensor::<3>::zeros([8, 1024, 64], &device).require_grad(); // [batch, seq, heads]
+//! let hopping = Tensor::<1>::ones([64], &device);
+//! let energy = Tensor::cat(vec![Tensor::<2>::zeros([1, 64], &device), Tensor::ones([1, 64], &device)], 0);
+//! let prompt = bk_left(potential.clone(), hopping.clone(), energy.clone(), None)?;
+//! let next = Tensor::<3>::zeros([8, 1, 64], &device);
+//! let step = bk_left(next, hopping, energy, Some(prompt.state))?; // one token, constant cost
+//! let gradients = (prompt.features.sum() + step.features.sum()).backward();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//! Inputs and outputs are `f32`. Complex numbers are stored with the real parts in the first half of the last axis and
+//! the imaginary parts in the second, `[.., 2 * heads]`: one output tensor is one node of the autodiff graph, memory
+//! access stays coalesced with heads innermost, and a linear projection can read the features as they are.
+//!
+//! # Range
+//! For finite inputs with `Im z > 0` and `beta >= 0`: `Im L > 0` and `|L| <= 1 / Im z` up to rounding, and the same for
+//! `R` and `G`, so nothing needs clamping. The reciprocal is formed as `conj(x) / (re^2 + im^2)`, therefore single
+//! precision asks for `1e-18 < |a - z - beta L| < 1e18`; `Im L` itself stays representable while
+//! `Im z / |a - z - beta L|^2 > 1e-38`. `|a| <= 1e4` with `Im z >= 1e-3` is far inside.
+//!
+//! # Cost per element (one position of one head)
+//! ```text
+//!                      operations             bytes moved at least
+//! left      forward    10 + 1 division        read  4, write 8
+//!           backward   22                     read 16, write 4
+//! diagonal  forward    22 + 2 divisions       read  4, write 8      (+ 16 of scratch)
+//!           backward   60 + 3 divisions       read 12, write 4      (+ 72 of scratch; L, R and G are recomputed)
+//! ```
+//! Nothing but the inputs and the output is kept for the backward pass.
+//!
+//! # Where it runs
+//! | backend | implementation |
+//! |---|---|
+//! | Flex | own vectorised kernels, parallel over batch rows and blocks of heads |
+//! | Cube (CUDA, ROCm, Vulkan, WebGPU, Metal) | [`reference`](mod@reference) and [`adjoint`], position by position |
+//!
+//! A backend that this crate was not compiled for answers with Burn's "Backend not supported for custom op" panic; turn
+//! on the Cargo feature of the same name. Gradients are first order: the backward pass cannot be differentiated again.
+
+pub mod adjoint;
+mod autodiff;
+#[cfg_attr(
+    not(any(feature = "flex", feature = "_cube")),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod backend;
+mod complex;
+#[cfg(feature = "_cube")]
+mod cube;
+mod error;
+#[cfg(feature = "flex")]
+mod flex;
+mod ops;
+pub mod reference;
+mod rule;
+
+pub use backend::{BkAdjoint, BkBackend};
+pub use error::BkError;
+pub use ops::{
+    BkLeft, bk_diagonal, bk_diagonal_with_rule, bk_left, bk_left_with_rule, check_parameters,
+};
+pub use rule::{GradRule, HYP7_FLOOR};

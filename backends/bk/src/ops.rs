@@ -1,0 +1,204 @@
+//! The public functions: check shapes, then hand the primitives to the backend.
+
+use burn::{
+    backend::Dispatch,
+    tensor::{DType, Tensor},
+};
+
+use crate::{backend::BkBackend, error::BkError, rule::GradRule};
+
+/// What [`bk_left`] returns.
+#[derive(Clone, Debug)]
+pub struct BkLeft {
+    /// `L_i` for every position, `[batch, seq, 2 * heads]`: Re in the first `heads` columns, Im in the rest.
+    pub features: Tensor<3>,
+    /// `L_N`, `[batch, 2 * heads]`: pass it in to continue the sequence, bit for bit as if it had not been cut.
+    pub state: Tensor<2>,
+}
+
+/// The causal BK operation, `L_i = 1 / (a_i - z - beta L_{i-1})`, with its exact gradient.
+///
+/// # Shapes
+/// - potential `a`: `[batch, seq, heads]`
+/// - hopping `beta`: `[heads]`, not negative
+/// - energy `z`: `[2, heads]`, row 0 `Re z`, row 1 `Im z > 0`
+/// - state `L_0`: `[batch, 2 * heads]`, Re then Im, with `Im >= 0`; none or zeros starts afresh
+///
+/// The values of hopping and energy are not looked at here, see [`check_parameters`].
+///
+/// # Errors
+/// [`BkError::Shape`], [`BkError::Empty`] or [`BkError::DType`].
+pub fn bk_left(
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    state: Option<Tensor<2>>,
+) -> Result<BkLeft, BkError> {
+    bk_left_with_rule(potential, hopping, energy, state, GradRule::Exact)
+}
+
+/// [`bk_left`] with another gradient rule for the potential.
+///
+/// # Errors
+/// As [`bk_left`].
+pub fn bk_left_with_rule(
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    state: Option<Tensor<2>>,
+    rule: GradRule,
+) -> Result<BkLeft, BkError> {
+    const OP: &str = "bk_left";
+    let [batch, seq, heads] = check_inputs(OP, &potential, &hopping, &energy)?;
+    let state = match state {
+        Some(state) => {
+            let axes = "[batch, 2 * heads]";
+            check_argument(OP, "state", axes, &[batch, 2 * heads], &state)?;
+            state
+        }
+        None => Tensor::zeros([batch, 2 * heads], (&potential.device(), DType::F32)),
+    };
+    let features = Tensor::<3>::from_dispatch(Dispatch::bk_left(
+        potential.into_dispatch(),
+        hopping.into_dispatch(),
+        energy.into_dispatch(),
+        state.into_dispatch(),
+        rule,
+    ));
+    let state = features.clone().narrow(1, seq - 1, 1).squeeze_dim(1);
+    Ok(BkLeft { features, state })
+}
+
+/// The bidirectional BK operation, the resolvent's diagonal `G_ii`, with its exact gradient.
+///
+/// Every output depends on every input position: not for models that predict the next token.
+///
+/// # Shapes
+/// - potential `[batch, seq, heads]`, hopping `[heads]`, energy `[2, heads]` as in [`bk_left`]
+/// - output `[batch, seq, 2 * heads]`: Re in the first `heads` columns, Im in the rest
+///
+/// # Errors
+/// [`BkError::Shape`], [`BkError::Empty`] or [`BkError::DType`].
+pub fn bk_diagonal(
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+) -> Result<Tensor<3>, BkError> {
+    bk_diagonal_with_rule(potential, hopping, energy, GradRule::Exact)
+}
+
+/// [`bk_diagonal`] with another gradient rule for the potential.
+///
+/// # Errors
+/// As [`bk_diagonal`].
+pub fn bk_diagonal_with_rule(
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    rule: GradRule,
+) -> Result<Tensor<3>, BkError> {
+    check_inputs("bk_diagonal", &potential, &hopping, &energy)?;
+    Ok(Tensor::from_dispatch(Dispatch::bk_diagonal(
+        potential.into_dispatch(),
+        hopping.into_dispatch(),
+        energy.into_dispatch(),
+        rule,
+    )))
+}
+
+/// Checks the values of the parameters: hopping finite and not negative, energy finite with a positive imaginary part.
+///
+/// This waits for the device and copies the parameters to the host: call it where parameters are made or loaded, not in
+/// every step.
+///
+/// # Shapes
+/// - hopping `[heads]`, energy `[2, heads]`
+///
+/// # Errors
+/// [`BkError::Parameter`] for the first offending value; [`BkError::Shape`]; [`BkError::Readback`].
+pub fn check_parameters(hopping: Tensor<1>, energy: Tensor<2>) -> Result<(), BkError> {
+    const OP: &str = "check_parameters";
+    let [heads] = hopping.dims();
+    check_argument(OP, "energy", "[2, heads]", &[2, heads], &energy)?;
+    let hopping = read("hopping", hopping)?;
+    let energy = read("energy", energy)?;
+    let (real, imaginary) = energy.split_at(heads);
+    for head in 0..heads {
+        let domain = [
+            (
+                "hopping",
+                hopping[head],
+                hopping[head] >= 0.0,
+                "finite and at least 0",
+            ),
+            ("Re energy", real[head], true, "finite"),
+            (
+                "Im energy",
+                imaginary[head],
+                imaginary[head] > 0.0,
+                "finite and above 0",
+            ),
+        ];
+        for (name, value, inside, bound) in domain {
+            if !(inside && value.is_finite()) {
+                return Err(BkError::Parameter {
+                    name,
+                    head,
+                    value,
+                    bound,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read<const D: usize>(name: &'static str, tensor: Tensor<D>) -> Result<Vec<f32>, BkError> {
+    let failed = |reason: String| BkError::Readback { name, reason };
+    let data = tensor
+        .try_into_data()
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(data.iter::<f32>().collect())
+}
+
+fn check_inputs(
+    op: &'static str,
+    potential: &Tensor<3>,
+    hopping: &Tensor<1>,
+    energy: &Tensor<2>,
+) -> Result<[usize; 3], BkError> {
+    let dims = potential.dims();
+    let [_, _, heads] = dims;
+    if dims.contains(&0) {
+        return Err(BkError::Empty {
+            op,
+            found: dims.to_vec(),
+        });
+    }
+    check_argument(op, "potential", "[batch, seq, heads]", &dims, potential)?;
+    check_argument(op, "hopping", "[heads]", &[heads], hopping)?;
+    check_argument(op, "energy", "[2, heads]", &[2, heads], energy)?;
+    Ok(dims)
+}
+
+fn check_argument<const D: usize>(
+    op: &'static str,
+    name: &'static str,
+    axes: &'static str,
+    expected: &[usize; D],
+    tensor: &Tensor<D>,
+) -> Result<(), BkError> {
+    if tensor.dims() != *expected {
+        return Err(BkError::Shape {
+            op,
+            name,
+            axes,
+            expected: expected.to_vec(),
+            found: tensor.dims().to_vec(),
+        });
+    }
+    match tensor.dtype() {
+        DType::F32 => Ok(()),
+        found => Err(BkError::DType { op, name, found }),
+    }
+}

@@ -1,0 +1,141 @@
+//! `bk_diagonal`.
+
+use kiln_bk::{GradRule, adjoint, bk_diagonal, bk_diagonal_with_rule, reference};
+
+use crate::{
+    common::{
+        GRADIENT_TOLERANCE, Problem, VALUE_TOLERANCE, assert_close, device, relative_error, vector,
+        widen,
+    },
+    oracle::{Exact, finite_difference_error},
+};
+
+#[test]
+fn oracle_gradients_are_finite_differences() {
+    for seq in [1, 2, 3, 9] {
+        let problem = Problem::random(2, seq, 2, false);
+        let exact = Exact::from(&problem);
+        let weights = widen(&problem.weights);
+        let gradients = exact.diagonal_gradients(&weights);
+        let error = finite_difference_error(&exact, &weights, Exact::diagonal, &gradients);
+        assert!(error < 1e-6, "seq {seq}: {error:.1e}");
+    }
+}
+
+#[test]
+fn values_and_all_gradients_match_the_oracle() {
+    let plain = device();
+    let device = device().autodiff();
+    for seq in [1, 2, 3, 17, 64, 100] {
+        for (batch, heads) in [(1, 1), (2, 3), (3, 16), (2, 33)] {
+            let name = format!("batch {batch} seq {seq} heads {heads}");
+            let problem = Problem::random(batch, seq, heads, false);
+            let exact = Exact::from(&problem);
+            let inputs = problem.tensors(&device).require_grad();
+            let features = bk_diagonal(
+                inputs.potential.clone(),
+                inputs.hopping.clone(),
+                inputs.energy.clone(),
+            )
+            .unwrap();
+            let values = vector(features.clone());
+            let error = relative_error(&values, &exact.diagonal(), 2 * heads);
+            assert!(error <= VALUE_TOLERANCE, "{name}: {error:.1e}");
+
+            let untracked = problem.tensors(&plain);
+            let again = bk_diagonal(untracked.potential, untracked.hopping, untracked.energy);
+            assert_eq!(vector(again.unwrap()), values, "{name}: without autodiff");
+
+            let expected = exact.diagonal_gradients(&widen(&problem.weights));
+            let found = inputs.gradients((features * problem.weights(&device)).sum());
+            assert_eq!(found.len(), 3);
+            for (found, (what, expected)) in found.iter().zip(expected.each()) {
+                assert_close(
+                    &format!("{name}: {what}"),
+                    found,
+                    expected,
+                    GRADIENT_TOLERANCE,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn reference_equals_the_operation() {
+    let device = device().autodiff();
+    for (batch, seq, heads) in [(1, 1, 1), (2, 2, 3), (2, 17, 16)] {
+        let problem = Problem::random(batch, seq, heads, false);
+        let run = |by_reference: bool| {
+            let inputs = problem.tensors(&device).require_grad();
+            let (a, hopping, energy) = (
+                inputs.potential.clone(),
+                inputs.hopping.clone(),
+                inputs.energy.clone(),
+            );
+            let features = if by_reference {
+                reference::diagonal(a, hopping, energy)
+            } else {
+                bk_diagonal(a, hopping, energy).unwrap()
+            };
+            let loss = (features.clone() * problem.weights(&device)).sum();
+            (vector(features), inputs.gradients(loss))
+        };
+        let (values, gradients) = run(false);
+        let (expected_values, expected_gradients) = run(true);
+        assert_close(
+            "features",
+            &values,
+            &widen(&expected_values),
+            VALUE_TOLERANCE,
+        );
+        for (found, expected) in gradients.iter().zip(&expected_gradients) {
+            assert_close("gradient", found, &widen(expected), GRADIENT_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn every_rule_equals_the_tensor_form() {
+    let plain = device();
+    let device = device().autodiff().gradient_checkpointing();
+    let problem = Problem::random(2, 37, 19, false);
+    let run = |rule: GradRule| {
+        let inputs = problem.tensors(&device).require_grad();
+        let features = bk_diagonal_with_rule(
+            inputs.potential.clone().mul_scalar(1.0), // memory-bound: recomputed by the checkpointer
+            inputs.hopping.clone(),
+            inputs.energy.clone(),
+            rule,
+        );
+        inputs.gradients((features.unwrap() * problem.weights(&device)).sum())
+    };
+    let exact = run(GradRule::Exact);
+    for rule in [
+        GradRule::Exact,
+        GradRule::Local,
+        GradRule::Hyp7,
+        GradRule::Blend(0.3),
+    ] {
+        let inputs = problem.tensors(&plain);
+        let (a, hopping, energy) = adjoint::diagonal(
+            inputs.potential,
+            inputs.hopping,
+            inputs.energy,
+            problem.weights(&plain),
+            rule,
+        );
+        let expected = [vector(a), vector(hopping), vector(energy)];
+        let found = run(rule);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close(
+                &format!("{rule:?}"),
+                found,
+                &widen(expected),
+                GRADIENT_TOLERANCE,
+            );
+        }
+        assert_eq!(found[1], exact[1], "{rule:?} leaks into the hopping");
+        assert_eq!(found[0] == exact[0], rule == GradRule::Exact);
+    }
+}

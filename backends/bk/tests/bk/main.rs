@@ -1,0 +1,18 @@
+//! The operations against a dense inverse, double-precision scans, finite differences, and each other.
+//!
+//! `KILN_TEST_BACKEND` picks the device (`flex` when unset; `vulkan` with that feature), so that one set of tests serves
+//! every backend.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests stop at the first surprise and print what they measured"
+)]
+
+mod arguments;
+mod common;
+mod diagonal;
+mod left;
+mod long;
+mod oracle;
+mod properties;

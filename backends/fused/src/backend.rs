@@ -1,0 +1,97 @@
+//! The operations at the level of backend primitives. Shapes are checked before they get here.
+
+use burn::backend::{
+    Backend, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+
+/// A backend with fused implementations. `Dispatch` implements it by asking the backend of the tensors it is given, and
+/// `Autodiff` by recording one node an operation; other backends never get here (see [`ops`](crate::ops)).
+#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+pub trait FusedBackend: Backend {
+    /// `x w`, see [`linear`](crate::linear).
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`gelu`](crate::gelu).
+    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`swiglu`](crate::swiglu).
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`layer_norm`](crate::layer_norm) (centred) and [`rms_norm`](crate::rms_norm) (not).
+    fn fused_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f32,
+        centred: bool,
+    ) -> FloatTensor<Self>;
+
+    /// See [`rotate`](crate::rotate).
+    fn fused_rotate(
+        packed: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+
+    /// See [`causal_attention`](crate::causal_attention).
+    fn fused_attention(packed: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+
+    /// See [`cross_entropy`](crate::cross_entropy).
+    fn fused_cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+/// The vector-Jacobian products behind [`FusedBackend`], from the inputs and the output's gradient.
+///
+/// A trait of its own, implemented by the plain backends only: gradients are first order.
+pub trait FusedAdjoint: Backend {
+    /// `d x = g w^T`
+    fn linear_adjoint_x(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `d w = x^T g`
+    fn linear_adjoint_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Gradient of x.
+    fn gelu_adjoint(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Gradients of gate and up.
+    fn swiglu_adjoint(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
+
+    /// Gradients of x and gamma.
+    fn norm_adjoint(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f32,
+        centred: bool,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
+
+    /// Gradient of the packed projections: the turn undone.
+    fn rotate_adjoint(
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// Gradient of the packed projections.
+    fn attention_adjoint(
+        packed: FloatTensor<Self>,
+        heads: usize,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// Gradient of the logits.
+    fn cross_entropy_adjoint(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
