@@ -30,7 +30,8 @@ pub enum Direction {
 pub enum Chart {
     /// Re and Im as they are: unbounded near resonances, |L| <= 1/eta.
     Raw,
-    /// The Cayley transform w = (L - i)/(L + i), which maps the half plane to the unit disc.
+    /// The Cayley transform w = (L - i)/(L + i), which maps the half plane to the unit disc. There a potential moves its
+    /// own feature by |dw/da| = 2 |L|^2 / |L + i|^2 <= 2, where raw features move by up to 1/eta^2.
     Cayley,
 }
 
@@ -75,7 +76,7 @@ impl Default for BkConfig {
             learn_energy: true,
             hopping: 1.0,
             learn_hopping: true,
-            chart: Chart::Raw,
+            chart: Chart::Cayley,
             gate: true,
         }
     }
@@ -103,7 +104,11 @@ pub struct BkMixer {
 }
 
 impl BkConfig {
-    fn validate(&self) -> Result<(), ModelError> {
+    /// Checks every size and range.
+    ///
+    /// # Errors
+    /// Names the first setting out of its range.
+    pub fn validate(&self) -> Result<(), ModelError> {
         if self.heads == 0 {
             return Err(ModelError::TooSmall {
                 name: "bk.heads",
