@@ -71,8 +71,7 @@ mod tests {
             (config.name.as_str(), config.max_bytes),
             ("rust-deps", 16_777_216)
         );
-        let text =
-            "name = \"tiny-shakespeare\"\ntokenizer = { kind = \"bpe\", vocab_size = 512 }\n";
+        let text = "name = \"tiny-shakespeare\"\ntokenizer = \"bpe:512\"\n";
         let config: DataConfig = toml::from_str(text).unwrap();
         assert_eq!(config.tokenizer, TokenizerConfig::Bpe { vocab_size: 512 });
         assert_eq!(

@@ -1,13 +1,16 @@
 //! How a recipe asks for a tokenizer.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which tokenizer to use. In a recipe: `kind = "bytes" | "chars" | "bpe" | "file"`, with `vocab_size` for `bpe` and
-/// `path` for `file`. Any other field is an error.
+/// Which tokenizer to use, written `bytes`, `chars`, `bpe:VOCAB` or `file:PATH` in recipes and on the command line.
+///
+/// One string and not a table, so that a recipe that extends another replaces its tokenizer as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Fields", into = "Fields")]
+#[serde(try_from = "String", into = "String")]
 pub enum TokenizerConfig {
     /// Bytes of UTF-8.
     #[default]
@@ -26,74 +29,51 @@ pub enum TokenizerConfig {
     },
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    Bytes,
-    Chars,
-    Bpe,
-    File,
-}
+/// A text that names no tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no tokenizer `{0}`; write bytes, chars, bpe:VOCAB (such as bpe:4096) or file:PATH")]
+pub struct UnknownTokenizer(String);
 
-/// The flat form in a file. Serde's own tagged enums accept unknown fields beside a variant without any.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Fields {
-    kind: Kind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vocab_size: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<PathBuf>,
-}
+impl FromStr for TokenizerConfig {
+    type Err = UnknownTokenizer;
 
-impl TryFrom<Fields> for TokenizerConfig {
-    type Error = &'static str;
-
-    fn try_from(
-        Fields {
-            kind,
-            vocab_size,
-            path,
-        }: Fields,
-    ) -> Result<Self, Self::Error> {
-        match (kind, vocab_size, path) {
-            (Kind::Bytes, None, None) => Ok(Self::Bytes),
-            (Kind::Chars, None, None) => Ok(Self::Chars),
-            (Kind::Bpe, Some(vocab_size), None) => Ok(Self::Bpe { vocab_size }),
-            (Kind::Bpe, None, None) => {
-                Err("tokenizer kind `bpe` needs `vocab_size`, for example 4096")
+    fn from_str(text: &str) -> Result<Self, UnknownTokenizer> {
+        let unknown = || UnknownTokenizer(text.into());
+        match text.split_once(':') {
+            None if text == "bytes" => Ok(Self::Bytes),
+            None if text == "chars" => Ok(Self::Chars),
+            Some(("bpe", vocab)) => {
+                let vocab_size = vocab.parse().map_err(|_| unknown())?;
+                Ok(Self::Bpe { vocab_size })
             }
-            (Kind::File, None, Some(path)) => Ok(Self::File { path }),
-            (Kind::File, None, None) => {
-                Err("tokenizer kind `file` needs `path`, the path of a tokenizer.json")
-            }
-            (Kind::Bytes | Kind::Chars | Kind::File, Some(_), _) => {
-                Err("tokenizer field `vocab_size` belongs to kind `bpe` only: remove it")
-            }
-            (_, _, Some(_)) => Err("tokenizer field `path` belongs to kind `file` only: remove it"),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File { path: path.into() }),
+            _ => Err(unknown()),
         }
     }
 }
 
-impl From<TokenizerConfig> for Fields {
-    fn from(config: TokenizerConfig) -> Self {
-        let plain = |kind| Self {
-            kind,
-            vocab_size: None,
-            path: None,
-        };
-        match config {
-            TokenizerConfig::Bytes => plain(Kind::Bytes),
-            TokenizerConfig::Chars => plain(Kind::Chars),
-            TokenizerConfig::Bpe { vocab_size } => Self {
-                vocab_size: Some(vocab_size),
-                ..plain(Kind::Bpe)
-            },
-            TokenizerConfig::File { path } => Self {
-                path: Some(path),
-                ..plain(Kind::File)
-            },
+impl fmt::Display for TokenizerConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes => write!(out, "bytes"),
+            Self::Chars => write!(out, "chars"),
+            Self::Bpe { vocab_size } => write!(out, "bpe:{vocab_size}"),
+            Self::File { path } => write!(out, "file:{}", path.display()),
         }
+    }
+}
+
+impl TryFrom<String> for TokenizerConfig {
+    type Error = UnknownTokenizer;
+
+    fn try_from(text: String) -> Result<Self, UnknownTokenizer> {
+        text.parse()
+    }
+}
+
+impl From<TokenizerConfig> for String {
+    fn from(config: TokenizerConfig) -> Self {
+        config.to_string()
     }
 }
 
@@ -103,40 +83,29 @@ mod tests {
 
     #[test]
     fn every_kind_round_trips() {
-        let file = TokenizerConfig::File {
-            path: "tokenizer.json".into(),
-        };
-        for config in [
-            TokenizerConfig::Bytes,
-            TokenizerConfig::Chars,
-            TokenizerConfig::Bpe { vocab_size: 300 },
-            file,
-        ] {
-            let text = toml::to_string(&config).unwrap();
-            assert_eq!(toml::from_str::<TokenizerConfig>(&text).unwrap(), config);
+        for text in ["bytes", "chars", "bpe:4096", "file:a/tokenizer.json"] {
+            let config: TokenizerConfig = text.parse().unwrap();
+            assert_eq!(config.to_string(), text);
+            let json = serde_json::to_string(&config).unwrap();
+            assert_eq!(
+                serde_json::from_str::<TokenizerConfig>(&json).unwrap(),
+                config
+            );
         }
     }
 
     #[test]
-    fn strict_about_fields() {
-        for (text, expected) in [
-            ("kind = \"bpe\"", "needs `vocab_size`"),
-            ("kind = \"file\"", "needs `path`"),
-            (
-                "kind = \"bytes\"\nvocab_size = 300",
-                "belongs to kind `bpe` only",
-            ),
-            (
-                "kind = \"chars\"\npath = \"x\"",
-                "belongs to kind `file` only",
-            ),
-            ("kind = \"bytes\"\nsize = 3", "unknown field `size`"),
-            ("kind = \"words\"", "unknown variant `words`"),
+    fn what_names_no_tokenizer_is_refused_with_the_choices() {
+        for text in [
+            "", "byte", "bpe", "bpe:", "bpe:many", "bpe:-1", "file:", "chars:3",
         ] {
-            let message = toml::from_str::<TokenizerConfig>(text)
-                .unwrap_err()
-                .to_string();
-            assert!(message.contains(expected), "{message}");
+            let error = text.parse::<TokenizerConfig>().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "no tokenizer `{text}`; write bytes, chars, bpe:VOCAB (such as bpe:4096) or file:PATH"
+                )
+            );
         }
     }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use chars::CharVocabulary;
-pub use config::TokenizerConfig;
+pub use config::{TokenizerConfig, UnknownTokenizer};
 pub use hugging_face::HuggingFaceTokenizer;
 pub use stream::StreamDecoder;
 
