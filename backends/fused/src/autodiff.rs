@@ -6,7 +6,6 @@ use burn::backend::{
         NodeId,
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
-        graph::NodeRef,
         ops::{Backward, Ops, OpsKind},
     },
     tensor::{FloatTensor, IntTensor},
@@ -14,14 +13,15 @@ use burn::backend::{
 
 use crate::backend::{FusedAdjoint, FusedBackend};
 
+/// Adds the gradients of those parents that take one.
 fn register<B: Backend, const N: usize>(
-    parents: [Option<NodeRef>; N],
+    parents: [Option<NodeId>; N],
     values: [FloatTensor<B>; N],
     grads: &mut Gradients,
 ) {
     for (parent, value) in parents.into_iter().zip(values) {
         if let Some(parent) = parent {
-            grads.register::<B>(parent.id, value);
+            grads.register::<B>(parent, value);
         }
     }
 }
@@ -67,7 +67,8 @@ impl<B: FusedAdjoint> Backward<B, 1> for Gelu {
     ) {
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
         let grad = grads.consume::<B>(&ops.node);
-        register::<B, 1>(ops.parents, [B::gelu_adjoint(x, grad)], grads);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [B::gelu_adjoint(x, grad)], grads);
     }
 }
 
@@ -87,7 +88,8 @@ impl<B: FusedAdjoint> Backward<B, 2> for Swiglu {
         let gate = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state.0);
         let up = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state.1);
         let grad = grads.consume::<B>(&ops.node);
-        register::<B, 2>(ops.parents, B::swiglu_adjoint(gate, up, grad), grads);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 2>(parents, B::swiglu_adjoint(gate, up, grad), grads);
     }
 }
 
@@ -108,7 +110,8 @@ impl<B: FusedAdjoint> Backward<B, 2> for Norm {
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
         let inputs = B::norm_adjoint(x, gamma, epsilon, centred, grad);
-        register::<B, 2>(ops.parents, inputs, grads);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 2>(parents, inputs, grads);
     }
 }
 
@@ -128,7 +131,8 @@ impl<B: FusedAdjoint> Backward<B, 1> for Rotate {
         let (cos, sin, heads) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let input = B::rotate_adjoint(cos, sin, heads, grad);
-        register::<B, 1>(ops.parents, [input], grads);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [input], grads);
     }
 }
 
@@ -149,7 +153,8 @@ impl<B: FusedAdjoint> Backward<B, 1> for Attention {
         let packed = checkpointer.retrieve_node_output::<FloatTensor<B>>(packed);
         let grad = grads.consume::<B>(&ops.node);
         let input = B::attention_adjoint(packed, heads, grad);
-        register::<B, 1>(ops.parents, [input], grads);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [input], grads);
     }
 }
 
@@ -170,7 +175,8 @@ impl<B: FusedAdjoint> Backward<B, 1> for CrossEntropy {
         let logits = checkpointer.retrieve_node_output::<FloatTensor<B>>(logits);
         let grad = grads.consume::<B>(&ops.node);
         let input = B::cross_entropy_adjoint(logits, targets, grad);
-        register::<B, 1>(ops.parents, [input], grads);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [input], grads);
     }
 }
 
@@ -280,10 +286,9 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
                     B::fused_cross_entropy(logits.into_primitive(), targets),
                 )
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_cross_entropy(
-                logits.into_primitive(),
-                targets,
-            )),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::fused_cross_entropy(logits.into_primitive(), targets))
+            }
         }
     }
 }

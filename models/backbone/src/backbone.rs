@@ -5,11 +5,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Linear};
-use burn::tensor::module::{embedding, linear};
+use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Mlp, MlpKind, Norm, NormKind};
+use crate::layers::{Mlp, MlpKind, Norm, NormKind, project};
 use crate::{InitRng, Mixer, ModelError};
 
 /// How a block knows where a token stands, where the mixer does not know by itself.
@@ -339,8 +339,8 @@ impl<M: Mixer> Backbone<M> {
     fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let x = self.norm.forward(x);
         match &self.head {
-            Some(head) => head.forward(x),
-            None => linear(x, self.tokens.val().transpose(), None),
+            Some(head) => project(head, x),
+            None => kiln_fused::linear(x, self.tokens.val().transpose(), None),
         }
     }
 }

@@ -4,8 +4,8 @@
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear, RmsNorm};
-use burn::tensor::activation::{gelu, silu};
 use burn::tensor::{Device, Tensor};
+use kiln_fused::{gelu, layer_norm, linear, rms_norm, swiglu};
 use serde::{Deserialize, Serialize};
 
 use crate::init::{InitRng, constant};
@@ -54,8 +54,11 @@ impl Norm {
     /// Normalises the last axis: `[..., d_model]` to `[..., d_model]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Norm::Rms(norm) => norm.forward(x),
-            Norm::Layer(norm) => norm.forward(x),
+            Norm::Rms(norm) => rms_norm(x, norm.gamma.val(), EPSILON),
+            Norm::Layer(norm) => {
+                let beta = norm.beta.as_ref().map(|beta| beta.val());
+                layer_norm(x, norm.gamma.val(), beta, EPSILON)
+            }
         }
     }
 }
@@ -98,9 +101,15 @@ impl Mlp {
     /// `[..., d_model]` to `[..., d_model]`, each position by itself.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let hidden = match &self.gate {
-            Some(gate) => silu(gate.forward(x.clone())) * self.up.forward(x),
-            None => gelu(self.up.forward(x)),
+            Some(gate) => swiglu(project(gate, x.clone()), project(&self.up, x)),
+            None => gelu(project(&self.up, x)),
         };
-        self.down.forward(hidden)
+        project(&self.down, hidden)
     }
+}
+
+/// Applies a linear layer: `[..., d_input]` to `[..., d_output]`.
+pub fn project<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    linear(x, layer.weight.val(), bias)
 }

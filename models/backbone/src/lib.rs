@@ -15,5 +15,5 @@ mod mixer;
 pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
 pub use error::ModelError;
 pub use init::{InitRng, stable_param_ids};
-pub use layers::{Mlp, MlpKind, Norm, NormKind};
+pub use layers::{Mlp, MlpKind, Norm, NormKind, project};
 pub use mixer::Mixer;

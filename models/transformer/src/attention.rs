@@ -4,9 +4,9 @@
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Linear};
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Device, Tensor};
-use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError};
+use burn::tensor::{Device, Tensor};
+use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, project};
+use kiln_fused::{causal_attention, reference};
 use serde::{Deserialize, Serialize};
 
 use crate::Rope;
@@ -56,16 +56,11 @@ impl KvCache {
 }
 
 impl AttentionConfig {
-    /// Builds the mixer for a block of `backbone`.
+    /// Checks every size and range against the backbone's.
     ///
     /// # Errors
-    /// If `heads` does not divide `d_model`, or rotation is asked for with an odd head.
-    pub fn init(
-        &self,
-        backbone: &BackboneConfig,
-        rng: &mut InitRng,
-        device: &Device,
-    ) -> Result<CausalSelfAttention, ModelError> {
+    /// If `heads` does not divide `d_model`, rotation is asked for with an odd head, or its base is not positive.
+    pub fn validate(&self, backbone: &BackboneConfig) -> Result<(), ModelError> {
         let (d_model, heads) = (backbone.d_model, self.heads);
         if heads == 0 {
             return Err(ModelError::TooSmall {
@@ -82,12 +77,38 @@ impl AttentionConfig {
                 whole_value: d_model,
             });
         }
+        if !self.rope {
+            return Ok(());
+        }
         let d_head = d_model / heads;
-        if self.rope && d_head % 2 == 1 {
+        if d_head % 2 == 1 {
             return Err(ModelError::Conflict(format!(
                 "`attention.rope` turns pairs, but d_model / heads = {d_model} / {heads} = {d_head} is odd; choose other heads"
             )));
         }
+        if !(self.rope_base > 0.0 && self.rope_base.is_finite()) {
+            return Err(ModelError::OutOfRange {
+                name: "attention.rope_base",
+                value: self.rope_base,
+                range: "(0, inf)",
+            });
+        }
+        Ok(())
+    }
+
+    /// Builds the mixer for a block of `backbone`.
+    ///
+    /// # Errors
+    /// Those of [`AttentionConfig::validate`].
+    pub fn init(
+        &self,
+        backbone: &BackboneConfig,
+        rng: &mut InitRng,
+        device: &Device,
+    ) -> Result<CausalSelfAttention, ModelError> {
+        self.validate(backbone)?;
+        let (d_model, heads) = (backbone.d_model, self.heads);
+        let d_head = d_model / heads;
         let bias = backbone.bias;
         Ok(CausalSelfAttention {
             query_key_value: rng.linear(d_model, 3 * d_model, bias, backbone.init_std, device),
@@ -101,41 +122,17 @@ impl AttentionConfig {
 }
 
 impl CausalSelfAttention {
-    /// Queries, keys and values, each `[batch, heads, seq, d_head]`, rotated for positions from `offset`.
-    fn project(&self, x: Tensor<3>, offset: usize) -> [Tensor<4>; 3] {
-        let [batch, seq, _] = x.dims();
+    /// Queries, keys and values of all heads, `[batch, seq, 3 * d_model]`, rotated for positions from `offset`.
+    fn pack(&self, x: Tensor<3>, offset: usize) -> Tensor<3> {
+        let [_, seq, _] = x.dims();
         let device = x.device();
-        let all = self
-            .query_key_value
-            .forward(x)
-            .reshape([batch, seq, 3 * self.heads, self.d_head])
-            .swap_dims(1, 2); // [batch, 3 * heads, seq, d_head]
-        let mut parts = all.chunk(3, 1);
-        let [v, k, q] = [(); 3].map(|()| parts.pop().expect("three parts were asked for"));
+        let packed = project(&self.query_key_value, x);
         match self.rope_base {
             Some(base) => {
-                let rope = Rope::new(base, self.d_head, offset, seq, &device);
-                [rope.apply(q), rope.apply(k), v]
+                Rope::new(base, self.d_head, offset, seq, &device).apply(packed, self.heads)
             }
-            None => [q, k, v],
+            None => packed,
         }
-    }
-
-    /// Scores, softmax and mixing; `past` keys stand before the first query.
-    fn attend(&self, [q, k, v]: [Tensor<4>; 3], past: usize) -> Tensor<3> {
-        let [batch, _, seq, _] = q.dims();
-        let scale = (self.d_head as f64).powf(-0.5);
-        let mut scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [batch, heads, seq, past + seq]
-        if seq > 1 {
-            // tril_mask is true above the diagonal: those are the future.
-            let future =
-                Tensor::<2, Bool>::tril_mask([seq, past + seq], past as i64, &scores.device());
-            scores = scores.mask_fill(future.unsqueeze(), f32::NEG_INFINITY);
-        }
-        let weights = self.dropout.forward(softmax(scores, 3));
-        let mixed = weights.matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
-        self.output
-            .forward(mixed.reshape([batch, seq, self.heads * self.d_head]))
     }
 }
 
@@ -148,7 +145,17 @@ impl Mixer for CausalSelfAttention {
 
     fn forward(&self, x: Tensor<3>, state: Option<KvCache>) -> (Tensor<3>, Option<KvCache>) {
         let past = state.as_ref().map_or(0, KvCache::past);
-        let [q, k, v] = self.project(x, past);
+        let drops = self.dropout.prob > 0.0 && x.device().is_autodiff();
+        let packed = self.pack(x, past);
+        if past == 0 && !drops {
+            let next = state.map(|_| {
+                let [_, k, v] = reference::unpack(packed.clone(), self.heads);
+                KvCache(Some((k, v)))
+            });
+            let mixed = causal_attention(packed, self.heads);
+            return (project(&self.output, mixed), next);
+        }
+        let [q, k, v] = reference::unpack(packed, self.heads);
         let (k, v) = match state.and_then(|cache| cache.0) {
             Some((keys, values)) => (
                 Tensor::cat(vec![keys, k], 2),
@@ -157,7 +164,9 @@ impl Mixer for CausalSelfAttention {
             None => (k, v),
         };
         let next = KvCache(Some((k.clone(), v.clone())));
-        (self.attend([q, k, v], past), Some(next))
+        let drop = |weights| self.dropout.forward(weights);
+        let mixed = reference::attention([q, k, v], past, drop);
+        (project(&self.output, mixed), Some(next))
     }
 
     fn step(&self, x: Tensor<2>, state: KvCache) -> (Tensor<2>, KvCache) {

@@ -2,27 +2,31 @@
 //! pairs (x_i, x_{i + d/2}) turn by position * base^(-2i/d).
 
 use burn::tensor::{Device, Tensor, TensorData};
+use kiln_fused::rotate;
 
-/// Cosines and sines of a stretch of positions.
+/// Cosines and sines of a stretch of positions, `[seq, d_head / 2]` each.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+    cos: Tensor<2>,
+    sin: Tensor<2>,
 }
 
 impl Rope {
     /// Tables for positions `offset..offset + seq` and even `d_head`, computed in f64 on the host.
     pub fn new(base: f64, d_head: usize, offset: usize, seq: usize, device: &Device) -> Self {
         let half = d_head / 2;
+        let rates: Vec<f64> = (0..half)
+            .map(|i| base.powf(-2.0 * i as f64 / d_head as f64))
+            .collect();
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = (offset..offset + seq)
                 .flat_map(|position| {
-                    (0..half).map(move |i| {
-                        f(position as f64 * base.powf(-2.0 * i as f64 / d_head as f64)) as f32
-                    })
+                    rates
+                        .iter()
+                        .map(move |rate| f(position as f64 * rate) as f32)
                 })
                 .collect();
-            Tensor::from_data(TensorData::new(values, [1, 1, seq, half]), device)
+            Tensor::from_data(TensorData::new(values, [seq, half]), device)
         };
         Self {
             cos: table(f64::cos),
@@ -30,15 +34,9 @@ impl Rope {
         }
     }
 
-    /// Turns queries or keys: `[batch, heads, seq, d_head]` to the same shape.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, d_head] = x.dims();
-        let half = d_head / 2;
-        let first = x.clone().narrow(3, 0, half); // [batch, heads, seq, d_head / 2]
-        let second = x.narrow(3, half, half);
-        let turned_first = first.clone() * self.cos.clone() - second.clone() * self.sin.clone();
-        let turned_second = second * self.cos.clone() + first * self.sin.clone();
-        Tensor::cat(vec![turned_first, turned_second], 3)
+    /// Turns the queries and keys of packed projections `[batch, seq, 3 * heads * d_head]`; values stay.
+    pub fn apply(&self, packed: Tensor<3>, heads: usize) -> Tensor<3> {
+        rotate(packed, self.cos.clone(), self.sin.clone(), heads)
     }
 }
 
@@ -47,26 +45,34 @@ mod tests {
     use super::*;
     use burn::tensor::Tolerance;
 
-    /// The inner product of a turned query and key depends on their distance only.
+    /// The inner product of a turned query and key depends on their distance only; values are not turned.
     #[test]
     fn products_depend_on_distance() {
         let device = Device::flex();
-        let q = Tensor::<4>::from_floats([[[[0.3, -1.2, 0.7, 0.4]]]], &device);
-        let k = Tensor::<4>::from_floats([[[[1.1, 0.2, -0.5, 0.9]]]], &device);
-        let product = |i: usize, j: usize| {
-            let q = Rope::new(10_000.0, 4, i, 1, &device).apply(q.clone());
-            let k = Rope::new(10_000.0, 4, j, 1, &device).apply(k.clone());
-            (q * k).sum().into_data()
+        let q = [0.3, -1.2, 0.7, 0.4];
+        let k = [1.1, 0.2, -0.5, 0.9];
+        let packed =
+            Tensor::<1>::from_floats([q, k, k].concat().as_slice(), &device).reshape([1, 1, 12]);
+        let turned = |position: usize| {
+            let rope = Rope::new(10_000.0, 4, position, 1, &device);
+            rope.apply(packed.clone(), 1).split(4, 2)
         };
-        product(9, 4).assert_approx_eq::<f32>(&product(5, 0), Tolerance::absolute(1e-6));
+        let product = |i: usize, j: usize| (turned(i)[0].clone() * turned(j)[1].clone()).sum();
+        let same = |a: Tensor<1>, b: Tensor<1>| {
+            let close = Tolerance::absolute(1e-6);
+            a.into_data().assert_approx_eq::<f32>(&b.into_data(), close);
+        };
+        same(product(9, 4), product(5, 0));
+        same(
+            turned(7)[2].clone().flatten(0, 2),
+            Tensor::from_floats(k, &device),
+        );
         // By hand for one pair at position 1: (cos 1, sin 1).
-        let x = Tensor::<4>::from_floats([[[[1.0, 0.0]]]], &device);
-        Rope::new(10_000.0, 2, 1, 1, &device)
-            .apply(x)
-            .into_data()
-            .assert_approx_eq::<f32>(
-                &TensorData::from([[[[0.540_302_3_f32, 0.841_471]]]]),
-                Tolerance::absolute(1e-6),
-            );
+        let x = Tensor::<3>::from_floats([[[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]]], &device);
+        let turned = Rope::new(10_000.0, 2, 1, 1, &device).apply(x, 1);
+        same(
+            turned.flatten(0, 2),
+            Tensor::from_floats([0.540_302_3_f32, 0.841_471, 0.0, 0.0, 0.0, 0.0], &device),
+        );
     }
 }

@@ -19,6 +19,10 @@ pub enum MixerKind {
 
 /// Any mixer.
 #[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one value a layer, and its size is a matter of the backends compiled in"
+)]
 pub enum AnyMixer {
     /// See [`MixerKind::Attention`].
     Attention(CausalSelfAttention),
@@ -28,6 +32,10 @@ pub enum AnyMixer {
 
 /// The state of any mixer.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one value a layer, and its size is a matter of the backends compiled in"
+)]
 pub enum AnyState {
     /// Keys and values.
     Attention(KvCache),

@@ -54,11 +54,11 @@ impl ModelConfig {
         })
     }
 
-    /// Builds the model with weights drawn from `seed`: the same on every device and in every process.
+    /// Checks every setting of the backbone and of the mixers that the pattern has, without making a tensor.
     ///
     /// # Errors
     /// Names the first setting that cannot be built.
-    pub fn init(&self, seed: u64, device: &Device) -> Result<LanguageModel, ModelError> {
+    pub fn validate(&self) -> Result<(), ModelError> {
         if self.pattern.is_empty() {
             return Err(ModelError::TooSmall {
                 name: "pattern (number of mixers)",
@@ -66,6 +66,22 @@ impl ModelConfig {
                 least: 1,
             });
         }
+        self.backbone.validate()?;
+        for mixer in &self.pattern {
+            match mixer {
+                MixerKind::Attention => self.attention.validate(&self.backbone)?,
+                MixerKind::Bk => self.bk.validate()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds the model with weights drawn from `seed`: the same on every device and in every process.
+    ///
+    /// # Errors
+    /// Those of [`ModelConfig::validate`].
+    pub fn init(&self, seed: u64, device: &Device) -> Result<LanguageModel, ModelError> {
+        self.validate()?;
         let mixer = |layer: usize, rng: &mut InitRng| match self.mixer(layer) {
             MixerKind::Attention => {
                 let mixer = self.attention.init(&self.backbone, rng, device)?;

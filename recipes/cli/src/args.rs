@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
+use kiln_text::TokenizerConfig;
 
 /// Train, evaluate and sample efficient sequence models.
 #[derive(Debug, Parser)]
@@ -40,7 +41,12 @@ pub struct Compute {
     #[arg(long, default_value = "flex", value_name = "NAME")]
     pub backend: String,
     /// Number of the device
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
     pub device: usize,
 }
 
@@ -114,13 +120,18 @@ pub struct Generate {
     #[arg(long, default_value_t = 300)]
     pub tokens: usize,
     /// Divides the scores; 0 takes the likeliest token every time
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Draw from the likeliest K tokens only; 0 is all
     #[arg(long, default_value_t = 0, value_name = "K")]
     pub top_k: usize,
     /// Draw from the likeliest tokens that together reach this probability; 1 is all
-    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    #[arg(
+        long,
+        default_value_t = 0.95,
+        value_name = "P",
+        allow_negative_numbers = true
+    )]
     pub top_p: f64,
     /// Seed of the draws
     #[arg(long, default_value_t = 1)]
@@ -140,7 +151,7 @@ pub enum Data {
         name: String,
         /// Tokenizer: bytes, chars, bpe:VOCAB or file:PATH
         #[arg(long, default_value = "bytes")]
-        tokenizer: String,
+        tokenizer: TokenizerConfig,
         /// Most bytes of source text
         #[arg(long)]
         max_bytes: Option<u64>,

@@ -217,6 +217,18 @@ fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
         max_bytes: trained_on.max_bytes,
     };
     let prepared = prepare_data(&config, &place::data(&args.folders))?;
+    let manifest = &prepared.manifest;
+    let trained = &run.config;
+    if manifest.corpus == trained.corpus && manifest.corpus_hash.to_string() != trained.corpus_hash
+    {
+        writeln!(
+            io::stderr(),
+            "note: `{}` is not the text this run was trained on any more ({} then, {} now); its splits may overlap with the training text",
+            trained.corpus,
+            trained.corpus_hash,
+            manifest.corpus_hash
+        )?;
+    }
     let store = match args.split.as_str() {
         "train" => prepared.train,
         "validation" => prepared.validation,
@@ -304,7 +316,7 @@ fn data(command: Data) -> Result<ExitCode, CommandError> {
             let defaults = DataConfig::default();
             let config = DataConfig {
                 name,
-                tokenizer: parse_tokenizer(&tokenizer)?,
+                tokenizer,
                 max_bytes: max_bytes.unwrap_or(defaults.max_bytes),
             };
             let prepared = prepare_data(&config, &place::data(&folders))?;
@@ -345,21 +357,6 @@ fn data(command: Data) -> Result<ExitCode, CommandError> {
 
 fn import(name: &str, path: &Path, folders: &Folders) -> Result<PathBuf, CommandError> {
     Ok(kiln_text::import(name, path, &place::data(folders)).map_err(TrainError::from)?)
-}
-
-/// `bytes`, `chars`, `bpe:VOCAB` or `file:PATH`.
-fn parse_tokenizer(text: &str) -> Result<TokenizerConfig, CommandError> {
-    match text.split_once(':') {
-        None if text == "bytes" => Ok(TokenizerConfig::Bytes),
-        None if text == "chars" => Ok(TokenizerConfig::Chars),
-        Some(("bpe", vocab)) if vocab.parse::<u32>().is_ok() => Ok(TokenizerConfig::Bpe {
-            vocab_size: vocab.parse().unwrap_or_default(),
-        }),
-        Some(("file", path)) if !path.is_empty() => Ok(TokenizerConfig::File { path: path.into() }),
-        _ => Err(CommandError::Usage(format!(
-            "no tokenizer `{text}`; write bytes, chars, bpe:4096 or file:tokenizer.json"
-        ))),
-    }
 }
 
 fn doctor() -> Result<ExitCode, CommandError> {

@@ -11,6 +11,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Tensors on the CPU come and go by the hundred in a step. The system's allocator hands large ones back to the kernel at
+/// once, which then clears every page anew; this one keeps them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match commands::run(args::Args::parse()) {
         Ok(code) => code,

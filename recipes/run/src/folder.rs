@@ -79,6 +79,17 @@ impl RunFolder {
         Self::ready(path, lock)
     }
 
+    /// Checks that [`create`](Self::create) would find the folder free, without making it.
+    ///
+    /// # Errors
+    /// It exists and is not empty, or cannot be read.
+    pub fn check_free(path: &Path) -> Result<(), FolderError> {
+        match path.exists() && !is_empty(path)? {
+            true => Err(FolderError::NotEmpty { path: path.into() }),
+            false => Ok(()),
+        }
+    }
+
     /// Locks the folder of an earlier run to continue it, and cleans up what a killed process left
     /// unfinished.
     ///

@@ -72,7 +72,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A measure in four digits, in scientific form below 0.001 and from a million on: `1.482`,
+/// A measure in four digits (three below one), in scientific form below 0.001 and from a million on: `1.482`,
 /// `12.35`, `3.00e-4`.
 pub fn number(value: f64) -> String {
     let size = value.abs();
@@ -89,8 +89,14 @@ pub fn number(value: f64) -> String {
     } else if !(1e-3..999_999.5).contains(&size) {
         format!("{value:.2e}")
     } else {
-        let digits = size.log10().floor() as i32 + 1;
-        format!("{value:.*}", (4 - digits.max(1)).max(0) as usize)
+        // Four digits from one on, three below, so that a learning rate of 0.0024 is not shown as 0.002.
+        let magnitude = size.log10().floor() as i32;
+        let decimals = if magnitude >= 0 {
+            3 - magnitude
+        } else {
+            2 - magnitude
+        };
+        format!("{value:.*}", decimals.max(0) as usize)
     }
 }
 
@@ -196,7 +202,7 @@ mod tests {
         for (value, text) in [
             (1.482_3, "1.482"),
             (12.345, "12.35"),
-            (0.0123, "0.012"),
+            (0.0123, "0.0123"),
             (3e-4, "3.00e-4"),
             (65_536.0, "65536"),
             (2e6, "2.00e6"),

@@ -25,6 +25,7 @@ pub enum Backend {
 }
 
 /// A device that answered.
+#[derive(Debug)]
 pub struct OpenDevice {
     /// The device, without autodiff.
     pub device: Device,

@@ -70,7 +70,7 @@ pub enum TrainError {
     },
     /// Loss or gradient stopped being finite.
     #[error(
-        "step {step}: {what} was not finite {times} steps in a row; the last good checkpoint is kept. Try a smaller `optimizer.learning_rate` or `optimizer.clip_norm`, or raise `train.max_skipped` (now {times})"
+        "step {step}: {what} was not finite {times} steps in a row; the last good checkpoint is kept. Try a smaller `optimizer.learning_rate` or `optimizer.clip_norm`, or raise `train.max_skipped` (now {allowed})"
     )]
     NonFinite {
         /// The step that gave up.
@@ -79,6 +79,8 @@ pub enum TrainError {
         what: &'static str,
         /// How many steps in a row.
         times: u32,
+        /// How many the recipe allows.
+        allowed: u32,
     },
     /// The chosen backend cannot be had.
     #[error(transparent)]

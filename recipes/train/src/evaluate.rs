@@ -8,7 +8,6 @@ use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::loss::{DeviceBatch, token_nats};
-use crate::objective::mix;
 use crate::recipe::Objective;
 
 /// Sum of losses over tokens.
@@ -78,7 +77,8 @@ impl Evaluator<'_> {
         [batch, seq, batches]: [usize; 3],
         seed: u64,
     ) -> Result<Score, TrainError> {
-        self.sweep(model, store, Order::Crops, [batch, seq, batches], seed)
+        let windows = batch.saturating_mul(batches);
+        self.sweep(model, store, Order::Crops, [batch, seq, windows], seed)
     }
 
     /// Every token of a split once, in windows of `seq`; at most `windows` windows if that is not 0.
@@ -93,11 +93,8 @@ impl Evaluator<'_> {
         store: &Arc<TokenStore>,
         [batch, seq, windows]: [usize; 3],
     ) -> Result<Score, TrainError> {
-        let batches = match windows {
-            0 => usize::MAX,
-            windows => windows.div_ceil(batch),
-        };
-        self.sweep(model, store, Order::Sequential, [batch, seq, batches], 0)
+        let windows = if windows == 0 { usize::MAX } else { windows };
+        self.sweep(model, store, Order::Sequential, [batch, seq, windows], 0)
     }
 
     fn sweep(
@@ -105,7 +102,7 @@ impl Evaluator<'_> {
         model: &LanguageModel,
         store: &Arc<TokenStore>,
         order: Order,
-        [batch, seq, batches]: [usize; 3],
+        [batch, seq, windows]: [usize; 3],
         seed: u64,
     ) -> Result<Score, TrainError> {
         let config = LoaderConfig {
@@ -116,13 +113,14 @@ impl Evaluator<'_> {
         };
         let mut loader = Loader::new(Arc::clone(store), config)?;
         let mut score = Score::default();
-        for index in 0..batches {
-            let Some(next) = loader.next_batch() else {
+        for first in (0..windows).step_by(batch) {
+            let Some(mut next) = loader.next_batch() else {
                 break;
             };
-            let next = self
-                .objective
-                .apply(next, self.vocab, mix(&[seed, index as u64]));
+            // Lanes beyond the last window do not count, so that the result does not depend on the batch.
+            let counted = (windows - first).min(batch) * seq;
+            next.mask[counted..].fill(false);
+            let next = self.objective.apply(next, self.vocab, seed, first as u64);
             score.add(self.batch(model, &next)?);
         }
         Ok(score)

@@ -90,13 +90,17 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
                 .sync_all()
         })
         .map_err(FileError::io("write", &temporary))?;
+    let weights = state::hash_file(&temporary)?;
     std::fs::rename(&temporary, &path).map_err(FileError::io("put in place", &path))?;
     let config = RunConfig {
         version: RUN_CONFIG_VERSION,
         model: setup.resolved.model.clone(),
         objective: setup.resolved.recipe.value.objective,
         seq: setup.resolved.seq,
+        corpus: setup.data.manifest.corpus.clone(),
+        corpus_hash: setup.data.manifest.corpus_hash.to_string(),
         tokenizer: setup.data.tokenizer.hash().to_string(),
+        weights,
     };
     atomic_write(&setup.folder.config(), |out| {
         serde_json::to_writer_pretty(&mut *out, &config).map_err(std::io::Error::from)

@@ -71,7 +71,7 @@ impl Log {
             tokens_per_s: rate_tokens,
             ..progress.clone()
         });
-        if position.step % self.every == 0 {
+        if position.step.is_multiple_of(self.every) {
             let mut values = BTreeMap::from([
                 ("loss".into(), loss),
                 ("learning_rate".into(), rate),

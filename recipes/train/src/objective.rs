@@ -7,39 +7,44 @@ use rand_chacha::ChaCha8Rng;
 use crate::recipe::{Objective, ObjectiveKind};
 
 impl Objective {
-    /// The batch as the model shall see it; `seed` chooses the masked tokens and `vocab` includes the mask token, its last id.
+    /// The batch as the model shall see it; `vocab` includes the mask token, its last id.
     ///
     /// Next-token batches pass unchanged. Masked-token batches predict the token at the same position, where it was
-    /// replaced by the mask token; at least one token a batch is.
-    pub fn apply(&self, batch: TokenBatch, vocab: usize, seed: u64) -> TokenBatch {
+    /// replaced by the mask token; at least one token a lane is. Which ones follows from `seed` and the number of the lane,
+    /// counted from `first_lane`: so it does not depend on how lanes are put into batches.
+    pub fn apply(&self, batch: TokenBatch, vocab: usize, seed: u64, first_lane: u64) -> TokenBatch {
         match self.kind {
             ObjectiveKind::NextToken => batch,
             ObjectiveKind::MaskedToken => {
-                mask_tokens(batch, (vocab - 1) as u32, self.mask_ratio.0, seed)
+                let mask_token = (vocab - 1) as u32;
+                mask_tokens(batch, mask_token, self.mask_ratio.0, [seed, first_lane])
             }
         }
     }
 }
 
-fn mask_tokens(mut batch: TokenBatch, mask_token: u32, ratio: f64, seed: u64) -> TokenBatch {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+fn mask_tokens(
+    mut batch: TokenBatch,
+    mask_token: u32,
+    ratio: f64,
+    [seed, first_lane]: [u64; 2],
+) -> TokenBatch {
     batch.targets.clone_from(&batch.inputs);
-    let mut chosen: Vec<bool> = batch
-        .mask
-        .iter()
-        .map(|&real| real && rng.random::<f64>() < ratio)
-        .collect();
-    if !chosen.contains(&true) {
-        if let Some(first) = batch.mask.iter().position(|&real| real) {
-            chosen[first] = true;
+    for (number, lane) in (first_lane..).zip(batch.mask.chunks_mut(batch.seq)) {
+        let mut rng = ChaCha8Rng::seed_from_u64(mix(&[seed, number]));
+        let first = lane.iter().position(|&real| real);
+        for counts in lane.iter_mut() {
+            *counts = *counts && rng.random::<f64>() < ratio;
+        }
+        if let Some(first) = first.filter(|_| !lane.contains(&true)) {
+            lane[first] = true;
         }
     }
-    for (input, &hidden) in batch.inputs.iter_mut().zip(&chosen) {
+    for (input, &hidden) in batch.inputs.iter_mut().zip(&batch.mask) {
         if hidden {
             *input = mask_token;
         }
     }
-    batch.mask = chosen;
     batch
 }
 
@@ -74,7 +79,7 @@ mod tests {
             kind: ObjectiveKind::MaskedToken,
             mask_ratio: MaskRatio(0.3),
         };
-        let masked = objective.apply(batch(), 1001, 5);
+        let masked = objective.apply(batch(), 1001, 5, 0);
         assert_eq!(masked.targets, (0..100).collect::<Vec<_>>());
         for i in 0..100 {
             assert_eq!(masked.inputs[i] == 1000, masked.mask[i], "position {i}");
@@ -89,19 +94,14 @@ mod tests {
             mask_ratio: MaskRatio(1e-9),
             ..objective
         };
-        assert_eq!(
-            none.apply(batch(), 1001, 5)
-                .mask
-                .iter()
-                .filter(|&&chosen| chosen)
-                .count(),
-            1
-        );
+        let least = none.apply(batch(), 1001, 5, 0).mask;
+        let chosen = least.iter().filter(|&&chosen| chosen).count();
+        assert_eq!(chosen, 2, "one of each lane");
     }
 
     #[test]
     fn next_token_batches_pass() {
-        let passed = Objective::default().apply(batch(), 1000, 5);
+        let passed = Objective::default().apply(batch(), 1000, 5, 0);
         assert_eq!(
             (passed.inputs, passed.targets),
             (batch().inputs, batch().targets)

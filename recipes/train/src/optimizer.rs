@@ -6,8 +6,9 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamWConfig, AdjustLrFn, GradientsParams, ModuleOptimizer, MuonConfig};
+use burn::optim::{AdjustLrFn, GradientsParams, ModuleOptimizer, MuonConfig};
 use burn::tensor::Tensor;
+use kiln_fused::{AdamW, square_sum};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the optimizer.
@@ -56,17 +57,15 @@ impl OptimizerConfig {
     pub fn init<M: Module>(&self, model: &M) -> ModuleOptimizer {
         let mut groups = Groups::default();
         model.visit(&mut groups);
-        let adamw = |decay: f64| {
-            AdamWConfig::new()
-                .with_beta_1(self.betas[0] as f32)
-                .with_beta_2(self.betas[1] as f32)
-                .with_epsilon(self.epsilon as f32)
-                .with_weight_decay(decay as f32)
+        let adamw = |weight_decay: f64| AdamW {
+            betas: self.betas,
+            epsilon: self.epsilon,
+            weight_decay,
         };
         // The last matching group wins, so exceptions follow the rule.
-        let optimizer = adamw(self.weight_decay).init().with_group(
+        let optimizer = ModuleOptimizer::from(adamw(self.weight_decay)).with_group(
             ParamGroup::from_ids(groups.undecayed),
-            adamw(0.0).build(),
+            adamw(0.0),
             None,
         );
         match self.kind {
@@ -134,7 +133,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push((grad.clone() * grad).sum());
+            self.sums.push(square_sum(grad));
         }
     }
 }

@@ -192,6 +192,23 @@ impl TrainRecipe {
                 "one of `train.steps` and `train.tokens` must say how long to train",
             ));
         }
+        if let TokenizerConfig::Bpe {
+            vocab_size: size @ 0..256,
+        } = self.data.tokenizer
+        {
+            return Err(TrainError::setting(
+                "data.tokenizer",
+                format!("bpe:{size}"),
+                "a byte-level vocabulary has at least the 256 bytes: write bpe:256 or more",
+            ));
+        }
+        if train.order == Order::Sequential {
+            return Err(TrainError::setting(
+                "train.order",
+                "sequential",
+                "training needs an order without end: crops or shuffled",
+            ));
+        }
         let real = [
             ("train.max_seconds", train.max_seconds, 0.0, f64::MAX),
             (
@@ -244,7 +261,10 @@ impl TrainRecipe {
                 return Err(TrainError::setting(
                     key,
                     value,
-                    format!("must lie in [{low:e}, {high:e}]"),
+                    match high {
+                        f64::MAX => format!("must be at least {low:e}"),
+                        _ => format!("must lie in [{low:e}, {high:e}]"),
+                    },
                 ));
             }
         }
@@ -306,7 +326,7 @@ fn model(recipe: &Recipe<TrainRecipe>, tokenizer_vocab: usize) -> Result<ModelCo
         };
         return Err(TrainError::setting("objective.kind", given, why));
     }
-    config.backbone.validate()?;
+    config.validate()?;
     Ok(config)
 }
 

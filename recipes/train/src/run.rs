@@ -10,7 +10,7 @@ use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::recipe::{Resolved, TrainRecipe};
-use crate::state::{RUN_CONFIG_VERSION, RunConfig, load_model};
+use crate::state::{RUN_CONFIG_VERSION, RunConfig, hash_file, load_model};
 
 /// Model, tokenizer and configuration of a run folder.
 pub struct Run {
@@ -62,6 +62,15 @@ impl Run {
             return Err(bad(folder.tokenizer(), why));
         }
         let model = load_model(&config.model, &folder.model(), device)?.valid();
+        let weights = folder.model();
+        let found = hash_file(&weights)?;
+        if found != config.weights {
+            let why = format!(
+                "its sha256 is {found}, but config.json says {}; it is damaged or of another run: put the right file back, or train again",
+                config.weights
+            );
+            return Err(bad(weights, why));
+        }
         Ok(Self {
             folder,
             config,

@@ -40,14 +40,18 @@ impl Default for ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// Rate of step `step` (the first is 0), as a fraction of the peak; `progress` in 0..=1 is the share of the run done.
+    /// Rate of step `step` (the first is 0) of `steps`, as a fraction of the peak; `time` in 0..=1 is the share of the run's
+    /// time limit that has passed, 0 if it has none.
     ///
-    /// Warm-up counts steps; the rest goes by `progress`, so that a run bounded by time decays within its time.
-    pub fn fraction(&self, step: u64, progress: f64) -> f64 {
+    /// The decay runs over the steps after the warm-up, or over time where that is further, so that a run bounded by time
+    /// decays within its time.
+    pub fn fraction(&self, step: u64, steps: u64, time: f64) -> f64 {
         if step < self.warmup_steps {
             return (step + 1) as f64 / self.warmup_steps as f64;
         }
-        let progress = progress.clamp(0.0, 1.0);
+        let decaying = steps.saturating_sub(self.warmup_steps).max(1);
+        let by_steps = (step - self.warmup_steps) as f64 / decaying as f64;
+        let progress = by_steps.max(time).clamp(0.0, 1.0);
         let high = match self.kind {
             ScheduleKind::Constant => 1.0,
             ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
@@ -73,8 +77,9 @@ mod tests {
     #[test]
     fn warmup_reaches_the_peak_and_starts_above_zero() {
         let cosine = of(ScheduleKind::Cosine);
-        assert_eq!(cosine.fraction(0, 0.0), 0.1);
-        assert_eq!(cosine.fraction(9, 0.0), 1.0);
+        assert_eq!(cosine.fraction(0, 110, 0.0), 0.1);
+        assert_eq!(cosine.fraction(9, 110, 0.0), 1.0);
+        assert_eq!(cosine.fraction(10, 110, 0.0), 1.0);
     }
 
     #[test]
@@ -85,12 +90,22 @@ mod tests {
             (ScheduleKind::Constant, 1.0, 1.0),
         ] {
             let schedule = of(kind);
+            let half_way = schedule.fraction(60, 110, 0.0);
+            assert!((half_way - half).abs() < 1e-12, "{kind:?}");
             assert!(
-                (schedule.fraction(50, 0.5) - half).abs() < 1e-12,
+                (schedule.fraction(110, 110, 0.0) - end).abs() < 1e-12,
                 "{kind:?}"
             );
-            assert!((schedule.fraction(99, 1.0) - end).abs() < 1e-12, "{kind:?}");
+            // Half of the time gone counts as half of the steps.
+            assert_eq!(schedule.fraction(10, 110, 0.5), half_way, "{kind:?}");
         }
-        assert!((of(ScheduleKind::Wsd).fraction(80, 0.875) - 0.55).abs() < 1e-12);
+        let late = of(ScheduleKind::Wsd).fraction(10 + 875, 1010, 0.0);
+        assert!((late - 0.55).abs() < 1e-12, "{late}");
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_warmup_only_warms_up() {
+        assert_eq!(of(ScheduleKind::Cosine).fraction(4, 5, 0.0), 0.5);
+        assert_eq!(of(ScheduleKind::Cosine).fraction(10, 5, 0.0), 1.0);
     }
 }

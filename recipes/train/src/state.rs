@@ -5,10 +5,10 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn::store::{ModuleSnapshot, SafetensorsStore};
+use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
-use kiln_run::{Checkpoint, CheckpointStore};
-use kiln_text::LoaderState;
+use kiln_run::{Checkpoint, CheckpointStore, FileError};
+use kiln_text::{Hash, LoaderState};
 use kiln_zoo::{LanguageModel, ModelConfig};
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +49,14 @@ pub struct RunConfig {
     pub objective: Objective,
     /// Tokens of a training sequence.
     pub seq: usize,
+    /// Corpus the model was trained on.
+    pub corpus: String,
+    /// SHA-256 of that corpus: `rust-deps` changes with every `Cargo.lock`.
+    pub corpus_hash: String,
     /// SHA-256 of the tokenizer the model was trained with.
     pub tokenizer: String,
+    /// SHA-256 of `model.safetensors`: the format has no checksum, and a flipped bit would be a strange loss.
+    pub weights: String,
 }
 
 /// Layout version of [`RunConfig`].
@@ -61,10 +67,28 @@ pub const RUN_CONFIG_VERSION: u32 = 1;
 /// # Errors
 /// An io error that names nothing: callers add the path.
 pub fn save_model(model: &LanguageModel, path: &Path) -> io::Result<()> {
+    // One entry of metadata: with more of them, their order in the file is random, and equal models differ in bytes.
     let mut store = SafetensorsStore::from_file(path)
         .overwrite(true)
-        .skip_enum_variants(true);
-    model.save_into(&mut store).map_err(io::Error::other)
+        .skip_enum_variants(true)
+        .clear_metadata()
+        .metadata("producer", "kiln");
+    model.save_into(&mut store).map_err(|error| {
+        // Burn's error type does not name its source.
+        let below = match &error {
+            SafetensorsStoreError::Safetensors(error) => system_error(error),
+            SafetensorsStoreError::Io(error) => system_error(error),
+            _ => None,
+        };
+        below.unwrap_or_else(|| io::Error::other(error))
+    })
+}
+
+/// The system's error below a library's: a full disk is to be told as one, with what helps against it.
+fn system_error(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+        .map(io::Error::from_raw_os_error)
 }
 
 /// Builds the model of `config` and fills it with weights, every tensor of which must be there with its shape, and no other.
@@ -118,6 +142,13 @@ pub fn load_model(
     Ok(model)
 }
 
+/// SHA-256 of a file, as [`RunConfig::weights`] holds it.
+pub(crate) fn hash_file(path: &Path) -> Result<String, FileError> {
+    let read = || Hash::of_reader(std::fs::File::open(path)?);
+    let (hash, _) = read().map_err(FileError::io("read", path))?;
+    Ok(hash.to_string())
+}
+
 /// Writes a checkpoint; readers see all of it or none.
 ///
 /// # Errors
@@ -169,7 +200,7 @@ pub fn load_checkpoint(
     };
     let model = load_model(config, &checkpoint.file(MODEL)?, device)?;
     let path = checkpoint.file(OPTIMIZER)?;
-    let bytes = std::fs::read(&path).map_err(kiln_run::FileError::io("read", &path))?;
+    let bytes = std::fs::read(&path).map_err(FileError::io("read", &path))?;
     let optimizer = optimizer
         .from_bytes(burn::tensor::Bytes::from_bytes_vec(bytes))
         .map_err(|error| {
@@ -179,7 +210,7 @@ pub fn load_checkpoint(
             )
         })?;
     let path = checkpoint.file(POSITION)?;
-    let text = std::fs::read(&path).map_err(kiln_run::FileError::io("read", &path))?;
+    let text = std::fs::read(&path).map_err(FileError::io("read", &path))?;
     let position = serde_json::from_slice(&text)
         .map_err(|error| bad(&path, format!("it is no position of a run: {error}")))?;
     Ok(Restored {

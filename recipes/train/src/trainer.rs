@@ -137,12 +137,17 @@ pub(crate) struct Setup {
 /// Any of [`TrainError`]; what was checkpointed before stays usable.
 pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     request.recipe.value.validate()?;
+    if !request.resume {
+        // Before the data is prepared, which can take minutes.
+        RunFolder::check_free(&request.out)?;
+    }
     let mut view = View::new(0, request.view);
     let prepared = prepare(&request.recipe.value.data, request.data, &mut |progress| {
         crate::log::show_preparation(&mut view, &progress);
     })?;
     let vocab = prepared.tokenizer.vocab_size() as usize;
     let resolved = Resolved::new(request.recipe, vocab)?;
+    check_splits(&prepared, resolved.seq)?;
     let folder = match request.resume {
         true => RunFolder::resume(&request.out)?,
         false => RunFolder::create(&request.out)?,
@@ -166,6 +171,26 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         started: Instant::now(),
     }
     .run(learner)
+}
+
+/// Refuses before the first step what would otherwise end the run at its first evaluation or its final sweep.
+fn check_splits(prepared: &Prepared, seq: usize) -> Result<(), TrainError> {
+    let splits = [
+        ("train", Some(&prepared.train)),
+        ("validation", Some(&prepared.validation)),
+        ("test", prepared.test.as_ref()),
+    ];
+    for (name, store) in splits {
+        let tokens = store.map_or(u64::MAX, TokenStore::len);
+        if tokens <= seq as u64 {
+            let needed = seq + 1;
+            let why = format!(
+                "the {name} split has {tokens} tokens, and one window needs {needed}: use more text or a shorter seq"
+            );
+            return Err(TrainError::setting("train.seq", seq, why));
+        }
+    }
+    Ok(())
 }
 
 impl Setup {
@@ -227,14 +252,33 @@ impl Setup {
             view.message("no checkpoint was written yet: starting from step 0");
             return Ok((Learner { model, optimizer }, fresh));
         };
-        let restored =
+        let mut restored =
             state::load_checkpoint(&checkpoint, &self.resolved.model, optimizer, &training)?;
+        self.reconcile_best(&mut restored.position)?;
         view.message(&format!("resuming after step {}", restored.position.step));
         let learner = Learner {
             model: restored.model,
             optimizer: restored.optimizer,
         };
         Ok((learner, restored.position))
+    }
+
+    /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the
+    /// best leaves the older name; a best whose folder is gone must not win comparisons with nothing to show for it.
+    fn reconcile_best(&self, position: &mut Position) -> Result<(), TrainError> {
+        let named = self.checkpoints.best()?;
+        match (position.best, named) {
+            (Some(value), Some(best)) if best.value <= value => position.best = Some(best.value),
+            // It was found by the evaluation just before this checkpoint.
+            (Some(value), _) if position.evals_since_best == 0 => {
+                self.checkpoints.set_best(position.step, value)?;
+            }
+            (_, best) => {
+                position.best = best.map(|best| best.value);
+                position.evals_since_best = 0;
+            }
+        }
+        Ok(())
     }
 
     fn loader(&self) -> Result<Loader, TrainError> {
@@ -275,7 +319,7 @@ impl Loop<'_> {
         let (recipe, steps) = (setup.recipe(), setup.resolved.steps);
         let (train, training) = (&recipe.train, setup.device.clone().autodiff());
         let mut loader = setup.loader()?;
-        loader.restore(self.position.loader.clone())?;
+        loader.restore(self.position.loader)?;
         let mut batches = Prefetcher::new(loader, PREFETCH);
         let before = self.position.elapsed_s;
         let mut skipped_in_a_row = 0;
@@ -288,8 +332,8 @@ impl Loop<'_> {
             setup
                 .device
                 .seed(mix(&[recipe.seed, stream::DROPOUT, step]));
-            let rate =
-                recipe.optimizer.learning_rate * recipe.schedule.fraction(step, self.share(steps));
+            let decay = recipe.schedule.fraction(step, steps, self.share_of_time());
+            let rate = recipe.optimizer.learning_rate * decay;
             let clip = recipe.optimizer.clip_norm;
             let began = Instant::now();
             let update;
@@ -306,15 +350,16 @@ impl Loop<'_> {
                 self.progress(steps),
             )?;
             let at = self.position.step;
-            if at % train.eval_every == 0 || at == steps {
-                if self.evaluate(&learner)? {
-                    saved = self.save(&learner)?;
-                    let best = self.position.best.unwrap_or(f64::MAX);
-                    setup.checkpoints.set_best(at, best)?;
-                }
-            }
             stop = self.why_stop(steps);
-            let due = at % train.checkpoint_every == 0 || stop.is_some();
+            // The last weights are the most decayed ones: they are scored however the run ends, unless someone waits.
+            let last = stop.is_some_and(|stop| stop != Stop::Interrupted);
+            if (last || at.is_multiple_of(train.eval_every)) && self.evaluate(&learner)? {
+                saved = self.save(&learner)?;
+                let best = self.position.best.unwrap_or(f64::MAX);
+                setup.checkpoints.set_best(at, best)?;
+            }
+            stop = stop.or_else(|| self.why_stop(steps));
+            let due = at.is_multiple_of(train.checkpoint_every) || stop.is_some();
             if due && saved != at {
                 saved = self.save(&learner)?;
             }
@@ -360,7 +405,7 @@ impl Loop<'_> {
                 })?;
                 self.position.loader = after;
                 let seed = mix(&[recipe.seed, stream::MASK, step, micro as u64]);
-                Ok(recipe.objective.apply(batch, vocab, seed))
+                Ok(recipe.objective.apply(batch, vocab, seed, 0))
             })
             .collect()
     }
@@ -372,25 +417,33 @@ impl Loop<'_> {
         self.position.skipped += 1;
         let times = in_a_row + 1;
         let step = self.position.step;
-        self.log.event(
-            &self.position,
-            &format!("step {step} skipped: {what} was not finite"),
-        )?;
-        match times > self.setup.recipe().train.max_skipped {
-            true => Err(TrainError::NonFinite { step, what, times }),
+        let text = format!("step {step} skipped: {what} was not finite");
+        self.log.message(&text);
+        self.log.event(&self.position, &text)?;
+        let allowed = self.setup.recipe().train.max_skipped;
+        match times > allowed {
+            true => Err(TrainError::NonFinite {
+                step,
+                what,
+                times,
+                allowed,
+            }),
             false => Ok(times),
         }
     }
 
     /// Share of the run done: by steps, or by time if that is further.
     fn share(&self, steps: u64) -> f64 {
-        let limit = self.setup.recipe().train.max_seconds;
-        let by_time = if limit > 0.0 {
-            self.position.elapsed_s / limit
-        } else {
-            0.0
-        };
-        by_time.max(self.position.step as f64 / steps as f64)
+        self.share_of_time()
+            .max(self.position.step as f64 / steps as f64)
+    }
+
+    /// Share of `train.max_seconds` that has passed; 0 without a limit.
+    fn share_of_time(&self) -> f64 {
+        match self.setup.recipe().train.max_seconds {
+            0.0 => 0.0,
+            limit => self.position.elapsed_s / limit,
+        }
     }
 
     fn progress(&self, steps: u64) -> Progress {

@@ -1,0 +1,51 @@
+//! Fused training operations: what a Transformer step on a CPU spends its time in, each as one pass.
+//!
+//! Composed from plain tensor operations a training step allocates, fills and reads back some hundred intermediate
+//! tensors, which costs more than its matrix products. Each function here is one node of the autodiff graph, keeps for
+//! backward only its inputs, and recomputes the rest.
+//!
+//! ```text
+//!                      equation                                       kept for backward
+//! linear               y = x W + b                                    x, W
+//! gelu                 y = x Phi(x)                                   x
+//! swiglu               y = silu(gate) up                              gate, up
+//! rms_norm             y = gamma x / sqrt(mean x^2 + e)               x, gamma
+//! layer_norm           y = gamma (x - mean) / sqrt(var + e) + beta    x, gamma
+//! rotate               pairs of queries and keys turned by position   cos, sin
+//! causal_attention     y_i = sum_{j<=i} softmax_j(q_i k_j) v_j        packed q, k, v
+//! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets
+//! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
+//! ```
+//!
+//! # Where it runs
+//! On Flex in `f32`, with the Cargo feature `flex`. Every other backend and element type runs the equations in
+//! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself.
+//!
+//! # Promises of the Flex kernels
+//! - A row of the output depends on that row of the input only, bit for bit; for attention, on it and the rows before.
+//! - Results are the same on every run and for every number of threads: work is cut into pieces whose size follows from
+//!   the shapes alone, and sums over pieces are added in order.
+//! - Elementary functions are within 1e-6 of the exact value, relative to it (see the tests for the exact statements).
+//!
+//! Gradients are first order: a backward pass cannot be differentiated again.
+
+mod autodiff;
+#[cfg_attr(
+    not(feature = "flex"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod backend;
+#[cfg(feature = "flex")]
+mod flex;
+mod ops;
+mod optimizer;
+pub mod reference;
+
+pub use backend::{FusedAdjoint, FusedBackend};
+pub use ops::{
+    causal_attention, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate, square_sum, swiglu,
+};
+pub use optimizer::AdamW;

@@ -1,0 +1,248 @@
+//! The public functions: check shapes, then hand Flex tensors to their kernels and all others to the equations.
+
+use burn::{
+    backend::Dispatch,
+    tensor::{Int, Tensor, assert_shape},
+};
+
+use crate::{backend::FusedBackend, reference};
+
+/// Whether the kernels take this tensor.
+pub(crate) fn fused<const D: usize>(x: &Tensor<D>) -> bool {
+    #[cfg(feature = "flex")]
+    {
+        x.dtype() == burn::tensor::DType::F32
+            && matches!(
+                x.device().inner().as_dispatch(),
+                burn::backend::DispatchDevice::Flex(_)
+            )
+    }
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = x;
+        false
+    }
+}
+
+/// A linear layer, `x W + b`: one product over all rows, without copies for transposed operands.
+///
+/// # Shapes
+/// - x `[.., d_in]`, weight `[d_in, d_out]` in any layout, bias `[d_out]`; output `[.., d_out]`
+///
+/// # Cost
+/// `2 rows d_in d_out` operations forward, twice that backward.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let [d_in, d_out] = weight.dims();
+    assert_shape!(x, [.., d_in]);
+    if !fused(&x) {
+        return reference::linear(x, weight, bias);
+    }
+    let y = Tensor::from_dispatch(Dispatch::fused_linear(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+    ));
+    match bias {
+        Some(bias) => {
+            assert_shape!(bias, [d_out]);
+            y + bias.unsqueeze()
+        }
+        None => y,
+    }
+}
+
+/// The Gaussian error linear unit, `x Phi(x)` (arXiv 1606.08415), exact form.
+///
+/// # Shapes
+/// - any; output as x
+///
+/// # Cost
+/// About 40 operations an element forward, 45 backward; two and three tensors of memory traffic.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !fused(&x) {
+        return reference::gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::fused_gelu(x.into_dispatch()))
+}
+
+/// The gated unit of SwiGLU, `silu(gate) up` (arXiv 2002.05202).
+///
+/// # Shapes
+/// - gate and up alike; output as they
+///
+/// # Cost
+/// About 25 operations an element forward, 30 backward; three and five tensors of memory traffic.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    assert_eq!(gate.dims(), up.dims(), "swiglu: gate and up must be alike");
+    if !fused(&gate) {
+        return reference::swiglu(gate, up);
+    }
+    Tensor::from_dispatch(Dispatch::fused_swiglu(
+        gate.into_dispatch(),
+        up.into_dispatch(),
+    ))
+}
+
+/// RMSNorm, `gamma x / sqrt(mean(x^2) + epsilon)` over the last axis (arXiv 1910.07467).
+///
+/// # Shapes
+/// - x `[.., d_model]`, gamma `[d_model]`; output as x
+///
+/// # Cost
+/// About 5 operations an element forward, 12 backward; two and three tensors of memory traffic.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let [d_model] = gamma.dims();
+    assert_shape!(x, [.., d_model]);
+    if !fused(&x) {
+        return reference::rms_norm(x, gamma, epsilon);
+    }
+    norm(x, gamma, epsilon, false)
+}
+
+/// LayerNorm, `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis (arXiv 1607.06450).
+///
+/// # Shapes
+/// - x `[.., d_model]`, gamma and beta `[d_model]`; output as x
+///
+/// # Cost
+/// About 8 operations an element forward, 15 backward; two and three tensors of memory traffic.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Option<Tensor<1>>,
+    epsilon: f64,
+) -> Tensor<D> {
+    let [d_model] = gamma.dims();
+    assert_shape!(x, [.., d_model]);
+    if !fused(&x) {
+        return reference::layer_norm(x, gamma, beta, epsilon);
+    }
+    let y = norm(x, gamma, epsilon, true);
+    match beta {
+        Some(beta) => {
+            assert_shape!(beta, [d_model]);
+            y + beta.unsqueeze()
+        }
+        None => y,
+    }
+}
+
+fn norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64, centred: bool) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::fused_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        epsilon as f32,
+        centred,
+    ))
+}
+
+/// Rotary positions (arXiv 2104.09864) on packed projections: turns the pairs `(x_i, x_{i + d_head/2})` of queries and
+/// keys and leaves values as they are.
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`: all heads' queries, then keys, then values; `d_head` even
+/// - cos and sin `[seq, d_head / 2]`, constants; output as packed
+///
+/// # Cost
+/// 3 operations an element; two tensors of memory traffic, forward and backward.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn rotate(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -> Tensor<3> {
+    let [_, seq, width] = packed.dims();
+    let half = width / (6 * heads);
+    assert_eq!(
+        6 * heads * half,
+        width,
+        "rotate: the last axis must be 3 * heads * d_head with d_head even"
+    );
+    assert_shape!(cos, [seq, half]);
+    assert_shape!(sin, [seq, half]);
+    if !fused(&packed) {
+        return reference::rotate(packed, cos, sin, heads);
+    }
+    Tensor::from_dispatch(Dispatch::fused_rotate(
+        packed.into_dispatch(),
+        cos.into_dispatch(),
+        sin.into_dispatch(),
+        heads,
+    ))
+}
+
+/// Causal softmax attention, `y_i = sum_{j<=i} softmax_j(q_i . k_j / sqrt(d_head)) v_j` for each head by itself
+/// (arXiv 1706.03762), on the projections as the linear layer leaves them.
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`: all heads' queries, then keys, then values
+/// - output `[batch, seq, heads * d_head]`
+///
+/// # Cost
+/// `2 batch heads seq^2 d_head` operations forward (blocks wholly in the future are left out) and 2.5 times that
+/// backward; scratch of a block of queries by `seq` a thread, so nothing quadratic in seq.
+///
+/// # Panics
+/// If the last axis is not a multiple of `3 * heads`.
+pub fn causal_attention(packed: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [_, _, width] = packed.dims();
+    assert!(
+        heads > 0 && width % (3 * heads) == 0,
+        "causal_attention: the last axis, {width}, must be a multiple of 3 * heads = {}",
+        3 * heads
+    );
+    if !fused(&packed) {
+        return reference::causal_attention(packed, heads);
+    }
+    Tensor::from_dispatch(Dispatch::fused_attention(packed.into_dispatch(), heads))
+}
+
+/// Cross-entropy in nats, `log sum_j exp(logits_j) - logits_target` for each row.
+///
+/// # Shapes
+/// - logits `[tokens, vocab]`, targets `[tokens]` with ids below `vocab`; output `[tokens]`
+///
+/// # Cost
+/// About 20 operations a logit forward, 22 backward; one and two tensors of memory traffic.
+///
+/// # Panics
+/// If the shapes do not fit, and on Flex if a target is not below `vocab`.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [tokens, _] = logits.dims();
+    assert_shape!(targets, [tokens]);
+    if !fused(&logits) {
+        return reference::cross_entropy(logits, targets);
+    }
+    Tensor::from_dispatch(Dispatch::fused_cross_entropy(
+        logits.into_dispatch(),
+        targets.into_dispatch(),
+    ))
+}
+
+/// `sum x^2`, for the norm of a gradient; `x` is not tracked.
+///
+/// # Shapes
+/// - any; output `[1]`
+///
+/// # Cost
+/// 2 operations an element; one tensor of memory traffic.
+pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if fused(&x) && !x.device().is_autodiff() {
+        return crate::flex::square_sum(x);
+    }
+    reference::square_sum(x)
+}

@@ -1,0 +1,147 @@
+//! The equations in plain tensor operations. Everything else must equal them.
+
+use burn::tensor::{
+    Bool, Int, Tensor,
+    activation::{self, log_softmax, softmax},
+    module,
+};
+
+/// `x W + b`, each row by itself.
+///
+/// # Shapes
+/// - x `[.., d_in]`, weight `[d_in, d_out]`, bias `[d_out]`; output `[.., d_out]`
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    module::linear(x, weight, bias)
+}
+
+/// `x Phi(x)`, Phi the distribution function of the standard normal (arXiv 1606.08415).
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::gelu(x)
+}
+
+/// `silu(gate) up` (arXiv 2002.05202).
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    activation::silu(gate) * up
+}
+
+/// `gamma x / sqrt(mean(x^2) + epsilon)` over the last axis (arXiv 1910.07467).
+///
+/// # Shapes
+/// - x `[.., d_model]`, gamma `[d_model]`; output as x
+pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let rms = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt(); // [.., 1]
+    x / rms * gamma.unsqueeze()
+}
+
+/// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis (arXiv 1607.06450).
+///
+/// # Shapes
+/// - x `[.., d_model]`, gamma and beta `[d_model]`; output as x
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Option<Tensor<1>>,
+    epsilon: f64,
+) -> Tensor<D> {
+    let centred = x.clone() - x.mean_dim(D - 1);
+    let y = rms_norm(centred, gamma, epsilon);
+    match beta {
+        Some(beta) => y + beta.unsqueeze(),
+        None => y,
+    }
+}
+
+/// Queries, keys and values of packed projections, each `[batch, heads, seq, d_head]`.
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`: all heads' queries, then keys, then values
+pub fn unpack(packed: Tensor<3>, heads: usize) -> [Tensor<4>; 3] {
+    let [batch, seq, width] = packed.dims();
+    let d_head = width / (3 * heads);
+    [0, 1, 2].map(|part| {
+        packed
+            .clone()
+            .narrow(2, part * heads * d_head, heads * d_head)
+            .reshape([batch, seq, heads, d_head])
+            .swap_dims(1, 2) // [batch, heads, seq, d_head]
+    })
+}
+
+/// Turns the pairs `(x_i, x_{i + d_head/2})` of queries and keys by position (arXiv 2104.09864); values stay.
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`, cos and sin `[seq, d_head / 2]`; output as packed
+pub fn rotate(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -> Tensor<3> {
+    let [batch, seq, width] = packed.dims();
+    let half = width / (6 * heads);
+    let x = packed.reshape([batch, seq, 3 * heads, 2 * half]);
+    let turned = x.clone().narrow(2, 0, 2 * heads);
+    let first = turned.clone().narrow(3, 0, half); // [batch, seq, 2 * heads, d_head / 2]
+    let second = turned.narrow(3, half, half);
+    let cos = cos.reshape([1, seq, 1, half]);
+    let sin = sin.reshape([1, seq, 1, half]);
+    let turned = Tensor::cat(
+        vec![
+            first.clone() * cos.clone() - second.clone() * sin.clone(),
+            second * cos + first * sin,
+        ],
+        3,
+    );
+    let values = x.narrow(2, 2 * heads, heads);
+    Tensor::cat(vec![turned, values], 2).reshape([batch, seq, width])
+}
+
+/// `y_i = sum_{j<=i} softmax_j(q_i . k_j / sqrt(d_head)) v_j` for each head by itself (arXiv 1706.03762).
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`; output `[batch, seq, heads * d_head]`
+pub fn causal_attention(packed: Tensor<3>, heads: usize) -> Tensor<3> {
+    attention(unpack(packed, heads), 0, |weights| weights)
+}
+
+/// [`causal_attention`] where keys and values of `past` positions stand before the first query, with a map of the
+/// weights for dropout.
+///
+/// # Shapes
+/// - q `[batch, heads, seq, d_head]`, k and v `[batch, heads, past + seq, d_head]`
+/// - output `[batch, seq, heads * d_head]`
+pub fn attention(
+    [q, k, v]: [Tensor<4>; 3],
+    past: usize,
+    map_weights: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<3> {
+    let [batch, heads, seq, d_head] = q.dims();
+    let scale = (d_head as f64).powf(-0.5);
+    let mut scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [batch, heads, seq, past + seq]
+    if seq > 1 {
+        // tril_mask is true above the diagonal: those are the future.
+        let future = Tensor::<2, Bool>::tril_mask([seq, past + seq], past as i64, &scores.device());
+        scores = scores.mask_fill(future.unsqueeze(), f32::NEG_INFINITY);
+    }
+    let mixed = map_weights(softmax(scores, 3)).matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
+    mixed.reshape([batch, seq, heads * d_head])
+}
+
+/// `log sum_j exp(logits_j) - logits_target` for each row, in nats.
+///
+/// # Shapes
+/// - logits `[tokens, vocab]`, targets `[tokens]`; output `[tokens]`
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [tokens, _] = logits.dims();
+    log_softmax(logits, 1)
+        .gather(1, targets.reshape([tokens, 1]))
+        .reshape([tokens])
+        .neg()
+}
+
+/// `sum x^2`
+///
+/// # Shapes
+/// - output `[1]`
+pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    x.square().sum()
+}

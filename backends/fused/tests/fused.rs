@@ -1,0 +1,470 @@
+//! Every kernel against its equation: values and all gradients, odd sizes and single elements; and the promises of
+//! causality and reproducibility to the bit.
+
+#![cfg(feature = "flex")]
+#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+use burn::{
+    optim::{AdamWConfig, Optimizer},
+    tensor::{Device, Gradients, Int, Tensor, TensorData},
+};
+use kiln_fused::{self as fused, AdamW, reference};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Largest difference relative to the largest element: single precision keeps sums of some hundred terms to about 1e-6.
+const TOLERANCE: f64 = 5e-6;
+
+fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| rng.random_range(-2.0..2.0))
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), &device())
+}
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u32> {
+    values(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+#[track_caller]
+fn assert_close<const D: usize>(what: &str, found: Tensor<D>, expected: Tensor<D>) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected
+        .iter()
+        .fold(1e-3, |m: f64, &x| m.max(f64::from(x).abs()));
+    for (i, (&f, &e)) in found.iter().zip(&expected).enumerate() {
+        let error = (f64::from(f) - f64::from(e)).abs() / largest;
+        assert!(
+            error < TOLERANCE,
+            "{what}[{i}]: {f} instead of {e}, off by {error:e}"
+        );
+    }
+}
+
+/// Gradients of a loss that weights every output differently.
+fn gradients<const D: usize>(y: &Tensor<D>) -> Gradients {
+    let weights = random(y.dims(), 99).detach();
+    (y.clone() * weights).sum().backward()
+}
+
+/// Values and gradients of the inputs, fused against reference.
+macro_rules! compare {
+    ($what:expr, [$($input:ident),+], $fused:expr, $reference:expr) => {{
+        $(let $input = $input.require_grad();)+
+        let y = $fused;
+        let expected = $reference;
+        let (grads, expected_grads) = (gradients(&y), gradients(&expected));
+        assert_close(&format!("{} value", $what), y, expected);
+        $(assert_close(
+            &format!("{} gradient of {}", $what, stringify!($input)),
+            $input.grad(&grads).unwrap(),
+            $input.grad(&expected_grads).unwrap(),
+        );)+
+    }};
+}
+
+#[test]
+fn linear() {
+    for [batch, seq, d_in, d_out] in [
+        [1, 1, 1, 1],
+        [2, 3, 5, 7],
+        [3, 64, 65, 33],
+        [4, 63, 128, 130],
+    ] {
+        let x = random([batch, seq, d_in], 1);
+        let weight = random([d_in, d_out], 2);
+        let bias = random([d_out], 3);
+        compare!(
+            format!("linear {batch} {seq} {d_in} {d_out}"),
+            [x, weight, bias],
+            fused::linear(x.clone(), weight.clone(), Some(bias.clone())),
+            reference::linear(x.clone(), weight.clone(), Some(bias.clone()))
+        );
+    }
+}
+
+#[test]
+fn linear_takes_transposed_weights_and_untracked_inputs() {
+    let x = random([9, 17], 1);
+    let weight = random([11, 17], 2);
+    compare!(
+        "tied head",
+        [x, weight],
+        fused::linear(x.clone(), weight.clone().transpose(), None),
+        reference::linear(x.clone(), weight.clone().transpose(), None)
+    );
+    let x = random([9, 17], 1);
+    let weight = random([17, 3], 2);
+    compare!(
+        "frozen input",
+        [weight],
+        fused::linear(x.clone(), weight.clone(), None),
+        reference::linear(x.clone(), weight.clone(), None)
+    );
+}
+
+#[test]
+fn gelu() {
+    for shape in [[1, 1], [3, 17], [70, 513]] {
+        let x = random(shape, 4) * 3.0;
+        let x = x.detach();
+        compare!(
+            "gelu",
+            [x],
+            fused::gelu(x.clone()),
+            reference::gelu(x.clone())
+        );
+    }
+}
+
+#[test]
+fn swiglu() {
+    for shape in [[1, 1], [3, 17], [70, 513]] {
+        let gate = random(shape, 5);
+        let up = random(shape, 6);
+        compare!(
+            "swiglu",
+            [gate, up],
+            fused::swiglu(gate.clone(), up.clone()),
+            reference::swiglu(gate.clone(), up.clone())
+        );
+    }
+}
+
+#[test]
+fn norms() {
+    // Of two elements every gradient is a difference of equal numbers, so rows start at three.
+    for [batch, seq, width] in [[1, 1, 3], [2, 3, 7], [5, 33, 128], [3, 171, 65]] {
+        let x = random([batch, seq, width], 7);
+        let gamma = random([width], 8);
+        let beta = random([width], 9);
+        compare!(
+            format!("layer norm {width}"),
+            [x, gamma, beta],
+            fused::layer_norm(x.clone(), gamma.clone(), Some(beta.clone()), 1e-5),
+            reference::layer_norm(x.clone(), gamma.clone(), Some(beta.clone()), 1e-5)
+        );
+    }
+    for [batch, seq, width] in [[1, 1, 3], [2, 3, 7], [5, 33, 128], [3, 171, 65]] {
+        let x = random([batch, seq, width], 7);
+        let gamma = random([width], 8);
+        compare!(
+            format!("rms norm {width}"),
+            [x, gamma],
+            fused::rms_norm(x.clone(), gamma.clone(), 1e-5),
+            reference::rms_norm(x.clone(), gamma.clone(), 1e-5)
+        );
+    }
+}
+
+/// A row of one element: LayerNorm gives 0 and RMSNorm the sign, up to epsilon; both are flat, so that gradients of x are
+/// differences of equal numbers of order 1 and vanish to rounding.
+#[test]
+fn norms_of_one_element() {
+    for centred in [true, false] {
+        let x = Tensor::<2>::from_floats([[1.5], [-0.7]], &device()).require_grad();
+        let gamma = Tensor::<1>::from_floats([2.0], &device()).require_grad();
+        let y = match centred {
+            true => fused::layer_norm(x.clone(), gamma.clone(), None, 1e-5),
+            false => fused::rms_norm(x.clone(), gamma.clone(), 1e-5),
+        };
+        let grads = y.clone().sum().backward();
+        let exact = |x: f32| match centred {
+            true => 0.0,
+            false => x / (x * x + 1e-5).sqrt(),
+        };
+        let near = |found: Vec<f32>, expected: Vec<f32>, slack: f32| {
+            for (f, e) in found.iter().zip(&expected) {
+                assert!((f - e).abs() <= slack, "{found:?} instead of {expected:?}");
+            }
+        };
+        let signs = [exact(1.5), exact(-0.7)];
+        near(values(y), signs.map(|sign| 2.0 * sign).to_vec(), 1e-6);
+        near(
+            values(gamma.grad(&grads).unwrap()),
+            vec![signs[0] + signs[1]],
+            1e-6,
+        );
+        let d_x = |x: f32| match centred {
+            true => 0.0,
+            false => 2e-5 / (x * x + 1e-5).powf(1.5),
+        };
+        near(
+            values(x.grad(&grads).unwrap()),
+            vec![d_x(1.5), d_x(-0.7)],
+            1e-6,
+        );
+    }
+}
+
+#[test]
+fn rotate() {
+    for [batch, seq, heads, d_head] in [[1, 1, 1, 2], [2, 5, 3, 6], [3, 64, 4, 32]] {
+        let packed = random([batch, seq, 3 * heads * d_head], 10);
+        let [cos, sin] = [11, 12].map(|seed| random([seq, d_head / 2], seed).detach());
+        compare!(
+            "rotate",
+            [packed],
+            fused::rotate(packed.clone(), cos.clone(), sin.clone(), heads),
+            reference::rotate(packed.clone(), cos.clone(), sin.clone(), heads)
+        );
+    }
+}
+
+#[test]
+fn attention() {
+    for [batch, seq, heads, d_head] in [
+        [1, 1, 1, 1],
+        [2, 3, 2, 5],
+        [2, 64, 4, 32],
+        [1, 65, 3, 8],
+        [1, 200, 1, 16],
+    ] {
+        let packed = random([batch, seq, 3 * heads * d_head], 13);
+        compare!(
+            format!("attention {batch} {seq} {heads} {d_head}"),
+            [packed],
+            fused::causal_attention(packed.clone(), heads),
+            reference::causal_attention(packed.clone(), heads)
+        );
+    }
+}
+
+fn targets(tokens: usize, vocab: usize) -> Tensor<1, Int> {
+    let ids: Vec<i32> = (0..tokens).map(|i| ((i * 7 + 3) % vocab) as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [tokens]), &device())
+}
+
+#[test]
+fn cross_entropy() {
+    for [tokens, vocab] in [[1, 1], [3, 2], [100, 65], [7, 1000]] {
+        let logits = random([tokens, vocab], 14) * 4.0;
+        let logits = logits.detach();
+        compare!(
+            format!("cross entropy {tokens} {vocab}"),
+            [logits],
+            fused::cross_entropy(logits.clone(), targets(tokens, vocab)),
+            reference::cross_entropy(logits.clone(), targets(tokens, vocab))
+        );
+    }
+}
+
+/// Softmax of (0, ln 3) is (1/4, 3/4); large logits neither overflow nor lose the loss.
+#[test]
+fn cross_entropy_by_hand() {
+    let ln3 = 3.0_f32.ln();
+    let logits = Tensor::<2>::from_floats([[0.0, ln3], [0.0, ln3], [1e4, 1e4]], &device());
+    let ids = Tensor::<1, Int>::from_ints([0, 1, 1], &device());
+    let nats = values(fused::cross_entropy(logits, ids));
+    for (found, exact) in nats
+        .iter()
+        .zip([4.0_f64.ln(), (4.0_f64 / 3.0).ln(), 2.0_f64.ln()])
+    {
+        assert!((f64::from(*found) - exact).abs() < 1e-6, "{nats:?}");
+    }
+}
+
+/// Operations keep inputs through the checkpointer, which recomputes those that cheap operations made.
+#[test]
+fn gradient_checkpointing_changes_nothing() {
+    let run = |device: Device| {
+        let place = |x: Tensor<2>| Tensor::<2>::from_data(x.into_data(), &device).require_grad();
+        let x = place(random([33, 12], 60));
+        let weight = place(random([12, 20], 61));
+        let gamma = place(random([1, 20], 62));
+        let hidden = fused::linear(x.clone() * 0.5 + 0.1, weight.clone(), None);
+        let normed = fused::rms_norm(hidden, gamma.clone().reshape([20]), 1e-5);
+        let y = fused::swiglu(fused::gelu(normed.clone()), normed * 2.0);
+        let grads = y.sum().backward();
+        [x, weight, gamma].map(|leaf| bits(leaf.grad(&grads).unwrap()))
+    };
+    assert!(run(device()) == run(device().gradient_checkpointing()));
+}
+
+#[test]
+#[should_panic(expected = "target 65 is not below the vocabulary of 65")]
+fn cross_entropy_refuses_foreign_ids() {
+    let ids = Tensor::<1, Int>::from_ints([0, 65], &device());
+    let _ = fused::cross_entropy(random([2, 65], 1), ids);
+}
+
+/// Changing position t leaves every output before t as it was, to the bit.
+#[test]
+fn attention_is_causal_to_the_bit() {
+    let [batch, seq, heads, d_head] = [2, 150, 2, 16];
+    let width = 3 * heads * d_head;
+    let x = random([batch, seq, width], 15);
+    let before = bits(fused::causal_attention(x.clone(), heads));
+    for t in [0, 1, 63, 64, 65, 149] {
+        let changed = x.clone().slice_assign(
+            [0..batch, t..t + 1, 0..width],
+            random([batch, 1, width], 16 + t as u64),
+        );
+        let after = bits(fused::causal_attention(changed, heads));
+        let row = heads * d_head;
+        for b in 0..batch {
+            let start = b * seq * row;
+            let (same, other) = (
+                start..start + t * row,
+                start + t * row..start + (t + 1) * row,
+            );
+            assert_eq!(before[same.clone()], after[same], "before {t}");
+            assert_ne!(before[other.clone()], after[other], "at {t}");
+        }
+    }
+}
+
+/// One value and its gradients, to the bit, for each operation.
+fn everything() -> Vec<Vec<u32>> {
+    let mut all = Vec::new();
+    let mut note = |y: Tensor<3>, inputs: &[&Tensor<3>]| {
+        let grads = gradients(&y);
+        all.push(bits(y));
+        all.extend(inputs.iter().map(|x| bits(x.grad(&grads).unwrap())));
+    };
+    // A graph serves one backward pass, so every operation gets a leaf of its own.
+    let leaf = || random([12, 64, 384], 20).require_grad();
+    let x = leaf();
+    note(fused::causal_attention(x.clone(), 4), &[&x]);
+    let x = leaf();
+    note(fused::gelu(x.clone()), &[&x]);
+    let (x, up) = (leaf(), random([12, 64, 384], 21).require_grad());
+    note(fused::swiglu(x.clone(), up.clone()), &[&x, &up]);
+    let (x, weight) = (leaf(), random([384, 130], 22).require_grad());
+    let y = fused::linear(x.clone(), weight.clone(), None);
+    let grads = gradients(&y);
+    all.push(bits(y));
+    all.push(bits(x.grad(&grads).unwrap()));
+    all.push(bits(weight.grad(&grads).unwrap()));
+    let (x, gamma) = (leaf(), random([384], 23).require_grad());
+    let y = fused::layer_norm(x.clone(), gamma.clone(), None, 1e-5);
+    let grads = gradients(&y);
+    all.push(bits(y));
+    all.push(bits(x.grad(&grads).unwrap()));
+    all.push(bits(gamma.grad(&grads).unwrap()));
+    let logits = random([768, 65], 24).require_grad();
+    let y = fused::cross_entropy(logits.clone(), targets(768, 65));
+    let grads = gradients(&y);
+    all.push(bits(y));
+    all.push(bits(logits.grad(&grads).unwrap()));
+    all.push(bits(fused::square_sum(random([300, 300], 25).inner())));
+    all
+}
+
+#[test]
+fn results_do_not_depend_on_threads_or_runs() {
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap().install(everything)
+    };
+    let one = with(1);
+    for threads in [1, 2, 3, 7] {
+        assert!(with(threads) == one, "{threads} threads");
+    }
+}
+
+/// The step as Burn takes it in plain tensor operations, over several steps with a state.
+#[test]
+fn adamw() {
+    let fused = AdamW {
+        betas: [0.9, 0.99],
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+    };
+    let burn = AdamWConfig::new()
+        .with_beta_1(0.9)
+        .with_beta_2(0.99)
+        .with_epsilon(1e-8)
+        .with_weight_decay(0.1)
+        .build();
+    for shape in [[1, 1], [3, 7], [200, 129]] {
+        let mut x = random(shape, 30).inner();
+        let mut expected = x.clone();
+        let (mut state, mut expected_state) = (None, None);
+        for step in 0..5 {
+            let grad = random(shape, 31 + step).inner();
+            let kept = x.clone();
+            let before = bits(kept.clone());
+            (x, state) = fused.step(1e-2, x, grad.clone(), state);
+            assert_eq!(bits(kept), before, "a shared parameter is not written to");
+            (expected, expected_state) = burn.step(1e-2, expected, grad, expected_state);
+        }
+        assert_close("parameter", x, expected);
+        let (state, expected) = (state.unwrap().momentum, expected_state.unwrap().momentum);
+        assert_eq!(state.time, expected.time);
+        assert_close("first moment", state.moment_1, expected.moment_1);
+        assert_close("second moment", state.moment_2, expected.moment_2);
+    }
+}
+
+#[test]
+fn square_sum() {
+    for len in [1, 31, 5000] {
+        let x = random([len], 40).inner();
+        assert_close(
+            "sum",
+            fused::square_sum(x.clone()),
+            reference::square_sum(x),
+        );
+    }
+}
+
+/// Central differences of a double-precision attention, independent of the reference.
+#[test]
+fn attention_gradient_by_finite_differences() {
+    let [seq, heads, d_head] = [5, 2, 3];
+    let d_model = heads * d_head;
+    let packed = random([1, seq, 3 * d_model], 50).require_grad();
+    let weights: Vec<f64> = values(random([1, seq, d_model], 99))
+        .into_iter()
+        .map(f64::from)
+        .collect();
+    let grads = gradients(&fused::causal_attention(packed.clone(), heads));
+    let found = values(packed.grad(&grads).unwrap());
+    let x: Vec<f64> = values(packed).into_iter().map(f64::from).collect();
+    let loss = |x: &[f64]| -> f64 {
+        let at = |i: usize, part: usize, h: usize, c: usize| {
+            x[(i * 3 + part) * d_model + h * d_head + c]
+        };
+        let mut total = 0.0;
+        for h in 0..heads {
+            for i in 0..seq {
+                let e: Vec<f64> = (0..=i)
+                    .map(|j| {
+                        let dot: f64 = (0..d_head).map(|c| at(i, 0, h, c) * at(j, 1, h, c)).sum();
+                        (dot / (d_head as f64).sqrt()).exp()
+                    })
+                    .collect();
+                let norm: f64 = e.iter().sum();
+                for c in 0..d_head {
+                    let mixed: f64 = (0..=i).map(|j| e[j] / norm * at(j, 2, h, c)).sum();
+                    total += weights[i * d_model + h * d_head + c] * mixed;
+                }
+            }
+        }
+        total
+    };
+    for i in 0..x.len() {
+        let shifted = |by: f64| {
+            let mut x = x.clone();
+            x[i] += by;
+            loss(&x)
+        };
+        let exact = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+        assert!(
+            (f64::from(found[i]) - exact).abs() < 1e-5,
+            "[{i}]: {} instead of {exact}",
+            found[i]
+        );
+    }
+}

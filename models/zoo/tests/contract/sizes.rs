@@ -1,0 +1,230 @@
+//! Parameter counts by hand, weights as files, and seeds.
+
+use burn::module::Module;
+use burn::store::{ModuleSnapshot, SafetensorsStore};
+use kiln_zoo::{MlpKind, ModelConfig, NormKind, Positions, presets};
+
+use crate::common::{SEQ, bits, cases, device, ids, params, tokens, vector};
+
+/// Weights and biases of a matrix.
+fn matrix(rows: usize, cols: usize, bias: bool) -> usize {
+    rows * cols + if bias { cols } else { 0 }
+}
+
+/// Scale, and shift where a LayerNorm has one.
+fn norm(config: &ModelConfig) -> usize {
+    let shift = config.backbone.norm == NormKind::Layer && config.backbone.bias;
+    config.backbone.d_model * if shift { 2 } else { 1 }
+}
+
+fn mlp(config: &ModelConfig) -> usize {
+    let backbone = &config.backbone;
+    let (d, hidden, bias) = (backbone.d_model, backbone.d_hidden, backbone.bias);
+    let into = match backbone.mlp {
+        MlpKind::Gelu => 1,
+        MlpKind::Swiglu => 2,
+    };
+    match hidden {
+        0 => 0,
+        _ => norm(config) + into * matrix(d, hidden, bias) + matrix(hidden, d, bias),
+    }
+}
+
+/// Query, key and value together, and the output.
+fn attention(config: &ModelConfig) -> usize {
+    let (d, bias) = (config.backbone.d_model, config.backbone.bias);
+    norm(config) + matrix(d, 3 * d, bias) + matrix(d, d, bias)
+}
+
+/// Potential, gate of both features, output; then Re z, Im z and beta of each head.
+fn bk(config: &ModelConfig) -> usize {
+    let (d, heads, bias) = (
+        config.backbone.d_model,
+        config.bk.heads,
+        config.backbone.bias,
+    );
+    let gate = if config.bk.gate {
+        matrix(d, 2 * heads, bias)
+    } else {
+        0
+    };
+    norm(config) + matrix(d, heads, bias) + gate + matrix(2 * heads, d, bias) + 3 * heads
+}
+
+fn count(config: &ModelConfig, mixer: fn(&ModelConfig) -> usize) -> usize {
+    let backbone = &config.backbone;
+    let (vocab, d) = (backbone.vocab_size, backbone.d_model);
+    let positions = match backbone.positions {
+        Positions::Learned => backbone.max_seq * d,
+        Positions::None => 0,
+    };
+    let head = if backbone.tie_embeddings {
+        0
+    } else {
+        vocab * d
+    };
+    vocab * d + positions + backbone.n_layers * (mixer(config) + mlp(config)) + norm(config) + head
+}
+
+fn counted(name: &str, config: &ModelConfig) -> usize {
+    match name.starts_with("resnet-bk") {
+        true => count(config, bk),
+        false => count(config, attention),
+    }
+}
+
+#[test]
+fn parameters_are_what_the_formulas_say() {
+    let device = device();
+    for case in cases() {
+        for (tied, bias) in [(true, false), (false, false), (true, true)] {
+            let mut config = case.config.clone();
+            config.backbone.tie_embeddings = tied;
+            config.backbone.bias = bias;
+            let model = config.init(1, &device).unwrap();
+            assert_eq!(
+                model.num_params(),
+                counted(case.name, &config),
+                "{} tied {tied} bias {bias}",
+                case.name
+            );
+        }
+    }
+}
+
+/// At full size, for the presets that are small enough to be built here.
+#[test]
+fn small_presets_have_their_parameters_at_full_size() {
+    let device = device();
+    let mut built = 0;
+    for info in presets() {
+        let mut config = ModelConfig::preset(info.name).unwrap();
+        config.backbone.vocab_size = 65;
+        let expected = counted(info.name, &config);
+        if expected < 1_000_000 {
+            built += 1;
+            let model = config.init(1, &device).unwrap();
+            assert_eq!(model.num_params(), expected, "{}", info.name);
+        }
+    }
+    assert!(built >= 5, "only {built} presets are small");
+}
+
+fn preset(name: &str, vocab_size: usize) -> ModelConfig {
+    let mut config = ModelConfig::preset(name).unwrap();
+    config.backbone.vocab_size = vocab_size;
+    config
+}
+
+/// nanoGPT prints its sizes without position embeddings: 0.80M and 10.65M for its two character configurations, and
+/// 123.59M for GPT-2 small at its vocabulary of 50304 without biases.
+#[test]
+fn nanogpt_presets_have_the_published_sizes() {
+    for (name, vocab, expected) in [
+        ("nanogpt-cpu", 65, 795_904),
+        ("nanogpt-gpu", 65, 10_646_784),
+        ("gpt2-small", 50_304, 123_587_328),
+    ] {
+        let config = preset(name, vocab);
+        let positions = config.backbone.max_seq * config.backbone.d_model;
+        assert_eq!(counted(name, &config) - positions, expected, "{name}");
+    }
+}
+
+/// Models that are compared have the same size to 2 %, so that neither wins by being larger.
+#[test]
+fn presets_that_are_compared_are_of_one_size() {
+    for (bk, transformer, vocab) in [
+        ("resnet-bk-char-cpu", "nanogpt-cpu", 65),
+        ("resnet-bk-char-gpu", "nanogpt-gpu", 65),
+        ("resnet-bk-small", "transformer-small", 1024),
+    ] {
+        let a = counted(bk, &preset(bk, vocab)) as f64;
+        let b = counted(transformer, &preset(transformer, vocab)) as f64;
+        assert!(
+            (a / b - 1.0).abs() < 0.02,
+            "{bk} has {a}, {transformer} {b}"
+        );
+    }
+}
+
+#[test]
+fn saved_weights_give_the_same_bits() {
+    let device = device();
+    let folder = tempfile::tempdir().unwrap();
+    for case in cases() {
+        let path = folder.path().join(format!("{}.safetensors", case.name));
+        let store = || {
+            SafetensorsStore::from_file(&path)
+                .overwrite(true)
+                .skip_enum_variants(true)
+        };
+        let saved = case.model(5, &device);
+        saved.save_into(&mut store()).unwrap();
+        let mut loaded = case.model(6, &device);
+        assert_ne!(params(&loaded), params(&saved), "{}", case.name);
+        let result = loaded.load_from(&mut store()).unwrap();
+        assert!(result.is_success(), "{}: {result}", case.name);
+        assert_eq!(result.unused, Vec::<String>::new(), "{}", case.name);
+        // Names, ids, which of them train, and values.
+        assert_eq!(params(&loaded), params(&saved), "{}", case.name);
+        let input = ids(&tokens(2, SEQ), 2, &device);
+        let run =
+            |model: &kiln_zoo::LanguageModel| bits(&vector(model.forward(input.clone()).unwrap()));
+        assert_eq!(run(&loaded), run(&saved), "{}", case.name);
+    }
+}
+
+#[test]
+fn names_in_files_have_no_enum_variants() {
+    let device = device();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    for case in cases() {
+        let mut store = SafetensorsStore::from_file(&path)
+            .overwrite(true)
+            .skip_enum_variants(true);
+        case.model(1, &device).save_into(&mut store).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = String::from_utf8(bytes[8..8 + header].to_vec()).unwrap();
+        assert!(header.contains("\"tokens\""), "{}: {header}", case.name);
+        assert!(
+            header.contains("\"blocks.0.norm_mixer.gamma\""),
+            "{}: {header}",
+            case.name
+        );
+        for variant in ["Attention", "Bk.", "Rms", "Layer"] {
+            assert!(!header.contains(variant), "{}: {header}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_a_model() {
+    let device = device();
+    for case in cases() {
+        let of = |seed| params(&case.model(seed, &device));
+        let first = of(7);
+        assert_eq!(first, of(7), "{}", case.name);
+        let other = of(8);
+        // Scales and energies are not drawn, so not everything differs.
+        for (a, b) in first.iter().zip(&other) {
+            assert_eq!((&a.path, a.id), (&b.path, b.id), "{}", case.name);
+        }
+        let drawn = |params: &[crate::common::NamedParam]| params[0].values.clone();
+        assert_ne!(drawn(&first), drawn(&other), "{}", case.name);
+    }
+}
+
+/// Optimizer state is keyed by these ids: two that collide would share their moments.
+#[test]
+fn ids_are_distinct() {
+    for case in cases() {
+        let params = params(&case.model(1, &device()));
+        let mut ids: Vec<u64> = params.iter().map(|param| param.id.val()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), params.len(), "{}", case.name);
+    }
+}

@@ -1,0 +1,13 @@
+//! The binary as a user meets it: what it writes where, which status it ends with, and what it says when it cannot.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests stop at the first surprise and say why they were skipped"
+)]
+
+mod common;
+mod disk;
+mod folders;
+mod recipes;
+mod work;

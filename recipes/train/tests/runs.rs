@@ -1,0 +1,266 @@
+//! Whole runs on a toy stream: what they learn, when they stop, and which weights they hand over.
+//!
+//! Nothing here drops activations out: the generator of the CPU backend is one for the process, and tests run side by side.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests stop at the first surprise and say where"
+)]
+
+mod common;
+
+use burn::tensor::Device;
+use common::{BK, CYCLE, Corner, with};
+use kiln_run::Kind;
+use kiln_train::{Evaluator, Run, SampleConfig, Stop, TrainError, generate};
+
+fn greedy(prompt: &str, tokens: usize) -> SampleConfig {
+    SampleConfig {
+        prompt: prompt.into(),
+        tokens,
+        temperature: 0.0,
+        ..SampleConfig::default()
+    }
+}
+
+/// The stream can be learnt to nothing, and what was learnt goes on with the next character: a target that is off by one
+/// could be learnt as well, but would then be written as well.
+#[test]
+fn a_deterministic_stream_is_learnt_and_continued() {
+    let muon = ["optimizer.kind=muon"];
+    for (name, changes) in [
+        ("transformer", &[][..]),
+        ("bk", &BK[..]),
+        ("muon", &muon[..]),
+    ] {
+        let corner = Corner::cyclic();
+        let steps = ["train.steps=150", "train.eval_every=50", "sample.tokens=40"];
+        let outcome = corner.start("run", &with(changes, &steps)).unwrap();
+        assert_eq!((outcome.stop, outcome.step), (Stop::Finished, 150));
+        let result = outcome.result.unwrap();
+        let loss = result.validation.loss();
+        assert!(loss < 0.1, "{name}: {loss} nats a token");
+        let expected: String = CYCLE.chars().cycle().skip(1).take(40).collect();
+        assert_eq!(result.sample.as_deref(), Some(&expected[..]), "{name}");
+        // A bigram knows this stream as well, so the baseline must be near zero, too.
+        assert!(result.bigram.unwrap().nats_per_token < 0.2, "{name}");
+
+        let device = Device::flex();
+        let run = Run::open(&corner.path("run"), &device).unwrap();
+        let mut pieces = String::new();
+        let text = generate(
+            &run.model,
+            &run.tokenizer,
+            &greedy("xyz", 5),
+            &device,
+            &mut |piece| pieces.push_str(piece),
+        );
+        assert_eq!(
+            (text.unwrap().as_str(), pieces.as_str()),
+            ("01234", "01234")
+        );
+    }
+}
+
+#[test]
+fn masked_tokens_are_learnt_from_both_sides() {
+    let corner = Corner::cyclic();
+    let changes = [
+        "model.preset=resnet-bk-masked",
+        "model.bk.heads=24",
+        "objective.kind=masked-token",
+        "train.steps=300",
+        "train.eval_every=50",
+        "optimizer.learning_rate=6e-3",
+    ];
+    let outcome = corner.start("run", &changes).unwrap();
+    let result = outcome.result.unwrap();
+    let evals = corner.series("run", Kind::Eval, "validation_loss");
+    // Guessing is ln 36 = 3.58 nats.
+    assert!(result.validation.loss() < 2.0, "{evals:?}");
+    assert!(result.sample.is_none() && result.bigram.is_none());
+    let device = Device::flex();
+    let run = Run::open(&corner.path("run"), &device).unwrap();
+    let error = generate(
+        &run.model,
+        &run.tokenizer,
+        &greedy("a", 1),
+        &device,
+        &mut |_| {},
+    );
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "model: this model is bidirectional: it has no left-to-right state, so it cannot generate; use a causal preset"
+    );
+}
+
+#[test]
+fn an_objective_that_does_not_fit_the_model_is_refused() {
+    let corner = Corner::cyclic();
+    for (changes, expected) in [
+        (
+            ["model.preset=resnet-bk-masked", "seed=1"],
+            "recipe: `objective.kind` is next-token, but this model is bidirectional and would see the token it predicts",
+        ),
+        (
+            [
+                "model.preset=transformer-tiny",
+                "objective.kind=masked-token",
+            ],
+            "recipe: `objective.kind` is masked-token, but this model is causal",
+        ),
+    ] {
+        let error = corner.start("run", &changes).map(|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert!(!corner.path("run").exists(), "a refused run left a folder");
+    }
+}
+
+/// A learning rate below f32's resolution of the weights: every evaluation gives the same loss, and none is better.
+#[test]
+fn patience_ends_a_run_that_does_not_improve() {
+    let corner = Corner::cyclic();
+    let changes = [
+        "optimizer.learning_rate=1e-30",
+        "train.steps=1000",
+        "train.eval_every=2",
+        "train.patience=3",
+    ];
+    let outcome = corner.start("run", &changes).unwrap();
+    // Step 2 is the first and best; 4, 6 and 8 are not better.
+    assert_eq!((outcome.stop, outcome.step), (Stop::NoProgress, 8));
+    assert_eq!(outcome.result.unwrap().best_step, 2);
+}
+
+#[test]
+fn max_seconds_ends_a_run() {
+    let corner = Corner::cyclic();
+    let changes = [
+        "train.steps=100000000",
+        "train.max_seconds=0.5",
+        "train.eval_every=100000",
+        "schedule.kind=cosine",
+        "schedule.final_fraction=0.1",
+    ];
+    let outcome = corner.start("run", &changes).unwrap();
+    assert_eq!(outcome.stop, Stop::OutOfTime);
+    let records = corner.records("run", Kind::Train);
+    let last = records.last().unwrap();
+    // One step of this model takes milliseconds; the machine may be busy.
+    assert!((0.5..5.0).contains(&last.time_s), "{}", last.time_s);
+    assert_eq!(last.step, outcome.step);
+    // The schedule has decayed within the time: near its end, not near its peak.
+    let rate = last.values["learning_rate"];
+    assert!(rate < 0.5 * 3e-3, "the last rate is {rate}");
+}
+
+/// The train split alternates, the validation split does not: the better the first is known, the worse the second.
+#[test]
+fn the_best_weights_are_handed_over() {
+    let text = "ab".repeat(1800) + &"aabb".repeat(50) + &"aabb".repeat(50);
+    let corner = Corner::new(&text);
+    let changes = ["train.eval_every=3", "train.checkpoint_every=10"];
+    let outcome = corner.start("run", &changes).unwrap();
+    let result = outcome.result.unwrap();
+    let evals = corner.series("run", Kind::Eval, "validation_loss");
+    let (best, loss) = evals
+        .iter()
+        .copied()
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+        .unwrap();
+    assert_eq!(result.best_step, best, "{evals:?}");
+    assert!(best < outcome.step, "{evals:?}: overfitting must show");
+    let checkpoint = format!("run/checkpoints/step-{best:08}");
+    let same = corner.weights("run") == corner.weights(&checkpoint);
+    assert!(same, "the weights handed over are not those of step {best}");
+    // The file scores what the log says of that step, and the final record says whose weights they are.
+    let device = Device::flex();
+    let run = Run::open(&corner.path("run"), &device).unwrap();
+    let finals = corner.records("run", Kind::Final);
+    assert_eq!(finals.len(), 1);
+    assert_eq!(finals[0].values["best_step"], best as f64);
+    let prepared = kiln_text::prepare(&corner.recipe(&[]).value.data, &corner.data(), &mut |_| {});
+    let evaluator = Evaluator {
+        objective: run.config.objective,
+        vocab: run.config.model.backbone.vocab_size,
+        device: &device,
+    };
+    let validation = std::sync::Arc::new(prepared.unwrap().validation);
+    let score = evaluator
+        .sequential(&run.model, &validation, [4, 16, 0])
+        .unwrap();
+    let told = finals[0].values["validation_loss"];
+    assert!(
+        (score.loss() / told - 1.0).abs() < 1e-6,
+        "{} {told}",
+        score.loss()
+    );
+    assert!((told - loss).abs() < 0.3, "sweep {told}, crops {loss}");
+}
+
+/// A model whose scores overflow from the first step on.
+#[test]
+fn skipped_steps_are_counted_and_end_the_run() {
+    let corner = Corner::cyclic();
+    let changes = ["model.backbone.init_std=1e38", "train.max_skipped=3"];
+    let error = corner.start("run", &changes).map(|_| ()).unwrap_err();
+    assert!(matches!(
+        error,
+        TrainError::NonFinite {
+            step: 4,
+            times: 4,
+            allowed: 3,
+            ..
+        }
+    ));
+    assert_eq!(
+        error.to_string(),
+        "step 4: the loss was not finite 4 steps in a row; the last good checkpoint is kept. Try a smaller \
+         `optimizer.learning_rate` or `optimizer.clip_norm`, or raise `train.max_skipped` (now 3)"
+    );
+    let events = corner.records("run", Kind::Event);
+    let texts: Vec<&str> = events
+        .iter()
+        .filter_map(|event| event.text.as_deref())
+        .collect();
+    assert_eq!(
+        texts,
+        (1..=4)
+            .map(|step| format!("step {step} skipped: the loss was not finite"))
+            .collect::<Vec<_>>()
+    );
+    let skipped = corner.series("run", Kind::Train, "skipped");
+    assert_eq!(skipped, [(1, 1.0), (2, 2.0), (3, 3.0)]);
+}
+
+#[test]
+fn token_budgets_are_steps() {
+    let corner = Corner::cyclic();
+    // 64 tokens a step, twice accumulated: 1000 tokens are 8 steps; the shorter of both wins.
+    for (steps, expected) in [("train.steps=0", 8), ("train.steps=5", 5)] {
+        let out = format!("run{expected}");
+        let changes = ["train.tokens=1000", "train.accumulate=2", steps];
+        let outcome = corner.start(&out, &changes).unwrap();
+        assert_eq!((outcome.stop, outcome.step), (Stop::Finished, expected));
+        let last = corner.records(&out, Kind::Train).pop().unwrap();
+        assert_eq!(last.tokens, 128 * expected);
+    }
+}
+
+/// Every order of windows trains, and the one with an end says so.
+#[test]
+fn orders_of_windows() {
+    let corner = Corner::cyclic();
+    corner
+        .start("shuffled", &["train.order=shuffled", "train.steps=3"])
+        .unwrap();
+    let error = corner.start("sequential", &["train.order=sequential", "train.steps=300"]);
+    assert_eq!(
+        error.map(|_| ()).unwrap_err().to_string(),
+        "recipe: `train.order` is sequential, but training needs an order without end: crops or shuffled"
+    );
+    assert!(
+        !corner.path("sequential").exists(),
+        "found out before the run, not at the end of the data"
+    );
+}
