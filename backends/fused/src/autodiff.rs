@@ -94,6 +94,47 @@ impl<B: FusedAdjoint> Backward<B, 2> for Swiglu {
 }
 
 #[derive(Debug)]
+struct SoftBound;
+
+impl<B: FusedAdjoint> Backward<B, 1> for SoftBound {
+    /// x and the bound.
+    type State = (NodeId, f32);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let (x, bound) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
+        let grad = grads.consume::<B>(&ops.node);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [B::soft_bound_adjoint(x, bound, grad)], grads);
+    }
+}
+
+#[derive(Debug)]
+struct Cayley;
+
+impl<B: FusedAdjoint> Backward<B, 1> for Cayley {
+    /// z.
+    type State = NodeId;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let z = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
+        let grad = grads.consume::<B>(&ops.node);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [B::cayley_adjoint(z, grad)], grads);
+    }
+}
+
+#[derive(Debug)]
 struct Norm;
 
 impl<B: FusedAdjoint> Backward<B, 2> for Norm {
@@ -216,6 +257,30 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
             OpsKind::UnTracked(prep) => {
                 prep.finish(B::fused_swiglu(gate.into_primitive(), up.into_primitive()))
             }
+        }
+    }
+
+    fn fused_soft_bound(x: FloatTensor<Self>, bound: f32) -> FloatTensor<Self> {
+        match SoftBound
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let saved = (prep.checkpoint(&x), bound);
+                prep.finish(saved, B::fused_soft_bound(x.into_primitive(), bound))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_soft_bound(x.into_primitive(), bound)),
+        }
+    }
+
+    fn fused_cayley(z: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Cayley.prepare::<C>([z.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let saved = prep.checkpoint(&z);
+                prep.finish(saved, B::fused_cayley(z.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_cayley(z.into_primitive())),
         }
     }
 

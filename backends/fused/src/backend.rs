@@ -18,6 +18,12 @@ pub trait FusedBackend: Backend {
     /// See [`swiglu`](crate::swiglu).
     fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// See [`soft_bound`](crate::soft_bound).
+    fn fused_soft_bound(x: FloatTensor<Self>, bound: f32) -> FloatTensor<Self>;
+
+    /// See [`cayley`](crate::cayley).
+    fn fused_cayley(z: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// See [`layer_norm`](crate::layer_norm) (centred) and [`rms_norm`](crate::rms_norm) (not).
     fn fused_norm(
         x: FloatTensor<Self>,
@@ -63,6 +69,16 @@ pub trait FusedAdjoint: Backend {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2];
+
+    /// Gradient of x.
+    fn soft_bound_adjoint(
+        x: FloatTensor<Self>,
+        bound: f32,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// Gradient of z.
+    fn cayley_adjoint(z: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Gradients of x and gamma.
     fn norm_adjoint(

@@ -1,4 +1,4 @@
-//! Fused training operations: what a Transformer step on a CPU spends its time in, each as one pass.
+//! Fused training operations: what a step on a CPU spends its time in, each as one pass.
 //!
 //! Composed from plain tensor operations a training step allocates, fills and reads back some hundred intermediate
 //! tensors, which costs more than its matrix products. Each function here is one node of the autodiff graph, keeps for
@@ -9,6 +9,8 @@
 //! linear               y = x W + b                                    x, W
 //! gelu                 y = x Phi(x)                                   x
 //! swiglu               y = silu(gate) up                              gate, up
+//! soft_bound           y = bound tanh(x / bound)                      x
+//! cayley               w = (z - i) / (z + i), complex                 z
 //! rms_norm             y = gamma x / sqrt(mean x^2 + e)               x, gamma
 //! layer_norm           y = gamma (x - mean) / sqrt(var + e) + beta    x, gamma
 //! rotate               pairs of queries and keys turned by position   cos, sin
@@ -46,6 +48,7 @@ pub mod reference;
 
 pub use backend::{FusedAdjoint, FusedBackend};
 pub use ops::{
-    causal_attention, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate, square_sum, swiglu,
+    causal_attention, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate,
+    soft_bound, square_sum, swiglu,
 };
 pub use optimizer::AdamW;

@@ -28,6 +28,30 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     activation::silu(gate) * up
 }
 
+/// `bound tanh(x / bound)`
+pub fn soft_bound<const D: usize>(x: Tensor<D>, bound: f64) -> Tensor<D> {
+    x.div_scalar(bound).tanh().mul_scalar(bound)
+}
+
+/// `(z - i) / (z + i)`: with `z = x + i y`, `(x^2 + y^2 - 1 - 2 i x) / (x^2 + (y + 1)^2)`.
+///
+/// # Shapes
+/// - z `[.., 2 * heads]`, real parts in the first half of the last axis, imaginary parts in the second; output alike
+pub fn cayley<const D: usize>(z: Tensor<D>) -> Tensor<D> {
+    let heads = z.dims()[D - 1] / 2;
+    let re = z.clone().narrow(D - 1, 0, heads); // [.., heads]
+    let im = z.narrow(D - 1, heads, heads);
+    let square = re.clone() * re.clone() + im.clone() * im.clone();
+    let inverse = (square.clone() + im.mul_scalar(2.0) + 1.0).recip();
+    Tensor::cat(
+        vec![
+            (square - 1.0) * inverse.clone(),
+            re.mul_scalar(-2.0) * inverse,
+        ],
+        D - 1,
+    )
+}
+
 /// `gamma x / sqrt(mean(x^2) + epsilon)` over the last axis (arXiv 1910.07467).
 ///
 /// # Shapes

@@ -142,6 +142,49 @@ fn swiglu() {
 }
 
 #[test]
+fn soft_bound() {
+    for (shape, bound) in [([1, 1], 4.0), ([3, 17], 1.0), ([70, 513], 0.5)] {
+        let x = random(shape, 40);
+        compare!(
+            "soft bound",
+            [x],
+            fused::soft_bound(x.clone(), bound),
+            reference::soft_bound(x.clone(), bound)
+        );
+    }
+    let far = Tensor::<1>::from_floats([-1e6, 1e6, 0.0], &device());
+    assert_eq!(values(fused::soft_bound(far, 4.0)), [-4.0, 4.0, 0.0]);
+}
+
+#[test]
+fn cayley() {
+    for [batch, seq, heads] in [[1, 1, 1], [2, 3, 5], [3, 65, 130]] {
+        // The upper half plane, from near the real axis on.
+        let re = random([batch, seq, heads], 41) * 3.0;
+        let im = random([batch, seq, heads], 42).abs() + 1e-3;
+        let z = Tensor::cat(vec![re, im], 2).detach();
+        compare!(
+            "cayley",
+            [z],
+            fused::cayley(z.clone()),
+            reference::cayley(z.clone())
+        );
+    }
+    // By hand: i goes to 0, 1 + i to (1 - 2i)/5, and what is far goes to 1.
+    let z = Tensor::<1>::from_floats([0.0, 1.0, 1e6, 1.0, 1.0, 1e-3], &device());
+    let w = values(fused::cayley(z));
+    for (got, want) in w.iter().zip([0.0, 0.2, 1.0, 0.0, -0.4, -2e-6]) {
+        assert!((got - want).abs() < 1e-6, "{w:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "cayley: the last axis is 3")]
+fn cayley_refuses_odd_rows() {
+    let _ = fused::cayley(random([2, 3], 1));
+}
+
+#[test]
 fn norms() {
     // Of two elements every gradient is a difference of equal numbers, so rows start at three.
     for [batch, seq, width] in [[1, 1, 3], [2, 3, 7], [5, 33, 128], [3, 171, 65]] {

@@ -9,7 +9,7 @@ use burn::nn::Linear;
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, project};
-use kiln_fused::swiglu;
+use kiln_fused::{cayley, soft_bound, swiglu};
 use serde::{Deserialize, Serialize};
 
 /// Learned widths stay above this: |L| <= 1/eta then bounds every feature by 1000.
@@ -216,7 +216,7 @@ impl BkMixer {
         let v = project(&self.potential, x);
         let v = match self.potential_bound {
             0.0 => v,
-            bound => v.div_scalar(bound).tanh().mul_scalar(bound),
+            bound => soft_bound(v, bound),
         };
         match self.h0 {
             0.0 => v,
@@ -247,24 +247,6 @@ impl BkMixer {
         };
         project(&self.output, features)
     }
-}
-
-/// w = (L - i)/(L + i) on `[batch, seq, 2 * heads]`, Re and Im halves apart.
-///
-/// With L = x + i y, y > 0: w = (x^2 + y^2 - 1 - 2 i x) / (x^2 + (y + 1)^2), whose denominator is at least 1.
-fn cayley(l: Tensor<3>) -> Tensor<3> {
-    let [_, _, width] = l.dims();
-    let re = l.clone().narrow(2, 0, width / 2); // [batch, seq, heads]
-    let im = l.narrow(2, width / 2, width / 2);
-    let square = re.clone() * re.clone() + im.clone() * im.clone();
-    let inverse = (square.clone() + im.mul_scalar(2.0) + 1.0).recip();
-    Tensor::cat(
-        vec![
-            (square - 1.0) * inverse.clone(),
-            re.mul_scalar(-2.0) * inverse,
-        ],
-        2,
-    )
 }
 
 impl Mixer for BkMixer {
@@ -365,15 +347,5 @@ mod tests {
             bad.validate().unwrap_err().to_string(),
             "`bk.eta` is 0, but must lie in (0.001, inf)"
         );
-    }
-
-    #[test]
-    fn cayley_maps_the_half_plane_into_the_disc() {
-        // i goes to 0, 1 + i to (1 - 2i)/5.
-        let l = Tensor::<3>::from_floats([[[0.0, 1.0, 1.0, 1.0]]], &Device::flex());
-        let w = cayley(l).into_data().try_to_vec::<f32>().unwrap();
-        for (got, want) in w.iter().zip([0.0, 0.2, 0.0, -0.4]) {
-            assert!((got - want).abs() < 1e-6, "{w:?}");
-        }
     }
 }

@@ -1,8 +1,8 @@
-//! GELU and SwiGLU.
+//! GELU, SwiGLU and the soft bound.
 
 use std::mem::MaybeUninit;
 
-use super::math::{normal, sigmoid};
+use super::math::{normal, sigmoid, tanh};
 use super::parallel::{Output, for_each_piece};
 use super::simd::{self, Kernel};
 
@@ -96,4 +96,20 @@ pub(super) fn swiglu_adjoint(gate: &[f32], up: &[f32], grad: &[f32]) -> [Vec<f32
         [g * up * s * (1.0 + gate * (1.0 - s)), g * gate * s]
     }
     map([gate, up, grad], of)
+}
+
+pub(super) fn soft_bound(x: &[f32], bound: f32) -> Vec<f32> {
+    let inverse = 1.0 / bound;
+    let [y] = map([x], move |[x]| [bound * tanh(x * inverse)]);
+    y
+}
+
+/// `g (1 - tanh^2)`
+pub(super) fn soft_bound_adjoint(x: &[f32], bound: f32, grad: &[f32]) -> Vec<f32> {
+    let inverse = 1.0 / bound;
+    let [d_x] = map([x, grad], move |[x, g]| {
+        let t = tanh(x * inverse);
+        [g * ((1.0 - t) * (1.0 + t))]
+    });
+    d_x
 }

@@ -33,6 +33,28 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `tanh x`, within 5e-7 of it relative: Cephes' odd polynomial near zero, `1 - 2 / (e^2x + 1)` elsewhere.
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    let z = x * x;
+    let mut p = -5.704_988_7e-3;
+    for coefficient in [
+        2.063_908_8e-2,
+        -5.373_971_6e-2,
+        1.333_144_2e-1,
+        -3.333_328e-1,
+    ] {
+        p = p * z + coefficient;
+    }
+    let near = p * z * x + x;
+    let far = 1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0);
+    if x.abs() < 0.625 {
+        near
+    } else {
+        far.copysign(x)
+    }
+}
+
 /// `Phi(x)` and `phi(x)`, distribution function and density of the standard normal.
 ///
 /// `Phi(-|x|) = e^(-x^2/2) t P(t)` with `t = 1 / (1 + 0.35 |x|)`; P was fitted to relative error 3e-8 on [0, 14] by
@@ -130,5 +152,18 @@ mod tests {
                 "the integral itself: {sum} {end}"
             );
         }
+    }
+
+    #[test]
+    fn tanh_is_within_5e_7() {
+        for i in 0..400_000 {
+            let x = i as f32 * 5e-5 + 1e-6;
+            for x in [x, -x] {
+                let exact = f64::from(x).tanh();
+                let error = (f64::from(tanh(x)) - exact).abs() / exact.abs();
+                assert!(error < 5e-7, "tanh({x}) is off by {error:e}");
+            }
+        }
+        assert_eq!([tanh(0.0), tanh(100.0), tanh(-100.0)], [0.0, 1.0, -1.0]);
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 mod attention;
+mod cayley;
 mod elementwise;
 mod loss;
 mod math;
@@ -88,10 +89,14 @@ fn view(tensor: &FlexTensor) -> View {
     }
 }
 
+fn last_axis(tensor: &FlexTensor) -> usize {
+    let shape = tensor.shape();
+    shape[shape.num_dims() - 1]
+}
+
 /// All axes but the last as one: `[rows, width]`.
 fn flat(tensor: &FlexTensor) -> (View, usize) {
-    let shape = tensor.shape();
-    let width = shape[shape.num_dims() - 1];
+    let width = last_axis(tensor);
     let values = tensor.storage::<f32>();
     (
         View::rows(values.as_ptr(), width),
@@ -147,6 +152,17 @@ impl FusedBackend for Flex {
             elementwise::swiglu(gate.storage(), up.storage()),
             gate.shape(),
         )
+    }
+
+    fn fused_soft_bound(x: FlexTensor, bound: f32) -> FlexTensor {
+        let x = contiguous(x);
+        tensor(elementwise::soft_bound(x.storage(), bound), x.shape())
+    }
+
+    fn fused_cayley(z: FlexTensor) -> FlexTensor {
+        let z = contiguous(z);
+        let width = last_axis(&z);
+        tensor(cayley::forward(z.storage(), width), z.shape())
     }
 
     fn fused_norm(x: FlexTensor, gamma: FlexTensor, epsilon: f32, centred: bool) -> FlexTensor {
@@ -209,6 +225,23 @@ impl FusedAdjoint for Flex {
         let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
         elementwise::swiglu_adjoint(gate.storage(), up.storage(), grad.storage())
             .map(|values| tensor(values, gate.shape()))
+    }
+
+    fn soft_bound_adjoint(x: FlexTensor, bound: f32, grad: FlexTensor) -> FlexTensor {
+        let (x, grad) = (contiguous(x), contiguous(grad));
+        tensor(
+            elementwise::soft_bound_adjoint(x.storage(), bound, grad.storage()),
+            x.shape(),
+        )
+    }
+
+    fn cayley_adjoint(z: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        let (z, grad) = (contiguous(z), contiguous(grad));
+        let width = last_axis(&z);
+        tensor(
+            cayley::adjoint(z.storage(), grad.storage(), width),
+            z.shape(),
+        )
     }
 
     fn norm_adjoint(
