@@ -1,10 +1,11 @@
-//! Time of the operations on Flex at batch 8, seq 1024, heads 64, after checking them against the reference.
+//! Times of the operations and their gradients, after checking them against double-precision recurrences.
 //!
-//! `cargo run --release -p kiln-bk --example bench_bk`
+//! `KILN_TEST_BACKEND=cuda cargo run --release -p kiln-bk --features cuda --example bench_bk`
 //!
-//! Bytes are those that must move: forward reads 4 and writes 8 an element; backward reads 16 (left: features and
-//! gradient) or 12 (diagonal: potential and gradient) and writes 4. The gradient of ones that starts the backward pass
-//! is made inside the timed region. Medians of 50 runs after 10 to warm up.
+//! `KILN_TEST_BACKEND` is `flex` when unset; any other backend needs the feature of its name. Bytes are those that must
+//! move, per element: forward reads 4 and writes 8; the backward pass reads 16 (left: features and gradient) or 12
+//! (diagonal: potential and gradient) and writes 4. Every figure is a median over runs; a run is several calls between
+//! two synchronisations, which hides their launches where the device is the slower side.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -13,77 +14,346 @@
 
 use std::time::Instant;
 
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+use burn::tensor::DeviceKind::DefaultDevice;
 use burn::tensor::{Device, Distribution, Tensor};
-use kiln_bk::{bk_diagonal, bk_left, reference};
+use kiln_bk::GradRule;
+#[cfg(feature = "_cube")]
+use kiln_bk::cube::{self, Strategy};
+use num_complex::Complex64 as C;
 
-const SHAPE: [usize; 3] = [8, 1024, 64];
-const WARM_UP: usize = 10;
-const RUNS: usize = 50;
+/// `[batch, seq, heads]`
+const SHAPES: [[usize; 3]; 5] = [
+    [16, 1024, 768],
+    [64, 1024, 32],
+    [8, 4096, 64],
+    [2, 65_536, 64],
+    [1, 1_048_576, 16],
+];
+/// Calls in a run, fewer if they then take longer than this many seconds.
+const MAX_CALLS: usize = 16;
+const LONG_RUN: f64 = 0.1;
+const MAX_RUNS: usize = 51;
+/// Seconds after which a figure makes do with the runs it has.
+const PATIENCE: f64 = 1.0;
+/// Of the largest value or gradient of a sequence.
+const TOLERANCE: f64 = 1e-4;
+
+/// The arguments of one problem.
+#[derive(Clone)]
+struct Inputs {
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    state: Tensor<2>,
+    /// The cotangent of the features.
+    grad: Tensor<3>,
+}
+
+/// An implementation: values, and gradients of the potential.
+trait Implementation {
+    fn left(&self, inputs: Inputs) -> Tensor<3>;
+    fn left_adjoint(&self, features: Tensor<3>, inputs: Inputs) -> Tensor<3>;
+    fn diagonal(&self, inputs: Inputs) -> Tensor<3>;
+    fn diagonal_adjoint(&self, inputs: Inputs) -> Tensor<3>;
+}
+
+#[cfg(feature = "flex")]
+mod on_flex {
+    use super::{GradRule, Implementation, Inputs, Tensor};
+    use burn::backend::{Flex, tensor::FloatTensor};
+    use kiln_bk::{BkAdjoint, bk_diagonal, bk_left};
+
+    pub struct OnFlex;
+
+    fn lower<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
+        tensor.try_into_primitive::<Flex>().unwrap()
+    }
+
+    impl Implementation for OnFlex {
+        fn left(&self, inputs: Inputs) -> Tensor<3> {
+            let out = bk_left(inputs.potential, inputs.hopping, inputs.energy, None);
+            out.unwrap().features
+        }
+
+        fn left_adjoint(&self, features: Tensor<3>, inputs: Inputs) -> Tensor<3> {
+            let [potential, ..] = Flex::bk_left_adjoint(
+                lower(features),
+                lower(inputs.hopping),
+                lower(inputs.state),
+                lower(inputs.grad),
+                GradRule::Exact,
+            );
+            Tensor::from_primitive::<Flex>(potential)
+        }
+
+        fn diagonal(&self, inputs: Inputs) -> Tensor<3> {
+            bk_diagonal(inputs.potential, inputs.hopping, inputs.energy).unwrap()
+        }
+
+        fn diagonal_adjoint(&self, inputs: Inputs) -> Tensor<3> {
+            let [potential, ..] = Flex::bk_diagonal_adjoint(
+                lower(inputs.potential),
+                lower(inputs.hopping),
+                lower(inputs.energy),
+                lower(inputs.grad),
+                GradRule::Exact,
+            );
+            Tensor::from_primitive::<Flex>(potential)
+        }
+    }
+}
+
+#[cfg(feature = "_cube")]
+impl Implementation for Strategy {
+    fn left(&self, inputs: Inputs) -> Tensor<3> {
+        let Inputs {
+            potential,
+            hopping,
+            energy,
+            state,
+            ..
+        } = inputs;
+        cube::left(*self, potential, hopping, energy, state)
+    }
+
+    fn left_adjoint(&self, features: Tensor<3>, inputs: Inputs) -> Tensor<3> {
+        let Inputs {
+            hopping,
+            state,
+            grad,
+            ..
+        } = inputs;
+        cube::left_adjoint(*self, features, hopping, state, grad, GradRule::Exact).0
+    }
+
+    fn diagonal(&self, inputs: Inputs) -> Tensor<3> {
+        cube::diagonal(*self, inputs.potential, inputs.hopping, inputs.energy)
+    }
+
+    fn diagonal_adjoint(&self, inputs: Inputs) -> Tensor<3> {
+        let Inputs {
+            potential,
+            hopping,
+            energy,
+            grad,
+            ..
+        } = inputs;
+        cube::diagonal_adjoint(*self, potential, hopping, energy, grad, GradRule::Exact).0
+    }
+}
 
 fn main() {
-    let device = Device::flex();
-    let heads = SHAPE[2];
+    let name = std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into());
+    let device = device(&name);
+    println!("{name}: median time of a call, and the speed at which it moves the bytes that must");
+    for shape in SHAPES {
+        let inputs = inputs(shape, &device);
+        for (how, implementation) in implementations(&name) {
+            check(shape, &inputs, implementation.as_ref());
+            bench(shape, &inputs, &how, implementation.as_ref(), &device);
+        }
+    }
+}
+
+fn device(name: &str) -> Device {
+    match name {
+        #[cfg(feature = "flex")]
+        "flex" => Device::flex(),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Device::wgpu(DefaultDevice),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Device::vulkan(DefaultDevice),
+        #[cfg(feature = "metal")]
+        "metal" => Device::metal(DefaultDevice),
+        #[cfg(feature = "cuda")]
+        "cuda" => Device::cuda(0),
+        #[cfg(feature = "rocm")]
+        "rocm" => Device::rocm(0),
+        other => panic!("KILN_TEST_BACKEND={other} was not compiled in"),
+    }
+}
+
+fn implementations(name: &str) -> Vec<(String, Box<dyn Implementation>)> {
+    match name {
+        #[cfg(feature = "flex")]
+        "flex" => vec![(name.to_owned(), Box::new(on_flex::OnFlex))],
+        #[cfg(feature = "_cube")]
+        _ => {
+            let strategies = [
+                Strategy::Auto,
+                Strategy::Sequential,
+                Strategy::Chunked { chunk: 64 },
+                Strategy::Chunked { chunk: 256 },
+                Strategy::Chunked { chunk: 1024 },
+            ];
+            let boxed = |strategy| Box::new(strategy) as Box<dyn Implementation>;
+            strategies.map(|s| (format!("{s:?}"), boxed(s))).into()
+        }
+        #[cfg(not(feature = "_cube"))]
+        _ => vec![],
+    }
+}
+
+fn inputs([batch, seq, heads]: [usize; 3], device: &Device) -> Inputs {
     device.seed(0);
-    let potential = Tensor::<3>::random(SHAPE, Distribution::Uniform(-2.0, 2.0), &device);
-    let hopping = Tensor::<1>::random([heads], Distribution::Uniform(0.5, 1.5), &device);
-    let real = Tensor::<2>::random([1, heads], Distribution::Uniform(-1.0, 1.0), &device);
-    let imaginary = Tensor::<2>::random([1, heads], Distribution::Uniform(0.1, 1.0), &device);
-    let energy = Tensor::cat(vec![real, imaginary], 0);
-    let (a, b, z) = (potential, hopping, energy);
+    let uniform = |low, high| Distribution::Uniform(low, high);
+    let real = Tensor::<2>::random([1, heads], uniform(-1.0, 1.0), device);
+    let imaginary = Tensor::<2>::random([1, heads], uniform(0.1, 1.0), device);
+    Inputs {
+        potential: Tensor::random([batch, seq, heads], uniform(-2.0, 2.0), device),
+        hopping: Tensor::random([heads], uniform(0.5, 1.5), device),
+        energy: Tensor::cat(vec![real, imaginary], 0),
+        state: Tensor::zeros([batch, 2 * heads], device),
+        grad: Tensor::random([batch, seq, 2 * heads], uniform(-1.0, 1.0), device),
+    }
+}
 
-    let state = Tensor::zeros([SHAPE[0], 2 * heads], &device);
-    let left = |a, b, z| bk_left(a, b, z, None).unwrap().features;
-    let diagonal = |a, b, z| bk_diagonal(a, b, z).unwrap();
-    check(
-        left(a.clone(), b.clone(), z.clone()),
-        reference::left(a.clone(), b.clone(), z.clone(), state),
-    );
-    check(
-        diagonal(a.clone(), b.clone(), z.clone()),
-        reference::diagonal(a.clone(), b.clone(), z.clone()),
-    );
-
-    println!(
-        "flex, {} threads, [batch, seq, heads] = {SHAPE:?}",
-        rayon::current_num_threads()
-    );
-    report("left      forward", 12, || {
-        left(a.clone(), b.clone(), z.clone());
+fn bench(
+    shape: [usize; 3],
+    inputs: &Inputs,
+    how: &str,
+    implementation: &dyn Implementation,
+    device: &Device,
+) {
+    let [batch, seq, heads] = shape;
+    let elements = shape.iter().product::<usize>() as f64;
+    let report = |what: &str, bytes: f64, run: &dyn Fn() -> Tensor<3>| {
+        let seconds = time(device, run);
+        let speed = elements * bytes / seconds / 1e12;
+        println!(
+            "b{batch:<3} n{seq:<8} h{heads:<4} {how:<24} {what:<18} {:10.4} ms {speed:8.4} TB/s",
+            seconds * 1e3
+        );
+    };
+    let features = implementation.left(inputs.clone());
+    report("left forward", 12.0, &|| {
+        implementation.left(inputs.clone())
     });
-    report("diagonal  forward", 12, || {
-        diagonal(a.clone(), b.clone(), z.clone());
+    report("left backward", 20.0, &|| {
+        implementation.left_adjoint(features.clone(), inputs.clone())
     });
-    let tracked = device.autodiff();
-    let a = Tensor::<3>::from_data(a.into_data(), &tracked).require_grad();
-    let b = Tensor::<1>::from_data(b.into_data(), &tracked).require_grad();
-    let z = Tensor::<2>::from_data(z.into_data(), &tracked).require_grad();
-    report("left      forward + backward", 12 + 20, || {
-        drop(left(a.clone(), b.clone(), z.clone()).backward());
+    report("diagonal forward", 12.0, &|| {
+        implementation.diagonal(inputs.clone())
     });
-    report("diagonal  forward + backward", 12 + 16, || {
-        drop(diagonal(a.clone(), b.clone(), z.clone()).backward());
+    report("diagonal backward", 16.0, &|| {
+        implementation.diagonal_adjoint(inputs.clone())
     });
 }
 
-fn check(found: Tensor<3>, expected: Tensor<3>) {
-    let error = (found - expected).abs().max().into_scalar::<f32>();
-    assert!(error < 1e-5, "differs from the reference by {error}");
+/// Seconds a call, the median over runs.
+fn time(device: &Device, call: &dyn Fn() -> Tensor<3>) -> f64 {
+    let run = |calls: usize| {
+        let start = Instant::now();
+        (0..calls).for_each(|_| drop(call()));
+        device.sync().unwrap();
+        start.elapsed().as_secs_f64() / calls as f64
+    };
+    let start = Instant::now();
+    run(1); // compiles what has not been
+    let calls = ((LONG_RUN / run(1)) as usize).clamp(1, MAX_CALLS);
+    let mut times = vec![run(calls)]; // warms up, and counts only if nothing else does
+    while times.len() <= MAX_RUNS && start.elapsed().as_secs_f64() < PATIENCE {
+        times.push(run(calls));
+    }
+    let counted = if times.len() > 1 {
+        &mut times[1..]
+    } else {
+        &mut times
+    };
+    counted.sort_by(f64::total_cmp);
+    counted[counted.len() / 2]
 }
 
-fn report(name: &str, bytes: usize, mut run: impl FnMut()) {
-    (0..WARM_UP).for_each(|_| run());
-    let mut times: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed().as_nanos() as f64
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    let elements = SHAPE.iter().product::<usize>() as f64;
-    let time = times[RUNS / 2] / elements;
-    println!(
-        "{name:<29} {time:6.2} ns/element {:6.2} GB/s",
-        bytes as f64 / time
-    );
+/// The first and the last sequence against double precision: values, and gradients of the potential.
+fn check(shape: [usize; 3], inputs: &Inputs, implementation: &dyn Implementation) {
+    let [batch, _, heads] = shape;
+    let left = implementation.left(inputs.clone());
+    let d_left = implementation.left_adjoint(left.clone(), inputs.clone());
+    let diagonal = implementation.diagonal(inputs.clone());
+    let d_diagonal = implementation.diagonal_adjoint(inputs.clone());
+    for (b, h) in [(0, 0), (batch - 1, heads - 1)] {
+        let column = |tensor: &Tensor<3>, column: usize| -> Vec<f64> {
+            let lane = tensor.clone().narrow(0, b, 1).narrow(2, column, 1);
+            lane.into_data().iter::<f64>().collect()
+        };
+        let complex = |tensor: &Tensor<3>| -> Vec<C> {
+            let (re, im) = (column(tensor, h), column(tensor, heads + h));
+            re.into_iter()
+                .zip(im)
+                .map(|(re, im)| C::new(re, im))
+                .collect()
+        };
+        let energy: Vec<f64> = inputs.energy.to_data().iter::<f64>().collect();
+        let hopping: Vec<f64> = inputs.hopping.to_data().iter::<f64>().collect();
+        let (z, beta) = (C::new(energy[h], energy[heads + h]), hopping[h]);
+        let alpha: Vec<C> = column(&inputs.potential, h).iter().map(|a| a - z).collect();
+        let g: Vec<C> = complex(&inputs.grad).iter().map(C::conj).collect();
+        let exact = exact(&alpha, beta, &g);
+        assert_close("left", &complex(&left), &exact.left);
+        assert_close("diagonal", &complex(&diagonal), &exact.diagonal);
+        let real = |values: Vec<f64>| values.into_iter().map(C::from).collect::<Vec<_>>();
+        assert_close("left gradient", &real(column(&d_left, h)), &exact.d_left);
+        assert_close(
+            "diagonal gradient",
+            &real(column(&d_diagonal, h)),
+            &exact.d_diagonal,
+        );
+    }
+}
+
+fn assert_close(what: &str, found: &[C], expected: &[C]) {
+    let scale = expected.iter().fold(0.0_f64, |m, x| m.max(x.norm()));
+    let differences = found.iter().zip(expected).map(|(x, y)| (x - y).norm());
+    let error = differences.fold(0.0, f64::max) / scale;
+    assert!(error < TOLERANCE, "{what} differs by {error:.1e}");
+}
+
+struct Exact {
+    left: Vec<C>,
+    diagonal: Vec<C>,
+    d_left: Vec<C>,
+    d_diagonal: Vec<C>,
+}
+
+fn exact(alpha: &[C], beta: f64, g: &[C]) -> Exact {
+    let n = alpha.len();
+    let next = |x: &mut C, alpha: &C| {
+        *x = (alpha - beta * *x).inv();
+        Some(*x)
+    };
+    let left: Vec<C> = alpha.iter().scan(C::ZERO, next).collect();
+    let mut right: Vec<C> = alpha.iter().rev().scan(C::ZERO, next).collect();
+    right.reverse();
+    let or_zero = |x: Option<&C>| x.copied().unwrap_or(C::ZERO);
+    let centre = |i: usize| {
+        let below = or_zero(i.checked_sub(1).and_then(|i| left.get(i)));
+        (alpha[i] - beta * (below + or_zero(right.get(i + 1)))).inv()
+    };
+    let diagonal: Vec<C> = (0..n).map(centre).collect();
+
+    let mut carry = C::ZERO;
+    let mut d_left = vec![C::ZERO; n];
+    for i in (0..n).rev() {
+        let w = left[i].powi(2) * (g[i] + carry);
+        d_left[i] = C::from(-w.re);
+        carry = beta * w;
+    }
+    let m: Vec<C> = g.iter().zip(&diagonal).map(|(g, x)| g * x * x).collect();
+    let mut d_diagonal: Vec<C> = m.iter().map(|m| C::from(-m.re)).collect();
+    for (side, reverse) in [(&left, true), (&right, false)] {
+        let mut carry = C::ZERO;
+        for step in 0..n {
+            let i = if reverse { n - 1 - step } else { step };
+            let passed = side[i].powi(2) * carry;
+            d_diagonal[i] -= passed.re;
+            carry = beta * (m[i] + passed);
+        }
+    }
+    Exact {
+        left,
+        diagonal,
+        d_left,
+        d_diagonal,
+    }
 }

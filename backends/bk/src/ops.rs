@@ -12,7 +12,7 @@ use crate::{backend::BkBackend, error::BkError, rule::GradRule};
 pub struct BkLeft {
     /// `L_i` for every position, `[batch, seq, 2 * heads]`: Re in the first `heads` columns, Im in the rest.
     pub features: Tensor<3>,
-    /// `L_N`, `[batch, 2 * heads]`: pass it in to continue the sequence, bit for bit as if it had not been cut.
+    /// `L_N`, `[batch, 2 * heads]`: pass it in to continue the sequence as if it had not been cut (on Flex, to the bit).
     pub state: Tensor<2>,
 }
 

@@ -8,6 +8,8 @@ use rand_chacha::ChaCha8Rng;
 pub const VALUE_TOLERANCE: f64 = 1e-5;
 /// Gradients: products of several such values, summed.
 pub const GRADIENT_TOLERANCE: f64 = 1e-4;
+/// The same sum in two compilations of a kernel, which may fuse products and sums differently.
+pub const SAME_SUM: f64 = 1e-5;
 
 fn backend() -> String {
     std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into())
@@ -25,8 +27,14 @@ pub fn device() -> Device {
         "flex" => Device::flex(),
         #[cfg(feature = "vulkan")]
         "vulkan" => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "metal")]
+        "metal" => Device::metal(burn::tensor::DeviceKind::DefaultDevice),
         #[cfg(feature = "cuda")]
         "cuda" => Device::cuda(0),
+        #[cfg(feature = "rocm")]
+        "rocm" => Device::rocm(0),
         other => panic!("KILN_TEST_BACKEND={other} was not compiled in"),
     }
 }

@@ -1,11 +1,11 @@
-//! Long sequences: rounding must not accumulate. Flex only, where a position costs nanoseconds.
+//! Long sequences: rounding must not accumulate.
 
 use kiln_bk::{bk_diagonal, bk_left};
 
 use crate::{
     common::{
-        GRADIENT_TOLERANCE, Problem, VALUE_TOLERANCE, assert_close, device, on_flex,
-        relative_error, vector, widen,
+        GRADIENT_TOLERANCE, Problem, VALUE_TOLERANCE, assert_close, device, relative_error, vector,
+        widen,
     },
     oracle::Exact,
 };
@@ -55,44 +55,36 @@ fn diagonal(problem: &Problem, tolerance: f64) {
 
 #[test]
 fn left_of_65_536_and_a_million() {
-    if on_flex() {
-        left(&Problem::random(1, 65_536, 1, true), GRADIENT_TOLERANCE);
-        left(&Problem::random(1, 1_048_576, 1, true), GRADIENT_TOLERANCE);
-    }
+    left(&Problem::random(1, 65_536, 1, true), GRADIENT_TOLERANCE);
+    left(&Problem::random(1, 1_048_576, 1, true), GRADIENT_TOLERANCE);
 }
 
 #[test]
 fn diagonal_of_65_536_and_a_million() {
-    if on_flex() {
-        diagonal(&Problem::random(1, 65_536, 1, false), GRADIENT_TOLERANCE);
-        diagonal(&Problem::random(1, 1_048_576, 1, false), GRADIENT_TOLERANCE);
-    }
+    diagonal(&Problem::random(1, 65_536, 1, false), GRADIENT_TOLERANCE);
+    diagonal(&Problem::random(1, 1_048_576, 1, false), GRADIENT_TOLERANCE);
 }
 
 /// A constant gradient makes the parameters' sums grow steadily. Totals kept in single precision throughout would miss
-/// this tolerance; runs of 64 positions in single precision stay within a few roundings.
+/// this tolerance; short sums, and sums of those, stay within a few roundings.
 #[test]
 fn steady_sums_over_a_million_positions() {
-    if on_flex() {
-        let mut problem = Problem::random(1, 1_048_576, 1, false);
-        problem.weights.fill(1.0);
-        left(&problem, 3e-6);
-        diagonal(&problem, 3e-6);
-    }
+    let mut problem = Problem::random(1, 1_048_576, 1, false);
+    problem.weights.fill(1.0);
+    left(&problem, 3e-6);
+    diagonal(&problem, 3e-6);
 }
 
 #[test]
 fn many_heads_in_parallel() {
-    if on_flex() {
-        for (batch, seq, heads) in [(4, 512, 64), (1, 1024, 130)] {
-            left(
-                &Problem::random(batch, seq, heads, true),
-                GRADIENT_TOLERANCE,
-            );
-            diagonal(
-                &Problem::random(batch, seq, heads, false),
-                GRADIENT_TOLERANCE,
-            );
-        }
+    for (batch, seq, heads) in [(4, 512, 64), (1, 1024, 130)] {
+        left(
+            &Problem::random(batch, seq, heads, true),
+            GRADIENT_TOLERANCE,
+        );
+        diagonal(
+            &Problem::random(batch, seq, heads, false),
+            GRADIENT_TOLERANCE,
+        );
     }
 }

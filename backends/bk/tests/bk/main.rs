@@ -11,6 +11,7 @@
 
 mod arguments;
 mod common;
+mod cube;
 mod diagonal;
 mod left;
 mod long;

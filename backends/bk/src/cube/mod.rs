@@ -1,0 +1,222 @@
+//! The CubeCL implementation: kernels of its own, the same on CUDA, ROCm, Vulkan, WebGPU and Metal.
+//!
+//! A sequence is the positions of one (batch row, head) pair. Where there are many, one unit walks each of them and all
+//! reads and writes are coalesced, heads being innermost ([`Strategy::Sequential`]). Where there are few and long ones,
+//! they are cut into chunks ([`Strategy::Chunked`]). Every sweep is a chain of Moebius maps `x -> (p x + q) / (r x + s)`:
+//! `L` and `R` by `1 / (alpha - beta x)`, and the reverse sweeps by `m x + v`. So one unit composes the maps of a chunk,
+//! rescaling them as it goes; a scan over the chunks' maps finds what enters every chunk; and one unit walks the chunk again
+//! from there, in the ratio form that keeps rounding bounded.
+//!
+//! These functions are the operations and their gradients with the strategy chosen by hand, for tests and benchmarks. Like
+//! [`reference`](mod@crate::reference), they do not check their arguments; they panic on tensors of other backends.
+
+mod kernels;
+mod launch;
+mod plan;
+
+use burn::{
+    backend::{Cube, tensor::FloatTensor},
+    tensor::Tensor,
+};
+
+use self::plan::Plan;
+pub use self::plan::Strategy;
+use crate::{
+    adjoint,
+    backend::{BkAdjoint, BkBackend},
+    reference,
+    rule::GradRule,
+};
+
+type Primitive = FloatTensor<Cube>;
+
+fn lift<const D: usize>(primitive: Primitive) -> Tensor<D> {
+    Tensor::from_primitive::<Cube>(primitive)
+}
+
+fn lower<const D: usize>(tensor: Tensor<D>) -> Primitive {
+    tensor
+        .try_into_primitive::<Cube>()
+        .expect("a tensor of a CubeCL backend, without autodiff")
+}
+
+fn plan(strategy: Strategy, shape: [usize; 3], device: &Primitive) -> Option<Plan> {
+    let hardware = &device.client.properties().hardware;
+    Plan::new(strategy, shape, hardware.num_streaming_multiprocessors)
+}
+
+/// [`reference::left`].
+pub fn left(
+    strategy: Strategy,
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    state: Tensor<2>,
+) -> Tensor<3> {
+    let shape = potential.dims();
+    let hopping_primitive = lower(hopping.clone());
+    match plan(strategy, shape, &hopping_primitive) {
+        None => reference::left(potential, hopping, energy, state),
+        Some(plan) => {
+            let inputs = [
+                lower(potential),
+                hopping_primitive,
+                lower(energy),
+                lower(state),
+            ];
+            lift(launch::left(plan, inputs))
+        }
+    }
+}
+
+/// [`adjoint::left`].
+pub fn left_adjoint(
+    strategy: Strategy,
+    features: Tensor<3>,
+    hopping: Tensor<1>,
+    state: Tensor<2>,
+    grad: Tensor<3>,
+    rule: GradRule,
+) -> (Tensor<3>, Tensor<1>, Tensor<2>, Tensor<2>) {
+    let ([batch, seq, _], [heads]) = (features.dims(), hopping.dims());
+    let hopping_primitive = lower(hopping.clone());
+    let Some(plan) = plan(strategy, [batch, seq, heads], &hopping_primitive) else {
+        return adjoint::left(features, hopping, state, grad, rule);
+    };
+    let inputs = [
+        lower(features),
+        hopping_primitive,
+        lower(state),
+        lower(grad),
+    ];
+    let [potential, hopping, energy, carry] = launch::left_adjoint(plan, inputs, rule);
+    let carry: Tensor<3> = lift::<3>(carry).reshape([batch, plan.chunks, 2 * heads]);
+    (
+        lift(potential),
+        lift::<2>(hopping).reshape([heads]),
+        lift::<2>(energy).reshape([2, heads]),
+        carry.narrow(1, 0, 1).squeeze_dim(1),
+    )
+}
+
+/// [`reference::diagonal`].
+pub fn diagonal(
+    strategy: Strategy,
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+) -> Tensor<3> {
+    let shape = potential.dims();
+    let hopping_primitive = lower(hopping.clone());
+    match plan(strategy, shape, &hopping_primitive) {
+        None => reference::diagonal(potential, hopping, energy),
+        Some(plan) => {
+            let inputs = [lower(potential), hopping_primitive, lower(energy)];
+            lift(launch::diagonal(plan, inputs))
+        }
+    }
+}
+
+/// [`adjoint::diagonal`].
+pub fn diagonal_adjoint(
+    strategy: Strategy,
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    grad: Tensor<3>,
+    rule: GradRule,
+) -> (Tensor<3>, Tensor<1>, Tensor<2>) {
+    let [heads] = hopping.dims();
+    let shape = potential.dims();
+    let hopping_primitive = lower(hopping.clone());
+    let Some(plan) = plan(strategy, shape, &hopping_primitive) else {
+        return adjoint::diagonal(potential, hopping, energy, grad, rule);
+    };
+    let inputs = [
+        lower(potential),
+        hopping_primitive,
+        lower(energy),
+        lower(grad),
+    ];
+    let [potential, hopping, energy] = launch::diagonal_adjoint(plan, inputs, rule);
+    (
+        lift(potential),
+        lift::<2>(hopping).reshape([heads]),
+        lift::<2>(energy).reshape([2, heads]),
+    )
+}
+
+impl BkBackend for Cube {
+    fn bk_left(
+        potential: Primitive,
+        hopping: Primitive,
+        energy: Primitive,
+        state: Primitive,
+        _rule: GradRule,
+    ) -> Primitive {
+        lower(left(
+            Strategy::Auto,
+            lift(potential),
+            lift(hopping),
+            lift(energy),
+            lift(state),
+        ))
+    }
+
+    fn bk_diagonal(
+        potential: Primitive,
+        hopping: Primitive,
+        energy: Primitive,
+        _rule: GradRule,
+    ) -> Primitive {
+        lower(diagonal(
+            Strategy::Auto,
+            lift(potential),
+            lift(hopping),
+            lift(energy),
+        ))
+    }
+}
+
+impl BkAdjoint for Cube {
+    fn bk_left_adjoint(
+        features: Primitive,
+        hopping: Primitive,
+        state: Primitive,
+        grad: Primitive,
+        rule: GradRule,
+    ) -> [Primitive; 4] {
+        let (potential, hopping, energy, state) = left_adjoint(
+            Strategy::Auto,
+            lift(features),
+            lift(hopping),
+            lift(state),
+            lift(grad),
+            rule,
+        );
+        [
+            lower(potential),
+            lower(hopping),
+            lower(energy),
+            lower(state),
+        ]
+    }
+
+    fn bk_diagonal_adjoint(
+        potential: Primitive,
+        hopping: Primitive,
+        energy: Primitive,
+        grad: Primitive,
+        rule: GradRule,
+    ) -> [Primitive; 3] {
+        let (potential, hopping, energy) = diagonal_adjoint(
+            Strategy::Auto,
+            lift(potential),
+            lift(hopping),
+            lift(energy),
+            lift(grad),
+            rule,
+        );
+        [lower(potential), lower(hopping), lower(energy)]
+    }
+}
