@@ -6,7 +6,7 @@ use burn::backend::{
 };
 
 /// A backend with fused implementations. `Dispatch` implements it by asking the backend of the tensors it is given, and
-/// `Autodiff` by recording one node an operation; other backends never get here (see [`ops`](crate::ops)).
+/// `Autodiff` by recording one node an operation; other backends never get here (the public functions see to it).
 #[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
 pub trait FusedBackend: Backend {
     /// `x w`, see [`linear`](crate::linear).
