@@ -1,0 +1,132 @@
+//! The public functions: check shapes, then hand the primitives to the backend.
+
+use burn::{
+    backend::Dispatch,
+    tensor::{DType, Tensor},
+};
+
+use crate::{backend::GlaBackend, error::GlaError, strategy::Strategy};
+
+/// What [`gated_linear_attention`] returns.
+#[derive(Clone, Debug)]
+pub struct GatedAttention {
+    /// `y_i` for every position, `[batch, seq, heads, d_value]`, of the element type of v.
+    pub output: Tensor<4>,
+    /// `S_N`, `[batch, heads, d_key, d_value]`: pass it in to continue the sequence as if it had not been cut.
+    pub state: Tensor<4>,
+}
+
+/// Linear attention with a scalar forget gate, `S_i = exp(g_i) S_{i-1} + k_i v_i^T`, `y_i = S_i^T q_i`, with its exact
+/// gradient.
+///
+/// # Shapes
+/// - q and k: `[batch, seq, heads, d_key]`; v: `[batch, seq, heads, d_value]`; all `f32` or all `bf16`
+/// - log_decay `g`: `[batch, seq, heads]`, not positive, `f32`. What gates have taken below 1e-30 may count as nothing
+/// - state `S_0`: `[batch, heads, d_key, d_value]`, `f32`; none or zeros starts afresh
+///
+/// The values of the gates are not looked at here; positive ones are an amplification that can overflow.
+///
+/// # Errors
+/// [`GlaError::Shape`], [`GlaError::Empty`] or [`GlaError::DType`].
+pub fn gated_linear_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    log_decay: Tensor<3>,
+    state: Option<Tensor<4>>,
+) -> Result<GatedAttention, GlaError> {
+    gated_linear_attention_by(Strategy::Auto, q, k, v, log_decay, state)
+}
+
+/// [`gated_linear_attention`] with the strategy chosen by hand, for tests and benchmarks.
+///
+/// # Errors
+/// As [`gated_linear_attention`], and [`GlaError::Chunk`].
+pub fn gated_linear_attention_by(
+    strategy: Strategy,
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    log_decay: Tensor<3>,
+    state: Option<Tensor<4>>,
+) -> Result<GatedAttention, GlaError> {
+    const OPERAND: &str = "F32 or BF16";
+    const KEYS: &str = "[batch, seq, heads, d_key]";
+    const VALUES: &str = "[batch, seq, heads, d_value]";
+    const STATE: &str = "[batch, heads, d_key, d_value]";
+    strategy.check()?;
+    let [batch, seq, heads, d_key] = q.dims();
+    let d_value = v.dims()[3];
+    for (name, axes, found) in [("q", KEYS, q.dims()), ("v", VALUES, v.dims())] {
+        if found.contains(&0) {
+            let found = found.to_vec();
+            return Err(GlaError::Empty { name, axes, found });
+        }
+    }
+    check_shape("k", KEYS, &[batch, seq, heads, d_key], &k)?;
+    check_shape("v", VALUES, &[batch, seq, heads, d_value], &v)?;
+    let axes = "[batch, seq, heads]";
+    check_shape("log_decay", axes, &[batch, seq, heads], &log_decay)?;
+    let operand = q.dtype();
+    if !matches!(operand, DType::F32 | DType::BF16) {
+        return Err(wrong_type("q", OPERAND, operand));
+    }
+    let as_q = match operand {
+        DType::F32 => "F32 as q is",
+        _ => "BF16 as q is",
+    };
+    for (name, found) in [("k", k.dtype()), ("v", v.dtype())] {
+        if found != operand {
+            return Err(wrong_type(name, as_q, found));
+        }
+    }
+    let state = match state {
+        Some(state) => {
+            check_shape("state", STATE, &[batch, heads, d_key, d_value], &state)?;
+            state
+        }
+        None => Tensor::zeros([batch, heads, d_key, d_value], (&v.device(), DType::F32)),
+    };
+    for (name, found) in [("log_decay", log_decay.dtype()), ("state", state.dtype())] {
+        if found != DType::F32 {
+            return Err(wrong_type(name, "F32", found));
+        }
+    }
+    let (output, state) = Dispatch::gated_linear_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        log_decay.into_dispatch(),
+        state.into_dispatch(),
+        strategy,
+    );
+    Ok(GatedAttention {
+        output: Tensor::from_dispatch(output),
+        state: Tensor::from_dispatch(state),
+    })
+}
+
+fn wrong_type(name: &'static str, expected: &'static str, found: DType) -> GlaError {
+    GlaError::DType {
+        name,
+        expected,
+        found,
+    }
+}
+
+fn check_shape<const D: usize>(
+    name: &'static str,
+    axes: &'static str,
+    expected: &[usize; D],
+    tensor: &Tensor<D>,
+) -> Result<(), GlaError> {
+    if tensor.dims() == *expected {
+        return Ok(());
+    }
+    Err(GlaError::Shape {
+        name,
+        axes,
+        expected: expected.to_vec(),
+        found: tensor.dims().to_vec(),
+    })
+}
