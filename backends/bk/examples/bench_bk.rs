@@ -6,6 +6,8 @@
 //! move, per element: forward reads 4 and writes 8; the backward pass reads 16 (left: features and gradient) or 12
 //! (diagonal: potential and gradient) and writes 4. Every figure is a median over runs; a run is several calls between
 //! two synchronisations, which hides their launches where the device is the slower side.
+//!
+//! Arguments are filters: only shapes (`b8n4096h64`) and strategies whose names contain one of them are run.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -35,7 +37,7 @@ const MAX_CALLS: usize = 16;
 const LONG_RUN: f64 = 0.1;
 const MAX_RUNS: usize = 51;
 /// Seconds after which a figure makes do with the runs it has.
-const PATIENCE: f64 = 1.0;
+const PATIENCE: f64 = 0.3;
 /// Of the largest value or gradient of a sequence.
 const TOLERANCE: f64 = 1e-4;
 
@@ -147,9 +149,16 @@ fn main() {
     let name = std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into());
     let device = device(&name);
     println!("{name}: median time of a call, and the speed at which it moves the bytes that must");
-    for shape in SHAPES {
+    let filters: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
+    for shape @ [batch, seq, heads] in SHAPES {
+        let label = format!("b{batch}n{seq}h{heads}");
+        let all = wanted(&label);
         let inputs = inputs(shape, &device);
         for (how, implementation) in implementations(&name) {
+            if !(all || wanted(&how)) {
+                continue;
+            }
             check(shape, &inputs, implementation.as_ref());
             bench(shape, &inputs, &how, implementation.as_ref(), &device);
         }
@@ -186,6 +195,26 @@ fn implementations(name: &str) -> Vec<(String, Box<dyn Implementation>)> {
                 Strategy::Chunked { chunk: 64 },
                 Strategy::Chunked { chunk: 256 },
                 Strategy::Chunked { chunk: 1024 },
+                Strategy::LookBack { subs: 8, count: 8 },
+                Strategy::LookBack { subs: 8, count: 16 },
+                Strategy::LookBack { subs: 16, count: 8 },
+                Strategy::LookBack {
+                    subs: 16,
+                    count: 16,
+                },
+                Strategy::LookBack { subs: 32, count: 8 },
+                Strategy::LookBack {
+                    subs: 32,
+                    count: 16,
+                },
+                Strategy::LookBack {
+                    subs: 16,
+                    count: 32,
+                },
+                Strategy::LookBack {
+                    subs: 32,
+                    count: 32,
+                },
             ];
             let boxed = |strategy| Box::new(strategy) as Box<dyn Implementation>;
             strategies.map(|s| (format!("{s:?}"), boxed(s))).into()

@@ -17,6 +17,18 @@
 //! Both: `d a_i = Re d alpha_i`, `d z = -sum_i d alpha_i`, and `d beta` keeps its real part. The sums run over the batch
 //! too. [`GradRule`] says what stands in for `d alpha_i` when the exact value is not wanted.
 //!
+//! Forward elimination `d_i = L_i (u_i - c d_{i-1})`, whose reverse sweep is the same recurrence, run backwards:
+//! ```text
+//! s_{N+1} = 0,   s_i = L_i (g_i - c s_{i+1})
+//! d u_i = s_i,   d c = -sum_i s_i . d_{i-1},   d d_0 = -c s_1,   d L_i = s_i . d_i / L_i^2
+//! ```
+//! with the products summed over columns; from `d L_i` on it is the left operation's. Solve, with the transposed solve
+//! `y = (H^T - z)^-1 g`, which has `b` and `c` exchanged and the same `L`:
+//! ```text
+//! d u_i = y_i,   d alpha_i = -y_i . x_i,   d b = -sum_i y_i . x_{i+1},   d c = -sum_i y_i . x_{i-1}
+//! ```
+//! `u` is real and keeps the real part, and so do `b` and `c`.
+//!
 //! Backends without kernels use these sweeps rather than autodiff over [`reference`](mod@crate::reference): they keep one
 //! tensor instead of about ten for every position, and give the same gradient rules everywhere.
 
@@ -24,11 +36,11 @@ use burn::tensor::Tensor;
 
 use crate::{
     complex::{Complex, position},
-    reference::sweeps,
+    reference::{self, resolvent, sweeps},
     rule::{GradRule, HYP7_FLOOR},
 };
 
-/// Gradients of [`reference::left`](crate::reference::left), in the order and the shapes of its arguments.
+/// Gradients of [`reference::left`], in the order and the shapes of its arguments.
 ///
 /// # Shapes
 /// - features and grad `[batch, seq, 2 * heads]`, hopping `[heads]`, state `[batch, 2 * heads]`
@@ -68,7 +80,7 @@ pub fn left(
     (potential, d_hopping, energy, carry.conj().join())
 }
 
-/// Gradients of [`reference::diagonal`](crate::reference::diagonal), in the order and the shapes of its arguments.
+/// Gradients of [`reference::diagonal`], in the order and the shapes of its arguments.
 ///
 /// # Shapes
 /// - potential `[batch, seq, heads]`, hopping `[heads]`, energy `[2, heads]`, grad `[batch, seq, 2 * heads]`
@@ -119,6 +131,123 @@ pub fn diagonal(
     }
     let (potential, energy) = potential_and_energy(d_alpha);
     (potential, d_beta.sum_dim(0).squeeze_dim(0), energy)
+}
+
+/// Gradients of [`reference::eliminate`], in the order and the shapes of its arguments.
+///
+/// # Shapes
+/// - features `[batch, seq, 2 * heads]`, lower `[heads]`, state `[batch, heads, 2 * columns]`, solution (the output) and
+///   grad `[batch, seq, heads, 2 * columns]`
+pub fn eliminate(
+    features: Tensor<3>,
+    lower: Tensor<1>,
+    state: Tensor<3>,
+    solution: Tensor<4>,
+    grad: Tensor<4>,
+) -> (Tensor<3>, Tensor<1>, Tensor<4>, Tensor<3>) {
+    let seq = features.dims()[1];
+    let c = lower.reshape([1, -1, 1]); // [1, heads, 1]
+    let value = |i| Complex::<3>::split(position(&solution, i)); // [batch, heads, columns]
+    let entering = Complex::split(state);
+    let mut carry = Complex::zeros(&entering.re); // c s_{i+1}
+    let mut d_lower = entering.re.zeros_like();
+    let (mut d_features, mut d_values) = (Vec::new(), Vec::new());
+    for i in (0..seq).rev() {
+        let own = resolvent(&features, i); // [batch, heads, 1]
+        let g = Complex::split(position(&grad, i)).conj();
+        let s = g.sub(carry).mul(own.clone());
+        let before = if i > 0 {
+            value(i - 1)
+        } else {
+            entering.clone()
+        };
+        d_lower = d_lower - before.mul(s.clone()).re;
+        let d_left = over_columns(s.clone().mul(value(i))).mul(own.inverse().square());
+        let d_left = d_left.conj();
+        d_features.push(Tensor::cat(vec![d_left.re, d_left.im], 1).squeeze_dim::<2>(2));
+        d_values.push(s.re.clone());
+        carry = s.scale(c.clone());
+    }
+    d_features.reverse();
+    d_values.reverse();
+    let d_state = Complex {
+        re: -carry.re,
+        im: carry.im,
+    };
+    (
+        Tensor::stack(d_features, 1),
+        d_lower.sum_dims_squeeze::<1, usize>(&[0, 2]),
+        Tensor::stack(d_values, 1),
+        d_state.join(),
+    )
+}
+
+/// Gradients of [`reference::solve`], in the order and the shapes of its arguments.
+///
+/// # Shapes
+/// - potential `[batch, seq, heads]`, upper and lower `[heads]`, energy `[2, heads]`, solution (the output) and grad
+///   `[batch, seq, heads, 2 * columns]`
+pub fn solve(
+    potential: Tensor<3>,
+    upper: Tensor<1>,
+    lower: Tensor<1>,
+    energy: Tensor<2>,
+    solution: Tensor<4>,
+    grad: Tensor<4>,
+) -> (Tensor<3>, Tensor<1>, Tensor<1>, Tensor<2>, Tensor<4>) {
+    let [batch, seq, heads] = potential.dims();
+    let nothing = Tensor::zeros([batch, 2 * heads], &potential.device());
+    let hopping = upper.clone() * lower.clone();
+    let features = reference::left(potential, hopping, energy, nothing);
+    let (b, c) = (upper.reshape([1, -1, 1]), lower.reshape([1, -1, 1])); // [1, heads, 1]
+    let value = |i| Complex::<3>::split(position(&solution, i)); // [batch, heads, columns]
+
+    // Forward elimination of the transposed system: b stands below the diagonal.
+    let mut previous = Complex::zeros(&value(0).re);
+    let mut forward = Vec::with_capacity(seq);
+    for i in 0..seq {
+        let g = Complex::split(position(&grad, i)).conj();
+        previous = g
+            .sub(previous.scale(b.clone()))
+            .mul(resolvent(&features, i));
+        forward.push(previous.clone());
+    }
+    let zeros = Complex::zeros(&previous.re);
+    let (mut d_upper, mut d_lower) = (zeros.re.clone(), zeros.re.clone());
+    let (mut y_next, mut x_next) = (zeros.clone(), zeros);
+    let (mut minus_d_alpha, mut d_values) = (Vec::new(), Vec::new());
+    for (i, forward) in forward.into_iter().enumerate().rev() {
+        let known = y_next.clone().scale(c.clone());
+        let y = forward.sub(known.mul(resolvent(&features, i)));
+        let x = value(i);
+        d_upper = d_upper - y.clone().mul(x_next).re;
+        d_lower = d_lower - y_next.mul(x.clone()).re;
+        let product = over_columns(y.clone().mul(x.clone()));
+        minus_d_alpha.push(Complex {
+            re: product.re.squeeze_dim(2),
+            im: product.im.squeeze_dim(2),
+        });
+        d_values.push(y.re.clone());
+        (y_next, x_next) = (y, x);
+    }
+    minus_d_alpha.reverse();
+    d_values.reverse();
+    let (d_potential, d_energy) = potential_and_energy(minus_d_alpha);
+    (
+        d_potential,
+        d_upper.sum_dims_squeeze::<1, usize>(&[0, 2]),
+        d_lower.sum_dims_squeeze::<1, usize>(&[0, 2]),
+        d_energy,
+        Tensor::stack(d_values, 1),
+    )
+}
+
+/// The sum over columns, `[batch, heads, 1]`.
+fn over_columns(products: Complex<3>) -> Complex<3> {
+    Complex {
+        re: products.re.sum_dim(2),
+        im: products.im.sum_dim(2),
+    }
 }
 
 /// `(1 - t) g X^2 + t g conj(X^2) / max(|X^2|^2, floor^2)`: minus the approximate `d alpha_i`.

@@ -24,6 +24,23 @@ pub trait BkBackend: Backend {
         energy: FloatTensor<Self>,
         rule: GradRule,
     ) -> FloatTensor<Self>;
+
+    /// See [`reference::eliminate`](crate::reference::eliminate).
+    fn bk_eliminate(
+        features: FloatTensor<Self>,
+        lower: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        state: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`bk_solve`](crate::bk_solve).
+    fn bk_solve(
+        potential: FloatTensor<Self>,
+        upper: FloatTensor<Self>,
+        lower: FloatTensor<Self>,
+        energy: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 }
 
 /// The vector-Jacobian products behind [`BkBackend`], see [`adjoint`](crate::adjoint).
@@ -48,4 +65,23 @@ pub trait BkAdjoint: Backend {
         grad: FloatTensor<Self>,
         rule: GradRule,
     ) -> [FloatTensor<Self>; 3];
+
+    /// Gradients of features, lower, values and state; solution is the operation's output.
+    fn bk_eliminate_adjoint(
+        features: FloatTensor<Self>,
+        lower: FloatTensor<Self>,
+        state: FloatTensor<Self>,
+        solution: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 4];
+
+    /// Gradients of potential, upper, lower, energy and values; solution is the operation's output.
+    fn bk_solve_adjoint(
+        potential: FloatTensor<Self>,
+        upper: FloatTensor<Self>,
+        lower: FloatTensor<Self>,
+        energy: FloatTensor<Self>,
+        solution: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 5];
 }

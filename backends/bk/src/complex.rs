@@ -2,23 +2,14 @@
 
 use burn::tensor::Tensor;
 
-/// A complex tensor `[batch, heads]`; an axis of length one broadcasts.
+/// A complex tensor, `[batch, heads]` or `[batch, heads, columns]`; an axis of length one broadcasts.
 #[derive(Clone)]
-pub(crate) struct Complex {
-    pub re: Tensor<2>,
-    pub im: Tensor<2>,
+pub(crate) struct Complex<const D: usize = 2> {
+    pub re: Tensor<D>,
+    pub im: Tensor<D>,
 }
 
 impl Complex {
-    /// Splits `[batch, 2 * heads]`, Re then Im.
-    pub fn split(packed: Tensor<2>) -> Self {
-        let heads = packed.dims()[1] / 2;
-        Self {
-            re: packed.clone().narrow(1, 0, heads),
-            im: packed.narrow(1, heads, heads),
-        }
-    }
-
     /// Splits the energy `[2, heads]` into two rows `[1, heads]`.
     pub fn energy(energy: Tensor<2>) -> Self {
         Self {
@@ -27,8 +18,27 @@ impl Complex {
         }
     }
 
+    /// With an axis for columns, `[batch, heads, 1]`.
+    pub fn per_column(self) -> Complex<3> {
+        Complex {
+            re: self.re.unsqueeze_dim(2),
+            im: self.im.unsqueeze_dim(2),
+        }
+    }
+}
+
+impl<const D: usize> Complex<D> {
+    /// Splits the last axis, Re then Im.
+    pub fn split(packed: Tensor<D>) -> Self {
+        let half = packed.dims()[D - 1] / 2;
+        Self {
+            re: packed.clone().narrow(D - 1, 0, half),
+            im: packed.narrow(D - 1, half, half),
+        }
+    }
+
     /// Zeros with the shape and device of `like`.
-    pub fn zeros(like: &Tensor<2>) -> Self {
+    pub fn zeros(like: &Tensor<D>) -> Self {
         let zeros = like.zeros_like();
         Self {
             re: zeros.clone(),
@@ -36,9 +46,9 @@ impl Complex {
         }
     }
 
-    /// `[batch, 2 * heads]`, Re then Im.
-    pub fn join(self) -> Tensor<2> {
-        Tensor::cat(vec![self.re, self.im], 1)
+    /// Re then Im along the last axis.
+    pub fn join(self) -> Tensor<D> {
+        Tensor::cat(vec![self.re, self.im], D - 1)
     }
 
     pub fn conj(self) -> Self {
@@ -55,15 +65,22 @@ impl Complex {
         }
     }
 
+    pub fn sub(self, other: Self) -> Self {
+        Self {
+            re: self.re - other.re,
+            im: self.im - other.im,
+        }
+    }
+
     /// `real - self`, with a real left-hand side.
-    pub fn subtract_from(self, real: Tensor<2>) -> Self {
+    pub fn subtract_from(self, real: Tensor<D>) -> Self {
         Self {
             re: real - self.re,
             im: -self.im,
         }
     }
 
-    pub fn scale(self, factor: Tensor<2>) -> Self {
+    pub fn scale(self, factor: Tensor<D>) -> Self {
         Self {
             re: self.re * factor.clone(),
             im: self.im * factor,
@@ -82,7 +99,7 @@ impl Complex {
     }
 
     /// `|self|^2`
-    pub fn norm(&self) -> Tensor<2> {
+    pub fn norm(&self) -> Tensor<D> {
         self.re.clone() * self.re.clone() + self.im.clone() * self.im.clone()
     }
 
@@ -93,7 +110,10 @@ impl Complex {
     }
 }
 
-/// Position `i` of `[batch, seq, width]`, as `[batch, width]`.
-pub(crate) fn position(sequence: &Tensor<3>, i: usize) -> Tensor<2> {
+/// Position `i` of `[batch, seq, ..]`, as `[batch, ..]`.
+pub(crate) fn position<const D: usize, const R: usize>(
+    sequence: &Tensor<D>,
+    i: usize,
+) -> Tensor<R> {
     sequence.clone().narrow(1, i, 1).squeeze_dim(1)
 }

@@ -58,4 +58,7 @@ pub enum BkError {
         /// What the device said.
         reason: String,
     },
+    /// What the linear attention underneath [`resolvent_attention`](crate::resolvent_attention()) refuses.
+    #[error("resolvent_attention: {0}")]
+    Attention(#[from] kiln_gla::GlaError),
 }

@@ -11,7 +11,17 @@
 //! ```
 //!
 //! [`bk_left`] returns every `L_i`, for models that predict the next token; [`bk_diagonal`] returns every `G_ii`, for
-//! encoders. Both are differentiable in all their inputs, with exact reverse sweeps in O(N) (see [`adjoint`]).
+//! encoders. With a coupling `b` above the diagonal and `c` below it, `beta = b c`, the resolvent can be applied to vectors:
+//!
+//! ```text
+//! causal      d_i = L_i (u_i - c d_{i-1}),  d_0 = entering state             sees positions <= i: causal
+//! full        x_i = d_i - L_i b x_{i+1},    x_{N+1} = 0, so x = (H - z)^-1 u  sees everything
+//! ```
+//!
+//! [`bk_solve_causal`] returns every `d_i`, [`bk_solve`] every `x_i`, for any number of columns of `u`. All are
+//! differentiable in all their inputs, with exact reverse sweeps in O(N) (see [`adjoint`]). [`resolvent_attention`] makes
+//! the last rows of the leading blocks' resolvents the weights of a causal attention, by way of gated linear attention
+//! ([`kiln_gla`]).
 //!
 //! ```no_run
 //! use burn::tensor::{Device, Tensor};
@@ -49,13 +59,21 @@
 //! diagonal  forward    22 + 2 divisions       read  4, write 8
 //!           backward   60 + 3 divisions       read 12, write 4
 //! ```
+//! The solve, for one column of `u` besides (the `L_i`, which all columns of a head share, come on top of it):
+//! ```text
+//! causal    forward    10                     read  4, write 8
+//!           backward   22                     read 16, write 4
+//! full      forward    18                     read  4, write 8
+//!           backward   35                     read 16, write 4
+//! ```
 //! Nothing but the inputs and the output is kept for the backward pass. The diagonal needs scratch memory: on Flex 16 bytes
-//! an element forward and 72 backward, of the sequences being worked on; on CubeCL 8 and 16, of all of them.
+//! an element forward and 72 backward, of the sequences being worked on; on CubeCL 8 and 16, of all of them. The full solve
+//! needs 8 on Flex, of the columns being worked on.
 //!
 //! # Where it runs
 //! | backend | implementation |
 //! |---|---|
-//! | Flex | own vectorised kernels, parallel over batch rows and blocks of heads |
+//! | Flex | own vectorised kernels, parallel over batch rows and blocks of heads; the solve over batch rows and heads, vectorised over columns |
 //! | Cube (CUDA, ROCm, Vulkan, WebGPU, Metal) | own kernels, parallel over batch rows, heads and, where those are few, chunks of the sequence (see `cube`, with such a backend compiled in) |
 //!
 //! On CubeCL these kernels move, in bytes an element:
@@ -65,8 +83,14 @@
 //!           backward         20               36
 //! diagonal  forward          32               40
 //!           backward         84              140
+//! causal    forward          12
+//!           backward         32
+//! full      forward          28
+//!           backward         48
 //! ```
-//! and start 1 launch (left, forward) to about 20 (diagonal, backward, in chunks), however long the sequence is. Results
+//! and start 1 launch (left, forward) to about 20 (diagonal, backward, in chunks), however long the sequence is. On CUDA and
+//! ROCm left takes one pass in 1 or 2 launches at any length, so 12 bytes forward and 20 backward
+//! (`cube::Strategy::LookBack`). Results
 //! repeat to the bit on one device: nothing is added up atomically. Cutting a sequence in two and passing the state on gives
 //! the same bits on Flex, and on CubeCL where sequences stay whole; chunks begin from values that differ by a rounding.
 //! Gradients of hopping and energy are sums over all positions: in double precision on Flex, and in short single-precision
@@ -76,6 +100,7 @@
 //! on the Cargo feature of the same name. Gradients are first order: the backward pass cannot be differentiated again.
 
 pub mod adjoint;
+mod attention;
 mod autodiff;
 #[cfg_attr(
     not(any(feature = "flex", feature = "_cube")),
@@ -95,9 +120,14 @@ mod ops;
 pub mod reference;
 mod rule;
 
+pub use attention::{
+    ResolventAttention, ResolventForm, ResolventInputs, ResolventState, resolvent_attention,
+    resolvent_attention_by,
+};
 pub use backend::{BkAdjoint, BkBackend};
 pub use error::BkError;
 pub use ops::{
-    BkLeft, bk_diagonal, bk_diagonal_with_rule, bk_left, bk_left_with_rule, check_parameters,
+    BkLeft, BkSolveCausal, SolveState, bk_diagonal, bk_diagonal_with_rule, bk_left,
+    bk_left_with_rule, bk_solve, bk_solve_causal, check_parameters,
 };
 pub use rule::{GradRule, HYP7_FLOOR};

@@ -106,6 +106,113 @@ pub fn bk_diagonal_with_rule(
     )))
 }
 
+/// Where [`bk_solve_causal`] stopped: pass it in to continue the sequence as if it had not been cut (on Flex, to the bit).
+#[derive(Clone, Debug)]
+pub struct SolveState {
+    /// `L_N`, `[batch, 2 * heads]`: Re in the first `heads` columns, Im in the rest.
+    pub resolvent: Tensor<2>,
+    /// `d_N`, `[batch, heads, 2 * columns]`, Re then Im.
+    pub values: Tensor<3>,
+}
+
+/// What [`bk_solve_causal`] returns.
+#[derive(Clone, Debug)]
+pub struct BkSolveCausal {
+    /// `d_i` for every position, `[batch, seq, heads, 2 * columns]`: Re in the first `columns` columns, Im in the rest.
+    pub values: Tensor<4>,
+    /// `L_N` and `d_N`, constant in the length of the sequence.
+    pub state: SolveState,
+}
+
+/// `x = (H - z)^-1 u`, for several columns of `u` a head, with its exact gradient.
+///
+/// `H` has the potential on its diagonal, `b` above and `c` below it, each one number a head:
+/// `c x_{i-1} + (a_i - z) x_i + b x_{i+1} = u_i`. Every output depends on every input position: not for models that predict
+/// the next token, for which there is [`bk_solve_causal`].
+///
+/// # Shapes
+/// - values `u`: `[batch, seq, heads, columns]`
+/// - potential `a`: `[batch, seq, heads]`
+/// - upper `b` and lower `c`: `[heads]`, with `b c` not negative
+/// - energy `z`: `[2, heads]`, row 0 `Re z`, row 1 `Im z > 0`
+/// - output: `[batch, seq, heads, 2 * columns]`, Re in the first `columns` columns, Im in the rest
+///
+/// The values of the parameters are not looked at here; [`check_parameters`] does, given `b c` as hopping.
+///
+/// # Errors
+/// [`BkError::Shape`], [`BkError::Empty`] or [`BkError::DType`].
+pub fn bk_solve(
+    values: Tensor<4>,
+    potential: Tensor<3>,
+    upper: Tensor<1>,
+    lower: Tensor<1>,
+    energy: Tensor<2>,
+) -> Result<Tensor<4>, BkError> {
+    check_solve("bk_solve", &values, &potential, &upper, &lower, &energy)?;
+    Ok(Tensor::from_dispatch(Dispatch::bk_solve(
+        potential.into_dispatch(),
+        upper.into_dispatch(),
+        lower.into_dispatch(),
+        energy.into_dispatch(),
+        values.into_dispatch(),
+    )))
+}
+
+/// The causal half of [`bk_solve`], forward elimination: `d_i = L_i (u_i - c d_{i-1})` with the `L_i` of [`bk_left`] at
+/// hopping `b c`.
+///
+/// From a fresh state `d_i` is the last entry of the solution for the leading `i x i` block: it depends on positions up to
+/// `i` only, and one more token costs the same whatever came before it. Gradients are exact in all inputs and the state.
+///
+/// # Shapes
+/// - values, potential, upper, lower and energy as in [`bk_solve`]
+/// - state: `L_0` `[batch, 2 * heads]` with `Im >= 0`, and `d_0` `[batch, heads, 2 * columns]`; none starts afresh
+///
+/// # Errors
+/// [`BkError::Shape`], [`BkError::Empty`] or [`BkError::DType`].
+pub fn bk_solve_causal(
+    values: Tensor<4>,
+    potential: Tensor<3>,
+    upper: Tensor<1>,
+    lower: Tensor<1>,
+    energy: Tensor<2>,
+    state: Option<SolveState>,
+) -> Result<BkSolveCausal, BkError> {
+    const OP: &str = "bk_solve_causal";
+    let dims = check_solve(OP, &values, &potential, &upper, &lower, &energy)?;
+    let [batch, seq, heads, columns] = dims;
+    let (entering, state) = match state {
+        Some(state) => {
+            let SolveState { resolvent, values } = state;
+            let axes = "[batch, 2 * heads]";
+            check_argument(OP, "state.resolvent", axes, &[batch, 2 * heads], &resolvent)?;
+            let axes = "[batch, heads, 2 * columns]";
+            let expected = [batch, heads, 2 * columns];
+            check_argument(OP, "state.values", axes, &expected, &values)?;
+            (Some(resolvent), values)
+        }
+        None => {
+            let options = (&values.device(), DType::F32);
+            (None, Tensor::zeros([batch, heads, 2 * columns], options))
+        }
+    };
+    let left = bk_left(potential, upper * lower.clone(), energy, entering)?;
+    let values = Tensor::<4>::from_dispatch(Dispatch::bk_eliminate(
+        left.features.into_dispatch(),
+        lower.into_dispatch(),
+        values.into_dispatch(),
+        state.into_dispatch(),
+    ));
+    let last = values.clone().narrow(1, seq - 1, 1).squeeze_dim(1);
+    Ok(BkSolveCausal {
+        values,
+        state: SolveState {
+            resolvent: left.state,
+            values: last,
+        },
+    })
+}
+
 /// Checks the values of the parameters: hopping finite and not negative, energy finite with a positive imaginary part.
 ///
 /// This waits for the device and copies the parameters to the host: call it where parameters are made or loaded, not in
@@ -177,6 +284,33 @@ fn check_inputs(
     }
     check_argument(op, "potential", "[batch, seq, heads]", &dims, potential)?;
     check_argument(op, "hopping", "[heads]", &[heads], hopping)?;
+    check_argument(op, "energy", "[2, heads]", &[2, heads], energy)?;
+    Ok(dims)
+}
+
+fn check_solve(
+    op: &'static str,
+    values: &Tensor<4>,
+    potential: &Tensor<3>,
+    upper: &Tensor<1>,
+    lower: &Tensor<1>,
+    energy: &Tensor<2>,
+) -> Result<[usize; 4], BkError> {
+    let [batch, seq, heads] = potential.dims();
+    // Whatever number of columns there is, but not none.
+    let columns = values.dims()[3].max(1);
+    if potential.dims().contains(&0) {
+        return Err(BkError::Empty {
+            op,
+            found: potential.dims().to_vec(),
+        });
+    }
+    let dims = [batch, seq, heads, columns];
+    check_argument(op, "values", "[batch, seq, heads, columns]", &dims, values)?;
+    let axes = "[batch, seq, heads]";
+    check_argument(op, "potential", axes, &[batch, seq, heads], potential)?;
+    check_argument(op, "upper", "[heads]", &[heads], upper)?;
+    check_argument(op, "lower", "[heads]", &[heads], lower)?;
     check_argument(op, "energy", "[2, heads]", &[2, heads], energy)?;
     Ok(dims)
 }

@@ -50,6 +50,65 @@ pub fn diagonal(potential: Tensor<3>, hopping: Tensor<1>, energy: Tensor<2>) -> 
     Tensor::stack(features, 1)
 }
 
+/// `d_i = L_i (u_i - c d_{i-1})` with `d_0 = state`: forward elimination, from the finished `L`.
+///
+/// # Shapes
+/// - features `L` `[batch, seq, 2 * heads]`, lower `c` `[heads]`, values `u` `[batch, seq, heads, columns]`,
+///   state `[batch, heads, 2 * columns]`
+/// - output `[batch, seq, heads, 2 * columns]`
+pub fn eliminate(
+    features: Tensor<3>,
+    lower: Tensor<1>,
+    values: Tensor<4>,
+    state: Tensor<3>,
+) -> Tensor<4> {
+    let lower = lower.reshape([1, -1, 1]); // [1, heads, 1]
+    let mut previous = Complex::split(state); // [batch, heads, columns]
+    let mut solution = Vec::new();
+    for i in 0..values.dims()[1] {
+        let known = previous.scale(lower.clone());
+        let rest = known.subtract_from(position(&values, i));
+        previous = rest.mul(resolvent(&features, i));
+        solution.push(previous.clone().join());
+    }
+    Tensor::stack(solution, 1)
+}
+
+/// `x = (H - z)^-1 u`: forward elimination, then `x_N = d_N, x_i = d_i - L_i b x_{i+1}`.
+///
+/// # Shapes
+/// - potential `[batch, seq, heads]`, upper `b` and lower `c` `[heads]`, energy `[2, heads]`,
+///   values `u` `[batch, seq, heads, columns]`
+/// - output `[batch, seq, heads, 2 * columns]`
+pub fn solve(
+    potential: Tensor<3>,
+    upper: Tensor<1>,
+    lower: Tensor<1>,
+    energy: Tensor<2>,
+    values: Tensor<4>,
+) -> Tensor<4> {
+    let [batch, seq, heads, columns] = values.dims();
+    let nothing = Tensor::zeros([batch, 2 * heads], &values.device());
+    let features = left(potential, upper.clone() * lower.clone(), energy, nothing);
+    let nothing = Tensor::zeros([batch, heads, 2 * columns], &values.device());
+    let forward = eliminate(features.clone(), lower, values, nothing);
+    let upper = upper.reshape([1, -1, 1]); // [1, heads, 1]
+    let mut next = Complex::split(position(&forward, seq - 1)); // [batch, heads, columns]
+    let mut solution = vec![next.clone().join()];
+    for i in (0..seq - 1).rev() {
+        let known = next.scale(upper.clone()).mul(resolvent(&features, i));
+        next = Complex::split(position(&forward, i)).sub(known);
+        solution.push(next.clone().join());
+    }
+    solution.reverse();
+    Tensor::stack(solution, 1)
+}
+
+/// `L_i` of `[batch, seq, 2 * heads]`, the same for all columns: `[batch, heads, 1]`.
+pub(crate) fn resolvent(features: &Tensor<3>, i: usize) -> Complex<3> {
+    Complex::<2>::split(position(features, i)).per_column()
+}
+
 /// `L_0, L_1, .. L_N` and `R_1, .. R_N, R_{N+1}`, with zeros for the absent ends: position `i` (from zero) has its left
 /// neighbour at `left[i]` and its right neighbour at `right[i + 1]`.
 pub(crate) fn sweeps(

@@ -9,8 +9,8 @@ use burn_cubecl::{
 };
 
 use super::{
-    kernels::{self, DimsLaunch},
-    plan::Plan,
+    kernels::{self, DimsLaunch, GridLaunch},
+    plan::{Plan, Tiles},
 };
 use crate::rule::GradRule;
 
@@ -55,6 +55,9 @@ macro_rules! first {
     };
 }
 
+// After the macros, which it uses.
+pub(super) mod solve;
+
 /// A new buffer, not initialised.
 fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     empty_device_contiguous_dtype(
@@ -65,13 +68,12 @@ fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     )
 }
 
+/// Zeros, packed: asked for by rows, CUDA would pad them, and kernels would read the padding.
 fn zeros(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
-    zeros_client(
-        like.client.clone(),
-        like.device.clone(),
-        shape.into(),
-        DType::F32,
-    )
+    let (client, device) = (like.client.clone(), like.device.clone());
+    let shape: Shape = shape.into();
+    let packed = zeros_client(client, device, [shape.num_elements()].into(), DType::F32);
+    burn_cubecl::ops::reshape(packed, shape)
 }
 
 /// `[batch, seq, 2 * heads]`
@@ -107,6 +109,109 @@ pub(super) fn left_adjoint(plan: Plan, inputs: [CubeTensor; 4], rule: GradRule) 
     );
     let [energy, hopping] = parameters(sums);
     [d_potential, hopping, energy, carry]
+}
+
+/// A board on which no tile has published anything.
+fn board(like: &CubeTensor, tiles: Tiles, words: usize) -> CubeTensor {
+    let (client, device) = (like.client.clone(), like.device.clone());
+    zeros_client(client, device, [tiles.board(words)].into(), DType::U32)
+}
+
+/// Cubes and units of a cube, and the grid that tells them their places.
+fn grid(client: &Client, tiles: Tiles) -> (CubeCount, CubeDim, GridLaunch) {
+    let dim = CubeDim::new_1d(tiles.tiling.units() as u32);
+    let count = calculate_cube_count_elemwise(client, tiles.total() * tiles.tiling.units(), dim);
+    let grid = GridLaunch::new(
+        tiles.seq,
+        tiles.heads,
+        tiles.blocks,
+        tiles.tiles,
+        tiles.total(),
+    );
+    (count, dim, grid)
+}
+
+/// `[batch, seq, 2 * heads]`
+pub(super) fn left_look_back(tiles: Tiles, inputs: [CubeTensor; 4]) -> CubeTensor {
+    let [potential, hopping, energy, state] = inputs.map(into_contiguous);
+    let features = empty(&potential, [tiles.batch, tiles.seq, 2 * tiles.heads]);
+    // Whole sequences look at no board, but the argument has to be bound to something of its type.
+    let board = match tiles.tiling.whole {
+        true => empty_device_contiguous_dtype(
+            potential.client.clone(),
+            potential.device.clone(),
+            [1].into(),
+            DType::U32,
+        ),
+        false => board(&potential, tiles, kernels::LEFT_WORDS),
+    };
+    let client = potential.client.clone();
+    let (count, dim, grid) = grid(&client, tiles);
+    let address = address_type!(potential, features, board);
+    // SAFETY: units stay inside the tensors' shapes, which are the plan's, and surplus cubes leave at once.
+    unsafe {
+        kernels::left_look_back::launch_unchecked(
+            &client,
+            count,
+            dim,
+            address,
+            potential.into_buffer_arg(),
+            hopping.into_buffer_arg(),
+            energy.into_buffer_arg(),
+            state.into_buffer_arg(),
+            board.into_buffer_arg(),
+            features.clone().into_buffer_arg(),
+            grid,
+            tiles.tiling,
+        );
+    }
+    features
+}
+
+/// Gradients of potential `[batch, seq, heads]`, hopping, energy `[2, heads]` and state `[batch, 2 * heads]`.
+pub(super) fn left_adjoint_look_back(
+    tiles: Tiles,
+    inputs: [CubeTensor; 4],
+    rule: GradRule,
+) -> [CubeTensor; 4] {
+    let [features, hopping, state, grad] = inputs.map(into_contiguous);
+    let Tiles {
+        batch, seq, heads, ..
+    } = tiles;
+    let d_potential = empty(&features, [batch, seq, heads]);
+    let d_state = empty(&features, [batch, 2 * heads]);
+    let d_energy = empty(&features, [2, heads]);
+    let d_hopping = empty(&features, [heads]);
+    let sums = empty(&features, [batch * tiles.tiles, 3 * heads]);
+    let board = board(&features, tiles, kernels::ADJOINT_WORDS);
+    let (exact, blend) = blend(rule);
+    let client = features.client.clone();
+    let (count, dim, grid) = grid(&client, tiles);
+    let address = address_type!(features, board, sums);
+    // SAFETY: as above; `sums` has a row for every tile of every batch row, and the board a counter for every block.
+    unsafe {
+        kernels::left_adjoint_look_back::launch_unchecked(
+            &client,
+            count,
+            dim,
+            address,
+            features.into_buffer_arg(),
+            hopping.into_buffer_arg(),
+            state.into_buffer_arg(),
+            grad.into_buffer_arg(),
+            board.into_buffer_arg(),
+            d_potential.clone().into_buffer_arg(),
+            d_state.clone().into_buffer_arg(),
+            sums.into_buffer_arg(),
+            d_energy.clone().into_buffer_arg(),
+            d_hopping.clone().into_buffer_arg(),
+            blend,
+            grid,
+            tiles.tiling,
+            exact,
+        );
+    }
+    [d_potential, d_hopping, d_energy, d_state]
 }
 
 /// `[batch, seq, 2 * heads]`
@@ -258,16 +363,21 @@ fn parameters(sums: CubeTensor) -> [CubeTensor; 2] {
     let mut sums = sums;
     let [mut rows, width] = sums.meta.shape().dims();
     let heads = width / 3;
-    let add = |sums: &CubeTensor, first: usize, count: usize| {
-        let [rows, width] = sums.meta.shape().dims();
-        let plan = Plan::cut([1, rows, count], GROUP);
-        let out = empty(sums, [plan.chunks, count]);
-        launch!(sum_rows, plan, [sums, out], [first, width], []);
-        out
-    };
     while rows > GROUP {
-        sums = add(&sums, 0, width);
+        sums = add_rows(&sums, 0, width);
         rows = rows.div_ceil(GROUP);
     }
-    [add(&sums, 0, 2 * heads), add(&sums, 2 * heads, heads)]
+    [
+        add_rows(&sums, 0, 2 * heads),
+        add_rows(&sums, 2 * heads, heads),
+    ]
+}
+
+/// Columns `first .. first + count` of `[rows, width]`, added up in groups of rows: `[rows / GROUP, count]`, rounded up.
+fn add_rows(sums: &CubeTensor, first: usize, count: usize) -> CubeTensor {
+    let [rows, width] = sums.meta.shape().dims();
+    let plan = Plan::cut([1, rows, count], GROUP);
+    let out = empty(sums, [plan.chunks, count]);
+    launch!(sum_rows, plan, [sums, out], [first, width], []);
+    out
 }

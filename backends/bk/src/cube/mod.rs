@@ -5,7 +5,8 @@
 //! they are cut into chunks ([`Strategy::Chunked`]). Every sweep is a chain of Moebius maps `x -> (p x + q) / (r x + s)`:
 //! `L` and `R` by `1 / (alpha - beta x)`, and the reverse sweeps by `m x + v`. So one unit composes the maps of a chunk,
 //! rescaling them as it goes; a scan over the chunks' maps finds what enters every chunk; and one unit walks the chunk again
-//! from there, in the ratio form that keeps rounding bounded.
+//! from there, in the ratio form that keeps rounding bounded. On CUDA and ROCm `left` does all of it in one pass over memory
+//! ([`Strategy::LookBack`]).
 //!
 //! These functions are the operations and their gradients with the strategy chosen by hand, for tests and benchmarks. Like
 //! [`reference`](mod@crate::reference), they do not check their arguments; they panic on tensors of other backends.
@@ -13,14 +14,18 @@
 mod kernels;
 mod launch;
 mod plan;
+mod solve;
 
 use burn::{
     backend::{Cube, tensor::FloatTensor},
     tensor::Tensor,
 };
 
-use self::plan::Plan;
-pub use self::plan::Strategy;
+use self::plan::{Pass, Plan, Tiles};
+pub use self::{
+    plan::Strategy,
+    solve::{eliminate, eliminate_adjoint, solve, solve_adjoint},
+};
 use crate::{
     adjoint,
     backend::{BkAdjoint, BkBackend},
@@ -45,6 +50,28 @@ fn plan(strategy: Strategy, shape: [usize; 3], device: &Primitive) -> Option<Pla
     Plan::new(strategy, shape, hardware.num_streaming_multiprocessors)
 }
 
+/// The tiles of a problem, if it is to be computed in one pass. `pass`: the one at hand.
+fn tiles(strategy: Strategy, shape: [usize; 3], pass: Pass, device: &Primitive) -> Option<Tiles> {
+    let properties = device.client.properties();
+    let one_pass = properties.features.device_memory_scope;
+    match strategy {
+        Strategy::LookBack { subs, count } => {
+            assert!(
+                one_pass,
+                "Strategy::LookBack needs a device whose cubes see each other's writes"
+            );
+            Some(Tiles::new(shape, subs, count))
+        }
+        // Runtimes that count their processors are CUDA and ROCm, whose cubes start in order and run on once they started;
+        // elsewhere waiting for another cube is not worth the risk.
+        Strategy::Auto if one_pass => {
+            properties.hardware.num_streaming_multiprocessors?;
+            Tiles::auto(shape, pass)
+        }
+        _ => None,
+    }
+}
+
 /// [`reference::left`].
 pub fn left(
     strategy: Strategy,
@@ -55,6 +82,15 @@ pub fn left(
 ) -> Tensor<3> {
     let shape = potential.dims();
     let hopping_primitive = lower(hopping.clone());
+    if let Some(tiles) = tiles(strategy, shape, Pass::Forward, &hopping_primitive) {
+        let inputs = [
+            lower(potential),
+            hopping_primitive,
+            lower(energy),
+            lower(state),
+        ];
+        return lift(launch::left_look_back(tiles, inputs));
+    }
     match plan(strategy, shape, &hopping_primitive) {
         None => reference::left(potential, hopping, energy, state),
         Some(plan) => {
@@ -80,7 +116,9 @@ pub fn left_adjoint(
 ) -> (Tensor<3>, Tensor<1>, Tensor<2>, Tensor<2>) {
     let ([batch, seq, _], [heads]) = (features.dims(), hopping.dims());
     let hopping_primitive = lower(hopping.clone());
-    let Some(plan) = plan(strategy, [batch, seq, heads], &hopping_primitive) else {
+    let shape = [batch, seq, heads];
+    let tiles = tiles(strategy, shape, Pass::Backward, &hopping_primitive);
+    let Some(plan) = plan(strategy, shape, &hopping_primitive) else {
         return adjoint::left(features, hopping, state, grad, rule);
     };
     let inputs = [
@@ -89,6 +127,11 @@ pub fn left_adjoint(
         lower(state),
         lower(grad),
     ];
+    if let Some(tiles) = tiles {
+        let [potential, hopping, energy, state] =
+            launch::left_adjoint_look_back(tiles, inputs, rule);
+        return (lift(potential), lift(hopping), lift(energy), lift(state));
+    }
     let [potential, hopping, energy, carry] = launch::left_adjoint(plan, inputs, rule);
     let carry: Tensor<3> = lift::<3>(carry).reshape([batch, plan.chunks, 2 * heads]);
     (
@@ -176,6 +219,25 @@ impl BkBackend for Cube {
             lift(energy),
         ))
     }
+
+    fn bk_eliminate(
+        features: Primitive,
+        lower: Primitive,
+        values: Primitive,
+        state: Primitive,
+    ) -> Primitive {
+        solve::primitive::eliminate([features, lower, values, state])
+    }
+
+    fn bk_solve(
+        potential: Primitive,
+        upper: Primitive,
+        lower: Primitive,
+        energy: Primitive,
+        values: Primitive,
+    ) -> Primitive {
+        solve::primitive::solve([potential, upper, lower, energy, values])
+    }
 }
 
 impl BkAdjoint for Cube {
@@ -218,5 +280,26 @@ impl BkAdjoint for Cube {
             rule,
         );
         [lower(potential), lower(hopping), lower(energy)]
+    }
+
+    fn bk_eliminate_adjoint(
+        features: Primitive,
+        lower: Primitive,
+        state: Primitive,
+        solution: Primitive,
+        grad: Primitive,
+    ) -> [Primitive; 4] {
+        solve::primitive::eliminate_adjoint([features, lower, state, solution, grad])
+    }
+
+    fn bk_solve_adjoint(
+        potential: Primitive,
+        upper: Primitive,
+        lower: Primitive,
+        energy: Primitive,
+        solution: Primitive,
+        grad: Primitive,
+    ) -> [Primitive; 5] {
+        solve::primitive::solve_adjoint([potential, upper, lower, energy, solution, grad])
     }
 }

@@ -1,5 +1,15 @@
 //! Splitting sequences into chunks, so that a device with many units has work for all of them.
 
+use super::kernels::{TICKET_WORDS, Tiling};
+
+/// Most heads of a tile: a row of them is 128 bytes, what a warp reads at once.
+const MAX_LANES: usize = 32;
+/// Positions of a unit in a tile.
+const COUNT: usize = 16;
+/// Positions up to which a sequence is walked by one unit.
+const SHORT: usize = 16;
+/// Rows of tiles from which on small tiles keep a device busy.
+const MANY_ROWS: usize = 256;
 /// Units per processor of the device from which on its memory is kept busy.
 const UNITS_PER_PROCESSOR: usize = 512;
 /// Processors of a device that does not say how many it has.
@@ -25,6 +35,15 @@ pub enum Strategy {
         /// Positions in a chunk, at least one.
         chunk: usize,
     },
+    /// One cube computes one tile of a few neighbouring sequences in one pass over memory, and looks back over the tiles
+    /// before it for what enters. `left` only, `diagonal` takes `Auto`. Needs a device whose cubes see each other's writes:
+    /// panics elsewhere.
+    LookBack {
+        /// Units of a cube that share a sequence, a power of two.
+        subs: usize,
+        /// Positions of a unit.
+        count: usize,
+    },
 }
 
 /// A problem and its division: `chunks` pieces of `chunk` positions, the last one shorter but never empty.
@@ -48,7 +67,7 @@ impl Plan {
             Strategy::Reference => return None,
             Strategy::Sequential => seq,
             Strategy::Chunked { chunk } => chunk.clamp(1, seq),
-            Strategy::Auto => {
+            Strategy::Auto | Strategy::LookBack { .. } => {
                 let processors = processors.map_or(USUAL_PROCESSORS, |count| count as usize);
                 let wanted = (processors * UNITS_PER_PROCESSOR).div_ceil(batch * heads);
                 seq.div_ceil(wanted).max(MIN_CHUNK).min(seq)
@@ -77,6 +96,73 @@ impl Plan {
     }
 }
 
+/// Which way a sequence is walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    Forward,
+    Backward,
+}
+
+/// A problem and its division into tiles of `tiling.positions()` positions of `tiling.lanes` heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiles {
+    pub batch: usize,
+    pub seq: usize,
+    pub heads: usize,
+    pub tiling: Tiling,
+    /// Blocks of lanes.
+    pub blocks: usize,
+    /// Tiles of a sequence.
+    pub tiles: usize,
+}
+
+impl Tiles {
+    pub fn new([batch, seq, heads]: [usize; 3], subs: usize, count: usize) -> Self {
+        let lanes = heads.next_power_of_two().min(MAX_LANES);
+        let tiles = seq.div_ceil(subs * count);
+        Self {
+            batch,
+            seq,
+            heads,
+            tiling: Tiling {
+                lanes,
+                subs,
+                count,
+                whole: tiles == 1,
+            },
+            blocks: heads.div_ceil(lanes),
+            tiles,
+        }
+    }
+
+    /// The division that was fastest on a Hopper GPU; none where sequences are so short that one unit walks each.
+    pub fn auto(shape: [usize; 3], pass: Pass) -> Option<Self> {
+        let [batch, seq, heads] = shape;
+        if seq <= SHORT {
+            return None;
+        }
+        let one = Self::new(shape, 8, COUNT);
+        let subs = match pass {
+            _ if batch * one.blocks >= MANY_ROWS => 8,
+            Pass::Forward => 16,
+            // Carries have farther to go than values, whose maps forget sooner: larger tiles.
+            Pass::Backward => 512 / one.tiling.lanes.max(16),
+        };
+        // No more units than a sequence has positions for.
+        let enough = seq.div_ceil(COUNT).next_power_of_two();
+        Some(Self::new([batch, seq, heads], subs.min(enough), COUNT))
+    }
+
+    pub fn total(self) -> usize {
+        self.batch * self.blocks * self.tiles
+    }
+
+    /// Words of a board with `words` for every tile and lane, and a counter for every block of lanes.
+    pub fn board(self, words: usize) -> usize {
+        TICKET_WORDS + self.total() * words * self.tiling.lanes + self.blocks
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +183,23 @@ mod tests {
     fn few_long_sequences_are_cut() {
         assert_eq!(chunk(Strategy::Auto, [1, 1_048_576, 16]), (328, 3197));
         assert_eq!(chunk(Strategy::Auto, [1, 65, 1]), (64, 2));
+    }
+
+    #[test]
+    fn tiles_cover_their_problem() {
+        for shape in [[16, 1024, 768], [1, 1_048_576, 16], [2, 100, 3], [1, 17, 1]] {
+            for pass in [Pass::Forward, Pass::Backward] {
+                let tiles = Tiles::auto(shape, pass).expect("long enough");
+                let Tiling { lanes, subs, .. } = tiles.tiling;
+                assert!(lanes * subs <= 1024 && subs.is_power_of_two(), "{tiles:?}");
+                let covered = tiles.tiles * tiles.tiling.positions();
+                assert!(covered >= shape[1], "{tiles:?}");
+                assert!(covered - shape[1] < tiles.tiling.positions(), "{tiles:?}");
+                assert!(tiles.blocks * lanes >= shape[2], "{tiles:?}");
+                assert_eq!(tiles.tiling.whole, tiles.tiles == 1);
+            }
+        }
+        assert_eq!(Tiles::auto([64, SHORT, 8], Pass::Forward), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod diagonal;
 mod left;
 mod plan;
 mod simd;
+mod solve;
 mod sums;
 
 use burn::{
@@ -16,7 +17,7 @@ use burn::{
     tensor::TensorData,
 };
 
-use self::{plan::Dims, sums::Parameters};
+use self::{plan::Dims, solve::Shape, sums::Parameters};
 use crate::{
     backend::{BkAdjoint, BkBackend},
     rule::GradRule,
@@ -36,6 +37,36 @@ fn dims(sequence: &FlexTensor, heads: usize) -> Dims {
         seq: shape[1],
         heads,
     }
+}
+
+/// `[batch, seq, heads, ..]` to the dimensions of the problem.
+fn solve_shape(values: &FlexTensor, columns: usize) -> Shape {
+    let shape = values.shape();
+    Shape {
+        batch: shape[0],
+        seq: shape[1],
+        heads: shape[2],
+        columns,
+    }
+}
+
+/// `L` from a fresh state at hopping `b c`, of contiguous couplings.
+fn fresh_left(
+    shape: Shape,
+    potential: &FlexTensor,
+    upper: &FlexTensor,
+    lower: &FlexTensor,
+    energy: &FlexTensor,
+) -> Vec<f32> {
+    let (upper, lower): (&[f32], &[f32]) = (upper.storage(), lower.storage());
+    let hopping: Vec<f32> = upper.iter().zip(lower).map(|(b, c)| b * c).collect();
+    left::forward(
+        shape.dims(),
+        potential.to_contiguous().storage(),
+        &hopping,
+        energy.to_contiguous().storage(),
+        &vec![0.0; 2 * shape.batch * shape.heads],
+    )
 }
 
 /// Gradients of hopping and energy from their sums.
@@ -79,6 +110,42 @@ impl BkBackend for Flex {
             energy.to_contiguous().storage(),
         );
         tensor(features, dims.features())
+    }
+
+    fn bk_eliminate(
+        features: FlexTensor,
+        lower: FlexTensor,
+        values: FlexTensor,
+        state: FlexTensor,
+    ) -> FlexTensor {
+        let shape = solve_shape(&values, values.shape()[3]);
+        let solution = solve::eliminate(
+            shape,
+            features.to_contiguous().storage(),
+            lower.to_contiguous().storage(),
+            values.to_contiguous().storage(),
+            state.to_contiguous().storage(),
+        );
+        tensor(solution, shape.complex())
+    }
+
+    fn bk_solve(
+        potential: FlexTensor,
+        upper: FlexTensor,
+        lower: FlexTensor,
+        energy: FlexTensor,
+        values: FlexTensor,
+    ) -> FlexTensor {
+        let shape = solve_shape(&values, values.shape()[3]);
+        let (upper, lower) = (upper.to_contiguous(), lower.to_contiguous());
+        let solution = solve::solve(
+            shape,
+            &fresh_left(shape, &potential, &upper, &lower, &energy),
+            upper.storage(),
+            lower.storage(),
+            values.to_contiguous().storage(),
+        );
+        tensor(solution, shape.complex())
     }
 }
 
@@ -129,6 +196,60 @@ impl BkAdjoint for Flex {
             tensor(potential, [dims.batch, dims.seq, dims.heads]),
             hopping,
             energy,
+        ]
+    }
+
+    fn bk_eliminate_adjoint(
+        features: FlexTensor,
+        lower: FlexTensor,
+        state: FlexTensor,
+        solution: FlexTensor,
+        grad: FlexTensor,
+    ) -> [FlexTensor; 4] {
+        let shape = solve_shape(&solution, solution.shape()[3] / 2);
+        let [features, lower, values, state] = solve::eliminate_adjoint(
+            shape,
+            features.to_contiguous().storage(),
+            lower.to_contiguous().storage(),
+            state.to_contiguous().storage(),
+            solution.to_contiguous().storage(),
+            grad.to_contiguous().storage(),
+        );
+        [
+            tensor(features, shape.dims().features()),
+            tensor(lower, [shape.heads]),
+            tensor(values, shape.real()),
+            tensor(state, [shape.batch, shape.heads, 2 * shape.columns]),
+        ]
+    }
+
+    fn bk_solve_adjoint(
+        potential: FlexTensor,
+        upper: FlexTensor,
+        lower: FlexTensor,
+        energy: FlexTensor,
+        solution: FlexTensor,
+        grad: FlexTensor,
+    ) -> [FlexTensor; 5] {
+        let shape = solve_shape(&solution, solution.shape()[3] / 2);
+        let (upper, lower) = (upper.to_contiguous(), lower.to_contiguous());
+        let [potential, upper, lower, energy, values] = solve::solve_adjoint(
+            shape,
+            &fresh_left(shape, &potential, &upper, &lower, &energy),
+            upper.storage(),
+            lower.storage(),
+            solution.to_contiguous().storage(),
+            grad.to_contiguous().storage(),
+        );
+        let Shape {
+            batch, seq, heads, ..
+        } = shape;
+        [
+            tensor(potential, [batch, seq, heads]),
+            tensor(upper, [heads]),
+            tensor(lower, [heads]),
+            tensor(energy, [2, heads]),
+            tensor(values, shape.real()),
         ]
     }
 }

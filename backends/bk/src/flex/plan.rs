@@ -36,6 +36,19 @@ pub(super) struct Block {
     pub count: usize,
 }
 
+impl Block {
+    /// The block in pieces of at most `width`.
+    #[inline(always)]
+    pub fn pieces(self, width: usize) -> impl Iterator<Item = Self> {
+        let end = self.first + self.count;
+        (self.first..end).step_by(width).map(move |first| Self {
+            first,
+            count: width.min(end - first),
+            ..self
+        })
+    }
+}
+
 /// Sequential work on one block, `W` lanes wide with `count <= W` of them in use.
 ///
 /// Implementations mark `run` and everything it calls `#[inline(always)]`, so that it is compiled anew for every
@@ -79,6 +92,29 @@ pub(super) fn run(dims: Dims, kernel: &impl Kernel) {
         (0..blocks(width)).into_par_iter().for_each(one);
     } else {
         (0..blocks(width)).for_each(one);
+    }
+}
+
+/// Runs the kernel once for every one of so many sequences, with all their columns: `batch` of the block is the sequence's
+/// number. The width follows from the columns alone, so sums over lanes do not depend on the machine.
+pub(super) fn run_sequences(sequences: usize, seq: usize, columns: usize, kernel: &impl Kernel) {
+    let one = |batch: usize| {
+        let block = Block {
+            batch,
+            first: 0,
+            count: columns,
+        };
+        match columns {
+            33.. => simd::run::<64>(kernel, block),
+            17.. => simd::run::<32>(kernel, block),
+            5.. => simd::run::<16>(kernel, block),
+            _ => simd::run::<4>(kernel, block),
+        }
+    };
+    if sequences * seq * columns >= PARALLEL_MIN_ELEMENTS && rayon::current_num_threads() > 1 {
+        (0..sequences).into_par_iter().for_each(one);
+    } else {
+        (0..sequences).for_each(one);
     }
 }
 

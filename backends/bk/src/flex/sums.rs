@@ -9,19 +9,19 @@ use crate::rule::HYP7_FLOOR;
 /// Positions added up in single precision before they join the double-precision total.
 const RUN: usize = 64;
 
-/// Sums of one block over positions.
-pub(super) struct Sums<const W: usize> {
-    /// `- sum_i d alpha_i` (re, im) and `d beta` since the last flush.
-    pub run: [Lanes<W>; 3],
-    total: [[f64; W]; 3],
+/// Sums of one block over positions, `K` for every lane.
+pub(super) struct Sums<const W: usize, const K: usize = 3> {
+    /// Since the last flush. Of left and diagonal: `- sum_i d alpha_i` (re, im) and `d beta`.
+    pub run: [Lanes<W>; K],
+    total: [[f64; W]; K],
 }
 
-impl<const W: usize> Sums<W> {
+impl<const W: usize, const K: usize> Sums<W, K> {
     #[inline(always)]
     pub fn new() -> Self {
         Self {
-            run: [[0.0; W]; 3],
-            total: [[0.0; W]; 3],
+            run: [[0.0; W]; K],
+            total: [[0.0; W]; K],
         }
     }
 
@@ -43,6 +43,15 @@ impl<const W: usize> Sums<W> {
         }
     }
 
+    /// The sums over all lanes too.
+    #[inline(always)]
+    pub fn over_lanes(mut self) -> [f64; K] {
+        self.flush();
+        self.total.map(|lanes| lanes.iter().sum())
+    }
+}
+
+impl<const W: usize> Sums<W> {
     /// Writes the block's totals to its place in `[batch, 3, heads]`.
     ///
     /// # Safety

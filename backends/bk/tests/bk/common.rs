@@ -11,7 +11,7 @@ pub const GRADIENT_TOLERANCE: f64 = 1e-4;
 /// The same sum in two compilations of a kernel, which may fuse products and sums differently.
 pub const SAME_SUM: f64 = 1e-5;
 
-fn backend() -> String {
+pub fn backend() -> String {
     std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into())
 }
 

@@ -9,7 +9,7 @@ use kiln_bk::{
 
 use crate::{
     common::{
-        GRADIENT_TOLERANCE, Problem, VALUE_TOLERANCE, assert_close, device, on_flex,
+        GRADIENT_TOLERANCE, Problem, VALUE_TOLERANCE, assert_close, backend, device, on_flex,
         relative_error, vector, widen,
     },
     oracle::Exact,
@@ -18,9 +18,15 @@ use crate::{
 /// More chunks than one unit composes maps of, twice over: a scan of three levels.
 const THREE_LEVELS: usize = 1100;
 
+/// Not software Vulkan: what SwiftShader does to the shared memory of CubeCL's kernels is not what they ask for.
+fn has_look_back() -> bool {
+    matches!(backend().as_str(), "cuda" | "rocm" | "metal")
+}
+
 /// Lengths below, at and above the chunk, multiples of it and not, single positions, and several levels of the scan.
 fn cases() -> Vec<(Strategy, Problem)> {
     let chunked = |chunk| Strategy::Chunked { chunk };
+    let look_back = |subs, count| Strategy::LookBack { subs, count };
     let mut cases = Vec::new();
     for with_state in [false, true] {
         for (batch, seq, heads) in [(1, 1, 1), (2, 2, 3), (3, 16, 5), (2, 17, 33), (1, 129, 2)] {
@@ -35,10 +41,20 @@ fn cases() -> Vec<(Strategy, Problem)> {
                 let problem = Problem::random(batch, seq, heads, with_state);
                 cases.push((strategy, problem));
             }
+            for (subs, count) in [(1, 1), (4, 3), (8, 8), (16, 16), (32, 4)] {
+                if has_look_back() {
+                    let problem = Problem::random(batch, seq, heads, with_state);
+                    cases.push((look_back(subs, count), problem));
+                }
+            }
         }
         let long = Problem::random(2, THREE_LEVELS, 3, with_state);
         cases.push((chunked(1), long.clone()));
-        cases.push((chunked(7), long));
+        cases.push((chunked(7), long.clone()));
+        if has_look_back() {
+            cases.push((look_back(1, 1), long.clone()));
+            cases.push((look_back(4, 8), long));
+        }
     }
     let tiny = Problem::random(1, 5, 2, true);
     cases.push((Strategy::Reference, tiny));
@@ -251,7 +267,11 @@ fn hopping_of_zero_and_strong_potentials_compose() {
         *a *= if i / 3 % 7 == 0 { 4e3 } else { 1.0 };
     }
     let expected = Exact::from(&problem).left();
-    for strategy in [Strategy::Sequential, Strategy::Chunked { chunk: 9 }] {
+    let mut strategies = vec![Strategy::Sequential, Strategy::Chunked { chunk: 9 }];
+    if has_look_back() {
+        strategies.push(Strategy::LookBack { subs: 4, count: 3 });
+    }
+    for strategy in strategies {
         let error = relative_error(&vector(left(strategy, &problem)), &expected, 6);
         // An energy of 0.001 amplifies single-precision rounding by up to its inverse.
         assert!(error <= 1e-3, "{strategy:?}: {error:.1e}");
@@ -280,4 +300,27 @@ fn more_sequences_than_one_axis_of_a_launch() {
     let expected = Tensor::<2>::from_data([[0.0], [1.0]], &device);
     let worst = (features - expected).abs().max().into_scalar::<f32>();
     assert!(worst < 1e-6, "{worst}");
+}
+
+/// Without potentials and with narrow energies a sequence remembers thousands of positions: the look-back has far to go.
+#[test]
+fn looking_back_over_many_tiles() {
+    if !has_look_back() {
+        return;
+    }
+    let mut problem = Problem::random(2, 20_000, 3, true);
+    problem.hopping = vec![1.0, 0.5, 1.0];
+    problem.energy = vec![0.1, 0.5, -1.0, 0.002, 0.01, 0.02];
+    problem.potential.fill(0.0);
+    let expected = Exact::from(&problem);
+    let gradients = expected.left_gradients(&widen(&problem.weights));
+    for (subs, count) in [(4, 4), (16, 8), (32, 16)] {
+        let strategy = Strategy::LookBack { subs, count };
+        let error = relative_error(&vector(left(strategy, &problem)), &expected.left(), 6);
+        assert!(error <= 1e-3, "{strategy:?}: {error:.1e}");
+        let found = left_gradients(strategy, &problem, GradRule::Exact);
+        for (found, (what, expected)) in found.iter().zip(gradients.each()) {
+            assert_close(&format!("{strategy:?}: {what}"), found, expected, 1e-3);
+        }
+    }
 }

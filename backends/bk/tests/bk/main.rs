@@ -10,10 +10,17 @@
 )]
 
 mod arguments;
+mod attention;
+mod attention_oracle;
 mod common;
 mod cube;
+mod cube_solve;
 mod diagonal;
 mod left;
 mod long;
 mod oracle;
 mod properties;
+mod solve;
+mod solve_chain;
+mod solve_oracle;
+mod solve_properties;

@@ -15,7 +15,11 @@
 
 mod diagonal_grad;
 mod left_grad;
+mod left_grad_one_pass;
+mod left_one_pass;
+mod look_back;
 mod scan;
+mod solve;
 mod sums;
 mod values;
 
@@ -25,7 +29,11 @@ use cubecl::prelude::*;
 pub use self::{
     diagonal_grad::diagonal_adjoint,
     left_grad::left_adjoint,
+    left_grad_one_pass::{WORDS as ADJOINT_WORDS, left_adjoint_look_back},
+    left_one_pass::{WORDS as LEFT_WORDS, left_look_back},
+    look_back::{GridLaunch, TICKET_WORDS, Tiling},
     scan::{compose, descend, diagonal_adjoint_maps, left_adjoint_maps, sweep_maps},
+    solve::{ColumnDimsLaunch, eliminate, products, substitute},
     sums::sum_rows,
     values::{diagonal, sweep},
 };

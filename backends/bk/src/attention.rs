@@ -1,0 +1,330 @@
+//! Resolvent attention: causal attention whose weights are the last rows of growing resolvents.
+//!
+//! For symmetric hopping `b = c = sqrt(beta)`, row i of the resolvent of the leading i x i block is
+//! ```text
+//! G_ij = gamma_i gamma_{i-1} .. gamma_{j+1} L_j,   gamma_i = -sqrt(beta) L_i,   j <= i
+//! ```
+//! and the Ward identity `sum_j |G_ij|^2 = Im L_i / eta` makes `P_ij = eta |G_ij|^2 / Im L_i` the weights of an attention:
+//! not negative, and of sum one. With `Im L_i = |L_i|^2 (eta + beta Im L_{i-1})` the normalised state obeys exactly
+//! ```text
+//! T_i = (1 - p_i) T_{i-1} + p_i k_i v_i^T,   y_i = T_i^T q_i,   p_i = P_ii = eta / (eta + beta Im L_{i-1})
+//! ```
+//! which is gated linear attention ([`kiln_gla`]): rows sum to one by construction, and nothing overflows.
+//!
+//! The complex form keeps the phase of `G_ij sqrt(eta / Im L_i)`, and the real part of the output. Its moduli decay by
+//! `sqrt(1 - p_i)` and are written with `sqrt(p_i)`. With `phi_j = arg L_j` and `Theta_i` the sum of `arg gamma_l` over
+//! `l <= i`, the weight of j in i has the phase `Theta_i - Theta_j + phi_j`, so its real part is an inner product of rotated
+//! and doubled keys, `[q cos Theta_i, q sin Theta_i]` and `[k cos(Theta_j - phi_j), k sin(Theta_j - phi_j)]`. The state is
+//! handed out in the frame of the last position, where the next piece starts with `Theta = 0`.
+
+use std::f32::consts::{PI, TAU};
+
+use burn::tensor::{DType, Tensor};
+use kiln_gla::{GatedAttention, Strategy, gated_linear_attention_by};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::BkError, ops::bk_left};
+
+const OP: &str = "resolvent_attention";
+/// Keeps `ln(1 - p)` finite where p is one: at the first position, and without hopping. What is then kept of the state,
+/// 1e-15 of it, is below single precision, and the gradient of `1 - p` stays exact, which a clamp would cut off.
+const LEAST_KEPT: f32 = 1e-15;
+/// Phases of a block are added up at once; sums of blocks are blocks of the next level.
+const BLOCK: usize = 64;
+/// `64 * 2^17` steps are below `2^24`, so that single precision adds multiples of this up without rounding.
+const STEPS_PER_TURN: f32 = 131_072.0;
+
+/// What of `G_ij` becomes the weight of position j in position i.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolventForm {
+    /// `eta |G_ij|^2 / Im L_i`: a probability.
+    #[default]
+    Born,
+    /// `Re G_ij sqrt(eta / Im L_i)`: an amplitude, the squared moduli of which sum to one.
+    Complex,
+}
+
+/// What [`resolvent_attention`] passes from one piece of a sequence to the next.
+#[derive(Clone, Debug)]
+pub struct ResolventState {
+    /// `L_N`, `[batch, 2 * heads]`: Re in the first `heads` columns, Im in the rest.
+    pub left: Tensor<2>,
+    /// `T_N`, `[batch, heads, d_key, d_value]`, or of the complex form `[batch, heads, 2 * d_key, d_value]`.
+    pub memory: Tensor<4>,
+}
+
+/// What [`resolvent_attention`] returns.
+#[derive(Clone, Debug)]
+pub struct ResolventAttention {
+    /// `[batch, seq, heads, d_value]`
+    pub output: Tensor<4>,
+    /// Pass it in to continue the sequence as if it had not been cut.
+    pub state: ResolventState,
+}
+
+/// The tensors that [`resolvent_attention`] takes.
+#[derive(Clone, Debug)]
+pub struct ResolventInputs {
+    /// Queries, `[batch, seq, heads, d_key]`.
+    pub q: Tensor<4>,
+    /// Keys, `[batch, seq, heads, d_key]`.
+    pub k: Tensor<4>,
+    /// Values, `[batch, seq, heads, d_value]`.
+    pub v: Tensor<4>,
+    /// `a`, `[batch, seq, heads]`.
+    pub potential: Tensor<3>,
+    /// `beta`, `[heads]`, not negative.
+    pub hopping: Tensor<1>,
+    /// `z`, `[2, heads]`: row 0 `Re z`, row 1 `Im z > 0`.
+    pub energy: Tensor<2>,
+    /// None starts afresh.
+    pub state: Option<ResolventState>,
+}
+
+/// Causal attention with the weights of the resolvent, in time linear in the sequence, with exact gradients.
+///
+/// # Shapes
+/// - q and k `[batch, seq, heads, d_key]`, v `[batch, seq, heads, d_value]`: all `f32`, or all `bf16` (see [`kiln_gla`])
+/// - potential `[batch, seq, heads]`, hopping `[heads]`, energy `[2, heads]` as in [`bk_left`]
+/// - state as it was returned for the same form
+///
+/// # Errors
+/// [`BkError::Shape`], [`BkError::Empty`], [`BkError::DType`] or [`BkError::Attention`].
+#[expect(
+    clippy::too_many_arguments,
+    reason = "q, k, v, and the arguments of bk_left; ResolventInputs names them"
+)]
+pub fn resolvent_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    state: Option<ResolventState>,
+    form: ResolventForm,
+) -> Result<ResolventAttention, BkError> {
+    let inputs = ResolventInputs {
+        q,
+        k,
+        v,
+        potential,
+        hopping,
+        energy,
+        state,
+    };
+    resolvent_attention_by(Strategy::Auto, inputs, form)
+}
+
+/// [`resolvent_attention`] with the strategy of its linear attention chosen by hand, for tests and benchmarks.
+///
+/// # Errors
+/// As [`resolvent_attention`].
+pub fn resolvent_attention_by(
+    strategy: Strategy,
+    inputs: ResolventInputs,
+    form: ResolventForm,
+) -> Result<ResolventAttention, BkError> {
+    check_shapes(&inputs, form)?;
+    let ResolventInputs {
+        q,
+        k,
+        v,
+        potential,
+        hopping,
+        energy,
+        state,
+    } = inputs;
+    let [batch, _, heads] = potential.dims();
+    let (left, memory) = match state {
+        Some(ResolventState { left, memory }) => (left, Some(memory)),
+        None => {
+            let options = (&potential.device(), DType::F32);
+            (Tensor::zeros([batch, 2 * heads], options), None)
+        }
+    };
+    let eta = energy.clone().narrow(0, 1, 1).reshape([1, 1, heads]);
+    let beta = hopping.clone().reshape([1, 1, heads]);
+    let resolvent = bk_left(potential, hopping, energy, Some(left.clone()))?;
+    // (1 - p_i) / p_i = beta Im L_{i-1} / eta
+    let kept = imaginary_before(left, &resolvent.features) * (beta / eta);
+    let written = (kept.clone() + 1.0).recip(); // p_i, [batch, seq, heads]
+    let log_kept = -(kept + LEAST_KEPT).recip().log1p(); // ln(1 - p_i)
+
+    let attend = |q, k, log_decay| {
+        gated_linear_attention_by(strategy, q, k, v, log_decay, memory)
+            .map(|GatedAttention { output, state }| (output, state))
+    };
+    let (output, memory) = match form {
+        ResolventForm::Born => attend(q, scaled(k, written), log_kept)?,
+        ResolventForm::Complex => {
+            let phase = Phase::new(&resolvent.features);
+            let written = written.sqrt();
+            let k = Tensor::cat(
+                vec![
+                    scaled(k.clone(), written.clone() * phase.to_key.clone().cos()),
+                    scaled(k, written * phase.to_key.clone().sin()),
+                ],
+                3,
+            );
+            let (cos, sin) = (phase.total.clone().cos(), phase.total.clone().sin());
+            let q = Tensor::cat(vec![scaled(q.clone(), cos), scaled(q, sin)], 3);
+            let (output, memory) = attend(q, k, log_kept * 0.5)?;
+            (output, phase.into_last_frame(memory))
+        }
+    };
+    Ok(ResolventAttention {
+        output,
+        state: ResolventState {
+            left: resolvent.state,
+            memory,
+        },
+    })
+}
+
+/// `Im L_{i-1}` of every position, `[batch, seq, heads]`.
+fn imaginary_before(left: Tensor<2>, features: &Tensor<3>) -> Tensor<3> {
+    let [_, seq, width] = features.dims();
+    let heads = width / 2;
+    let entering = left.narrow(1, heads, heads).unsqueeze_dim(1);
+    if seq == 1 {
+        return entering;
+    }
+    let features = features.clone().narrow(2, heads, heads);
+    Tensor::cat(vec![entering, features.narrow(1, 0, seq - 1)], 1)
+}
+
+/// `x [batch, seq, heads, width]` times a factor `[batch, seq, heads]`, in single precision, in the element type of x.
+fn scaled(x: Tensor<4>, factor: Tensor<3>) -> Tensor<4> {
+    let operand = x.dtype();
+    (x.cast(DType::F32) * factor.unsqueeze_dim(3)).cast(operand)
+}
+
+/// The phases of the complex form, each `[batch, seq, heads]`.
+struct Phase {
+    /// `Theta_i`
+    total: Tensor<3>,
+    /// `Theta_j - phi_j`
+    to_key: Tensor<3>,
+}
+
+impl Phase {
+    fn new(features: &Tensor<3>) -> Self {
+        let heads = features.dims()[2] / 2;
+        let [re, im] = [0, heads].map(|first| features.clone().narrow(2, first, heads));
+        let own = im.atan2(re); // phi, in (0, pi)
+        let turns = (own.clone() - PI) / TAU; // of gamma = -sqrt(beta) L
+        let total = total_turns(turns) * TAU;
+        Self {
+            to_key: total.clone() - own,
+            total,
+        }
+    }
+
+    /// `[batch, heads, 2 * d_key, d_value]` as it is after a rotation by `-Theta_N`.
+    fn into_last_frame(self, memory: Tensor<4>) -> Tensor<4> {
+        let [batch, seq, heads] = self.total.dims();
+        let d_key = memory.dims()[2] / 2;
+        let last = self.total.narrow(1, seq - 1, 1);
+        let last = last.reshape([batch, heads, 1, 1]);
+        let (cos, sin) = (last.clone().cos(), last.sin());
+        let [c, s] = [0, d_key].map(|first| memory.clone().narrow(2, first, d_key));
+        let turned_c = c.clone() * cos.clone() + s.clone() * sin.clone();
+        let turned_s = s * cos - c * sin;
+        Tensor::cat(vec![turned_c, turned_s], 2)
+    }
+}
+
+/// Sums of turns along the sequence, up to whole turns: `[batch, seq, heads]`.
+///
+/// Each is split into a multiple of `1 / STEPS_PER_TURN`, whose sums are taken without their whole turns and without
+/// rounding, and a rest so small that its sums stay far below a turn: over a million positions the rounding of the
+/// summands themselves is all there is.
+fn total_turns(turns: Tensor<3>) -> Tensor<3> {
+    let coarse = (turns.clone() * STEPS_PER_TURN).round() / STEPS_PER_TURN;
+    let coarse = coarse.detach();
+    let fine = turns - coarse.clone();
+    wrapped(cumulative(coarse, wrapped) + cumulative(fine, |sum| sum))
+}
+
+/// Without its whole turns, in `[-0.5, 0.5]`.
+fn wrapped(turns: Tensor<3>) -> Tensor<3> {
+    turns.clone() - turns.round().detach()
+}
+
+/// Sums up to and including each position, block by block; `reduce` is applied to every sum that is made.
+fn cumulative(x: Tensor<3>, reduce: fn(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+    let [batch, seq, heads] = x.dims();
+    if seq <= BLOCK {
+        return reduce(x.cumsum(1));
+    }
+    let blocks = seq.div_ceil(BLOCK);
+    let missing = blocks * BLOCK - seq;
+    let options = (&x.device(), DType::F32);
+    let x = Tensor::cat(vec![x, Tensor::zeros([batch, missing, heads], options)], 1);
+    let inside = reduce(x.reshape([batch * blocks, BLOCK, heads]).cumsum(1));
+    let totals = inside.clone().narrow(1, BLOCK - 1, 1);
+    let totals = cumulative(totals.reshape([batch, blocks, heads]), reduce);
+    let zero = Tensor::zeros([batch, 1, heads], options);
+    let before = Tensor::cat(vec![zero, totals.narrow(1, 0, blocks - 1)], 1);
+    let sum = reduce(inside + before.reshape([batch * blocks, 1, heads]));
+    let sum = sum.reshape([batch, blocks * BLOCK, heads]);
+    sum.narrow(1, 0, seq)
+}
+
+fn check_shapes(inputs: &ResolventInputs, form: ResolventForm) -> Result<(), BkError> {
+    let [batch, seq, heads, d_key] = inputs.q.dims();
+    let d_value = inputs.v.dims()[3];
+    let shape = |name, axes, expected: &[usize], found: &[usize]| {
+        if expected == found {
+            return Ok(());
+        }
+        Err(BkError::Shape {
+            op: OP,
+            name,
+            axes,
+            expected: expected.to_vec(),
+            found: found.to_vec(),
+        })
+    };
+    shape(
+        "potential",
+        "[batch, seq, heads] of q",
+        &[batch, seq, heads],
+        &inputs.potential.dims(),
+    )?;
+    shape(
+        "k",
+        "[batch, seq, heads, d_key]",
+        &[batch, seq, heads, d_key],
+        &inputs.k.dims(),
+    )?;
+    shape(
+        "v",
+        "[batch, seq, heads, d_value]",
+        &[batch, seq, heads, d_value],
+        &inputs.v.dims(),
+    )?;
+    shape("hopping", "[heads]", &[heads], &inputs.hopping.dims())?;
+    shape("energy", "[2, heads]", &[2, heads], &inputs.energy.dims())?;
+    let Some(state) = &inputs.state else {
+        return Ok(());
+    };
+    let (axes, rows) = match form {
+        ResolventForm::Born => ("[batch, heads, d_key, d_value]", d_key),
+        ResolventForm::Complex => ("[batch, heads, 2 * d_key, d_value]", 2 * d_key),
+    };
+    shape(
+        "state.left",
+        "[batch, 2 * heads]",
+        &[batch, 2 * heads],
+        &state.left.dims(),
+    )?;
+    shape(
+        "state.memory",
+        axes,
+        &[batch, heads, rows, d_value],
+        &state.memory.dims(),
+    )
+}

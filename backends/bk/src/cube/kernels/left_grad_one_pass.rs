@@ -1,0 +1,312 @@
+//! The reverse sweep of `left` in one pass, see [`look_back`](super::look_back).
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::{
+    Complex,
+    look_back::{Grid, Share, Tiling, number, peek, place, publish, take},
+    sums::approximate,
+};
+
+/// Words of a tile and lane on the board: the map, and the carry that leaves.
+pub const WORDS: usize = 6;
+/// A map that multiplies what enters by less is taken for constant: no cotangent of single precision is that much larger
+/// than another that matters.
+const FORGOTTEN: f32 = 1e-30;
+/// Rows that one unit adds up before their sum joins a longer one.
+const ROWS: usize = 32;
+
+/// `x -> m x + v`, on carries `beta w`.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+struct Affine {
+    m: Complex,
+    v: Complex,
+}
+
+#[cube]
+impl Affine {
+    fn set(&mut self, value: Affine) {
+        self.m.set(value.m);
+        self.v.set(value.v);
+    }
+
+    fn apply(self, x: Complex) -> Complex {
+        self.m.mul(x).add(self.v)
+    }
+
+    /// Followed by another map.
+    fn then(self, next: Affine) -> Affine {
+        Affine {
+            m: next.m.mul(self.m),
+            v: next.m.mul(self.v).add(next.v),
+        }
+    }
+
+    fn store(self, shared: &mut Shared<[f32]>, at: usize, #[comptime] units: usize) {
+        shared[at] = self.m.re;
+        shared[at + units] = self.m.im;
+        shared[at + comptime!(2 * units)] = self.v.re;
+        shared[at + comptime!(3 * units)] = self.v.im;
+    }
+
+    fn load(shared: &Shared<[f32]>, at: usize, #[comptime] units: usize) -> Affine {
+        Affine {
+            m: Complex::new(shared[at], shared[at + units]),
+            v: Complex::new(
+                shared[at + comptime!(2 * units)],
+                shared[at + comptime!(3 * units)],
+            ),
+        }
+    }
+}
+
+/// The gradients of `left`, each tile by one cube, walking from the last position to the first. `board` is all zeros.
+/// `sums` is scratch, `[batch * tiles, 3 * heads]`; the last cube of a block of heads adds its columns up, in a fixed order.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub fn left_adjoint_look_back(
+    features: &[f32],
+    hopping: &[f32],
+    state: &[f32],
+    grad: &[f32],
+    board: &[Atomic<u32>],
+    d_potential: &mut [f32],
+    d_state: &mut [f32],
+    sums: &mut [f32],
+    d_energy: &mut [f32],
+    d_hopping: &mut [f32],
+    blend: f32,
+    grid: Grid,
+    #[comptime] tiling: Tiling,
+    #[comptime] exact: bool,
+) {
+    let units = comptime!(tiling.units());
+    let share = take(board, &grid, tiling);
+    if !share.exists {
+        terminate!();
+    }
+    let unit = UNIT_POS as usize;
+    let heads = grid.heads;
+    let last = grid.seq - 1;
+    let beta = hopping[share.head];
+    let row = share.batch * grid.seq;
+
+    let mut x_re = Array::<f32>::new(comptime!(tiling.count + 1));
+    let mut x_im = Array::<f32>::new(comptime!(tiling.count + 1));
+    let mut g_re = Array::<f32>::new(tiling.count);
+    let mut g_im = Array::<f32>::new(tiling.count);
+    #[unroll]
+    for j in 0..tiling.count {
+        let at = 2 * (row + last - min(share.first + j, last)) * heads + share.head;
+        x_re[j] = features[at];
+        x_im[j] = features[at + heads];
+        g_re[j] = grad[at];
+        g_im[j] = -grad[at + heads];
+    }
+    // The value before the unit's last position: the next of the walk, or the state.
+    let end = share.first + tiling.count;
+    let at = 2 * (row + last - min(end, last)) * heads + share.head;
+    let at_state = 2 * share.batch * heads + share.head;
+    let inside = end <= last;
+    x_re[tiling.count] = select(inside, features[at], state[at_state]);
+    x_im[tiling.count] = select(inside, features[at + heads], state[at_state + heads]);
+
+    let mut map = Affine {
+        m: Complex::new(1.0f32, 0.0f32),
+        v: Complex::new(0.0f32, 0.0f32),
+    };
+    #[unroll]
+    for j in 0..tiling.count {
+        if share.first + j <= last {
+            let m = Complex::new(x_re[j], x_im[j]).square().scale(beta);
+            let g = Complex::new(g_re[j], g_im[j]);
+            let v = m.mul(map.v.add(g));
+            map.set(Affine { m: m.mul(map.m), v });
+        }
+    }
+
+    let mut maps = Shared::<[f32]>::new_slice(comptime!(4 * units));
+    map.store(&mut maps, unit, units);
+    sync_cube();
+    let levels = comptime!(tiling.subs.next_power_of_two().trailing_zeros());
+    #[unroll]
+    for level in 0..levels {
+        let distance = comptime!(1usize << level);
+        if share.sub >= distance {
+            let before = Affine::load(&maps, unit - comptime!(distance * tiling.lanes), units);
+            map.set(before.then(map));
+        }
+        sync_cube();
+        map.store(&mut maps, unit, units);
+        sync_cube();
+    }
+
+    let mut entering = Shared::<[f32]>::new_slice(comptime!(2 * tiling.lanes));
+    if comptime!(!tiling.whole) {
+        if share.sub == comptime!(tiling.subs - 1) {
+            let at = place(share.slot, share.lane, 0usize, WORDS, tiling);
+            publish(board, at, map.m.re);
+            publish(board, at + tiling.lanes, map.m.im);
+            publish(board, at + comptime!(2 * tiling.lanes), map.v.re);
+            publish(board, at + comptime!(3 * tiling.lanes), map.v.im);
+        }
+        if share.sub == 0 {
+            let x = look_back(board, share, tiling);
+            entering[share.lane] = x.re;
+            entering[share.lane + tiling.lanes] = x.im;
+            let of_tile = comptime!((tiling.subs - 1) * tiling.lanes) + share.lane;
+            let leaving = Affine::load(&maps, of_tile, units).apply(x);
+            let at = place(share.slot, share.lane, 4usize, WORDS, tiling);
+            publish(board, at, leaving.re);
+            publish(board, at + tiling.lanes, leaving.im);
+        }
+        sync_cube();
+    }
+
+    let mut carry = Complex::zero();
+    if comptime!(!tiling.whole) {
+        carry.set(Complex::new(
+            entering[share.lane],
+            entering[share.lane + tiling.lanes],
+        ));
+    }
+    if share.sub > 0 {
+        carry.set(Affine::load(&maps, unit - tiling.lanes, units).apply(carry));
+    }
+    let mut energy_re = 0.0f32;
+    let mut energy_im = 0.0f32;
+    let mut hopping_sum = 0.0f32;
+    #[unroll]
+    for j in 0..tiling.count {
+        let i = share.first + j;
+        if i <= last && share.active {
+            let g = Complex::new(g_re[j], g_im[j]);
+            let squared = Complex::new(x_re[j], x_im[j]).square();
+            let w = squared.mul(g.add(carry));
+            // Past the last position of the walk the state stands in for the neighbour.
+            let before_re = select(i == last, state[at_state], x_re[j + 1]);
+            let before_im = select(i == last, state[at_state + heads], x_im[j + 1]);
+            hopping_sum += before_re * w.re - before_im * w.im;
+            let at = (row + last - i) * heads + share.head;
+            if comptime!(exact) {
+                energy_re += w.re;
+                energy_im -= w.im;
+                d_potential[at] = -w.re;
+            } else {
+                let kept = approximate(g, squared, blend);
+                energy_re += kept.re;
+                energy_im -= kept.im;
+                d_potential[at] = -kept.re;
+            }
+            carry.set(w.scale(beta));
+            if i == last {
+                d_state[at_state] = carry.re;
+                d_state[at_state + heads] = -carry.im;
+            }
+        }
+    }
+
+    // The tile's sums, then, by the last cube of this block of heads, those of all tiles.
+    // They go through the memory of the maps, which is free again.
+    sync_cube();
+    maps[unit] = energy_re;
+    maps[unit + units] = energy_im;
+    maps[unit + comptime!(2 * units)] = hopping_sum;
+    sync_cube();
+    let tile_row = share.batch * grid.tiles + share.tile;
+    if share.sub == 0 && share.active {
+        let at = 3 * tile_row * heads + share.head;
+        sums[at] = add_up(&maps, share.lane, 0usize, tiling);
+        sums[at + heads] = add_up(&maps, share.lane, 1usize, tiling);
+        sums[at + 2 * heads] = add_up(&maps, share.lane, 2usize, tiling);
+    }
+    let mut arrived = Shared::<[u32]>::new_slice(1usize);
+    sync_storage();
+    if unit == 0 {
+        let counter = place(grid.total, 0usize, 0usize, WORDS, tiling) + share.block;
+        arrived[0] = board[counter].fetch_add(1u32);
+    }
+    sync_storage();
+    let rows = grid.total / grid.blocks;
+    if arrived[0] as usize == rows - 1 {
+        #[unroll]
+        for part in 0..3 {
+            let mut total = 0.0f32;
+            let mut first = share.sub;
+            while first < rows {
+                let mut run = 0.0f32;
+                for k in 0..ROWS {
+                    let r = first + k * tiling.subs;
+                    if r < rows {
+                        run += sums[(3 * r + part) * heads + share.head];
+                    }
+                }
+                total += run;
+                first += comptime!(ROWS * tiling.subs);
+            }
+            maps[unit + part * units] = total;
+        }
+        sync_cube();
+        if share.sub == 0 && share.active {
+            d_energy[share.head] = add_up(&maps, share.lane, 0usize, tiling);
+            d_energy[heads + share.head] = add_up(&maps, share.lane, 1usize, tiling);
+            d_hopping[share.head] = add_up(&maps, share.lane, 2usize, tiling);
+        }
+    }
+}
+
+/// The sum over the units of a head.
+#[cube]
+fn add_up(
+    partial: &Shared<[f32]>,
+    lane: usize,
+    #[comptime] part: usize,
+    #[comptime] tiling: Tiling,
+) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for sub in 0..tiling.subs {
+        sum += partial[lane + comptime!(part * tiling.units() + sub * tiling.lanes)];
+    }
+    sum
+}
+
+/// The carry that enters a tile.
+#[cube]
+fn look_back(board: &[Atomic<u32>], share: Share, #[comptime] tiling: Tiling) -> Complex {
+    let mut m = Complex::new(1.0f32, 0.0f32);
+    let mut v = Complex::zero();
+    let mut x = Complex::zero();
+    let mut left = share.tile;
+    while left > 0 {
+        let at = place(
+            share.slot - share.tile + left - 1,
+            share.lane,
+            0usize,
+            WORDS,
+            tiling,
+        );
+        let value_re = peek(board, at + comptime!(4 * tiling.lanes));
+        let value_im = peek(board, at + comptime!(5 * tiling.lanes));
+        if value_re != 0 && value_im != 0 {
+            x.set(Complex::new(number(value_re), number(value_im)));
+            left = 0;
+        } else {
+            let w0 = peek(board, at);
+            let w1 = peek(board, at + tiling.lanes);
+            let w2 = peek(board, at + comptime!(2 * tiling.lanes));
+            let w3 = peek(board, at + comptime!(3 * tiling.lanes));
+            if w0 != 0 && w1 != 0 && w2 != 0 && w3 != 0 {
+                // Preceded by the map of the earlier tile.
+                v.set(m.mul(Complex::new(number(w2), number(w3))).add(v));
+                m.set(m.mul(Complex::new(number(w0), number(w1))));
+                left -= 1;
+                if m.size() < FORGOTTEN {
+                    left = 0;
+                }
+            }
+        }
+    }
+    m.mul(x).add(v)
+}
