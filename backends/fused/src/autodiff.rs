@@ -1,5 +1,7 @@
 //! The autodiff rules: one node an operation, which keeps the inputs its backward step needs and nothing else.
 
+use std::{fmt::Debug, marker::PhantomData};
+
 use burn::backend::{
     Autodiff, Backend,
     autodiff::{
@@ -52,12 +54,16 @@ impl<B: FusedAdjoint> Backward<B, 2> for Linear {
     }
 }
 
+/// An operation of one input, with a setting `S` that takes no gradient.
 #[derive(Debug)]
-struct Gelu;
+struct Unary<S>(PhantomData<fn() -> S>);
 
-impl<B: FusedAdjoint> Backward<B, 1> for Gelu {
-    /// x.
-    type State = NodeId;
+/// The gradient of the input, from the input, the setting and the output's gradient.
+type UnaryAdjoint<B, S> = fn(FloatTensor<B>, S, FloatTensor<B>) -> FloatTensor<B>;
+
+impl<B: Backend, S: Clone + Debug + Send + 'static> Backward<B, 1> for Unary<S> {
+    /// The input, the setting and the operation's adjoint.
+    type State = (NodeId, S, UnaryAdjoint<B, S>);
 
     fn backward(
         self,
@@ -65,10 +71,28 @@ impl<B: FusedAdjoint> Backward<B, 1> for Gelu {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
+        let (x, setting, adjoint) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 1>(parents, [B::gelu_adjoint(x, grad)], grads);
+        register::<B, 1>(parents, [adjoint(x, setting, grad)], grads);
+    }
+}
+
+/// Records an operation of one input, which is kept for its adjoint.
+fn unary<B: Backend, C: CheckpointStrategy, S: Clone + Debug + Send + 'static>(
+    x: FloatTensor<Autodiff<B, C>>,
+    setting: S,
+    value: fn(FloatTensor<B>, S) -> FloatTensor<B>,
+    adjoint: UnaryAdjoint<B, S>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let rule = Unary(PhantomData);
+    match rule.prepare::<C>([x.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(mut prep) => {
+            let saved = (prep.checkpoint(&x), setting.clone(), adjoint);
+            prep.finish(saved, value(x.into_primitive(), setting))
+        }
+        OpsKind::UnTracked(prep) => prep.finish(value(x.into_primitive(), setting)),
     }
 }
 
@@ -90,47 +114,6 @@ impl<B: FusedAdjoint> Backward<B, 2> for Swiglu {
         let grad = grads.consume::<B>(&ops.node);
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
         register::<B, 2>(parents, B::swiglu_adjoint(gate, up, grad), grads);
-    }
-}
-
-#[derive(Debug)]
-struct SoftBound;
-
-impl<B: FusedAdjoint> Backward<B, 1> for SoftBound {
-    /// x and the bound.
-    type State = (NodeId, f32);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let (x, bound) = ops.state;
-        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
-        let grad = grads.consume::<B>(&ops.node);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 1>(parents, [B::soft_bound_adjoint(x, bound, grad)], grads);
-    }
-}
-
-#[derive(Debug)]
-struct Cayley;
-
-impl<B: FusedAdjoint> Backward<B, 1> for Cayley {
-    /// z.
-    type State = NodeId;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let z = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
-        let grad = grads.consume::<B>(&ops.node);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 1>(parents, [B::cayley_adjoint(z, grad)], grads);
     }
 }
 
@@ -178,46 +161,24 @@ impl<B: FusedAdjoint> Backward<B, 1> for Rotate {
 }
 
 #[derive(Debug)]
-struct Attention;
+struct CausalConv;
 
-impl<B: FusedAdjoint> Backward<B, 1> for Attention {
-    /// The packed projections and the number of heads.
-    type State = (NodeId, usize);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let (packed, heads) = ops.state;
-        let packed = checkpointer.retrieve_node_output::<FloatTensor<B>>(packed);
-        let grad = grads.consume::<B>(&ops.node);
-        let input = B::attention_adjoint(packed, heads, grad);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 1>(parents, [input], grads);
-    }
-}
-
-#[derive(Debug)]
-struct CrossEntropy;
-
-impl<B: FusedAdjoint> Backward<B, 1> for CrossEntropy {
-    /// Logits and targets.
-    type State = (NodeId, IntTensor<B>);
+impl<B: FusedAdjoint> Backward<B, 2> for CausalConv {
+    /// x, weight, rows of history, and whether SiLU follows.
+    type State = (NodeId, FloatTensor<B>, usize, bool);
 
     fn backward(
         self,
-        ops: Ops<Self::State, 1>,
+        ops: Ops<Self::State, 2>,
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let (logits, targets) = ops.state;
-        let logits = checkpointer.retrieve_node_output::<FloatTensor<B>>(logits);
+        let (x, weight, past, silu) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
-        let input = B::cross_entropy_adjoint(logits, targets, grad);
+        let inputs = B::causal_conv_adjoint(x, weight, past, silu, grad);
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 1>(parents, [input], grads);
+        register::<B, 2>(parents, inputs, grads);
     }
 }
 
@@ -237,13 +198,12 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
     }
 
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let saved = prep.checkpoint(&x);
-                prep.finish(saved, B::fused_gelu(x.into_primitive()))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_gelu(x.into_primitive())),
-        }
+        unary::<B, C, _>(
+            x,
+            (),
+            |x, ()| B::fused_gelu(x),
+            |x, (), grad| B::gelu_adjoint(x, grad),
+        )
     }
 
     fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -261,27 +221,16 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
     }
 
     fn fused_soft_bound(x: FloatTensor<Self>, bound: f32) -> FloatTensor<Self> {
-        match SoftBound
-            .prepare::<C>([x.node()])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(mut prep) => {
-                let saved = (prep.checkpoint(&x), bound);
-                prep.finish(saved, B::fused_soft_bound(x.into_primitive(), bound))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_soft_bound(x.into_primitive(), bound)),
-        }
+        unary::<B, C, _>(x, bound, B::fused_soft_bound, B::soft_bound_adjoint)
     }
 
     fn fused_cayley(z: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Cayley.prepare::<C>([z.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let saved = prep.checkpoint(&z);
-                prep.finish(saved, B::fused_cayley(z.into_primitive()))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_cayley(z.into_primitive())),
-        }
+        unary::<B, C, _>(
+            z,
+            (),
+            |z, ()| B::fused_cayley(z),
+            |z, (), grad| B::cayley_adjoint(z, grad),
+        )
     }
 
     fn fused_norm(
@@ -320,17 +269,25 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
     }
 
     fn fused_attention(packed: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        match Attention
-            .prepare::<C>([packed.node()])
-            .compute_bound()
-            .stateful()
-        {
+        unary::<B, C, _>(packed, heads, B::fused_attention, B::attention_adjoint)
+    }
+
+    fn fused_causal_conv(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        past: usize,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let weight = weight.into_primitive();
+        match CausalConv.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
-                let saved = (prep.checkpoint(&packed), heads);
-                prep.finish(saved, B::fused_attention(packed.into_primitive(), heads))
+                let saved = (prep.checkpoint(&x), weight.clone(), past, silu);
+                let y = B::fused_causal_conv(x.into_primitive(), weight, past, silu);
+                prep.finish(saved, y)
             }
             OpsKind::UnTracked(prep) => {
-                prep.finish(B::fused_attention(packed.into_primitive(), heads))
+                prep.finish(B::fused_causal_conv(x.into_primitive(), weight, past, silu))
             }
         }
     }
@@ -339,21 +296,11 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        match CrossEntropy
-            .prepare::<C>([logits.node()])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(mut prep) => {
-                let saved = (prep.checkpoint(&logits), targets.clone());
-                prep.finish(
-                    saved,
-                    B::fused_cross_entropy(logits.into_primitive(), targets),
-                )
-            }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::fused_cross_entropy(logits.into_primitive(), targets))
-            }
-        }
+        unary::<B, C, _>(
+            logits,
+            targets,
+            B::fused_cross_entropy,
+            B::cross_entropy_adjoint,
+        )
     }
 }

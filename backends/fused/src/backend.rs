@@ -43,6 +43,14 @@ pub trait FusedBackend: Backend {
     /// See [`causal_attention`](crate::causal_attention).
     fn fused_attention(packed: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
 
+    /// See [`causal_conv`](crate::causal_conv); the first `past` rows of each lane of x are history.
+    fn fused_causal_conv(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        past: usize,
+        silu: bool,
+    ) -> FloatTensor<Self>;
+
     /// See [`cross_entropy`](crate::cross_entropy).
     fn fused_cross_entropy(
         logits: FloatTensor<Self>,
@@ -103,6 +111,15 @@ pub trait FusedAdjoint: Backend {
         heads: usize,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+
+    /// Gradients of x and the weight.
+    fn causal_conv_adjoint(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        past: usize,
+        silu: bool,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
 
     /// Gradient of the logits.
     fn cross_entropy_adjoint(

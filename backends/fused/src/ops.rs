@@ -253,6 +253,53 @@ pub fn causal_attention(packed: Tensor<3>, heads: usize) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::fused_attention(packed.into_dispatch(), heads))
 }
 
+/// Causal depthwise convolution, `u_t = sum_j w_j x_{t - (width - 1) + j}` in each channel by itself, and `silu(u)` if asked
+/// for: the short convolution of Mamba-2 (arXiv 2405.21060) and its relatives.
+///
+/// With a history, the last `width - 1` inputs of what came before, the sequence goes on as if it had not been cut, and the
+/// history after it is returned; without, zeros come before and none is returned.
+///
+/// # Shapes
+/// - x `[batch, seq, channels]`, weight `[channels, width]`, history `[batch, width - 1, channels]`
+/// - outputs `[batch, seq, channels]` and a history
+///
+/// # Cost
+/// `2 width` operations an element forward, `4 width` backward, and with SiLU about 25 and `30 + 2 width` more; two and four
+/// tensors of memory traffic.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn causal_conv(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    history: Option<Tensor<3>>,
+    silu: bool,
+) -> (Tensor<3>, Option<Tensor<3>>) {
+    let [batch, seq, channels] = x.dims();
+    let [_, width] = weight.dims();
+    assert!(width > 0, "causal_conv: the weight has no taps");
+    assert_shape!(weight, [channels, width]);
+    let (x, past, history) = match history {
+        Some(history) => {
+            assert_shape!(history, [batch, width - 1, channels]);
+            let x = Tensor::cat(vec![history, x], 1);
+            let history = x.clone().narrow(1, seq, width - 1);
+            (x, width - 1, Some(history))
+        }
+        None => (x, 0, None),
+    };
+    let y = match fused(&x) {
+        true => Tensor::from_dispatch(Dispatch::fused_causal_conv(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            past,
+            silu,
+        )),
+        false => reference::causal_conv(x, weight, past, silu),
+    };
+    (y, history)
+}
+
 /// Cross-entropy in nats, `log sum_j exp(logits_j) - logits_target` for each row.
 ///
 /// # Shapes

@@ -150,6 +150,35 @@ pub fn attention(
     mixed.reshape([batch, seq, heads * d_head])
 }
 
+/// `u_t = sum_j w_j x_{t - (width - 1) + j}` in each channel by itself, then `silu(u)` if asked for; zeros stand before the
+/// history.
+///
+/// # Shapes
+/// - x `[batch, past + seq, channels]`: `past` rows of history, then the inputs
+/// - weight `[channels, width]`; output `[batch, seq, channels]`
+pub fn causal_conv(x: Tensor<3>, weight: Tensor<2>, past: usize, silu: bool) -> Tensor<3> {
+    let [batch, length, channels] = x.dims();
+    let [_, width] = weight.dims();
+    let seq = length - past;
+    let missing = (width - 1).saturating_sub(past);
+    let x = match missing {
+        0 => x,
+        _ => {
+            let zeros = Tensor::zeros([batch, missing, channels], (&x.device(), x.dtype()));
+            Tensor::cat(vec![zeros, x], 1)
+        }
+    };
+    let first = past + missing - (width - 1);
+    let u = (0..width)
+        .map(|tap| {
+            let w = weight.clone().narrow(1, tap, 1).reshape([1, 1, channels]);
+            x.clone().narrow(1, first + tap, seq) * w // [batch, seq, channels]
+        })
+        .reduce(|sum, term| sum + term)
+        .expect("a convolution has at least one tap");
+    if silu { activation::silu(u) } else { u }
+}
+
 /// `log sum_j exp(logits_j) - logits_target` for each row, in nats.
 ///
 /// # Shapes

@@ -7,6 +7,7 @@
 
 mod attention;
 mod cayley;
+mod conv;
 mod elementwise;
 mod loss;
 mod math;
@@ -130,6 +131,28 @@ fn packed_problem(packed: &FlexTensor, heads: usize) -> Problem {
     }
 }
 
+/// `[width, channels]` taps of `[channels, width]` weights.
+fn taps(weight: &FlexTensor) -> Vec<f32> {
+    conv::transposed(weight.storage(), last_axis(weight))
+}
+
+fn conv_problem<'a>(
+    x: &'a FlexTensor,
+    taps: &'a [f32],
+    past: usize,
+    silu: bool,
+) -> conv::Problem<'a> {
+    let shape = x.shape();
+    conv::Problem {
+        x: x.storage(),
+        taps,
+        past,
+        seq: shape[1] - past,
+        channels: shape[2],
+        silu,
+    }
+}
+
 impl FusedBackend for Flex {
     fn fused_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let x = contiguous(x);
@@ -190,6 +213,14 @@ impl FusedBackend for Flex {
         let problem = packed_problem(&packed, heads);
         let shape = [problem.batch, problem.seq, heads * problem.d_head];
         tensor(attention::forward(problem, packed.storage()), shape)
+    }
+
+    fn fused_causal_conv(x: FlexTensor, weight: FlexTensor, past: usize, silu: bool) -> FlexTensor {
+        let (x, weight) = (contiguous(x), contiguous(weight));
+        let taps = taps(&weight);
+        let problem = conv_problem(&x, &taps, past, silu);
+        let shape = [x.shape()[0], problem.seq, problem.channels];
+        tensor(conv::forward(problem), shape)
     }
 
     fn fused_cross_entropy(logits: FlexTensor, targets: IntTensor<Flex>) -> FlexTensor {
@@ -276,6 +307,21 @@ impl FusedAdjoint for Flex {
         let problem = packed_problem(&packed, heads);
         let d_packed = attention::backward(problem, packed.storage(), grad.storage());
         tensor(d_packed, packed.shape())
+    }
+
+    fn causal_conv_adjoint(
+        x: FlexTensor,
+        weight: FlexTensor,
+        past: usize,
+        silu: bool,
+        grad: FlexTensor,
+    ) -> [FlexTensor; 2] {
+        let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
+        let taps = taps(&weight);
+        let problem = conv_problem(&x, &taps, past, silu);
+        let (d_x, d_taps) = conv::backward(problem, grad.storage());
+        let d_weight = conv::transposed(&d_taps, problem.channels);
+        [tensor(d_x, x.shape()), tensor(d_weight, weight.shape())]
     }
 
     fn cross_entropy_adjoint(
