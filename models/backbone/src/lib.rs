@@ -7,13 +7,19 @@
 //! Axes: `batch`, `seq`, `d_model`, `vocab`. Nothing here reads a file or the environment; devices are passed in.
 
 mod backbone;
+mod conv;
+mod energies;
 mod error;
 mod init;
 mod layers;
 mod mixer;
+mod preset;
 
 pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
+pub use conv::ShortConv;
+pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;
 pub use init::{InitRng, stable_param_ids};
 pub use layers::{Mlp, MlpKind, Norm, NormKind, project};
 pub use mixer::Mixer;
+pub use preset::Preset;

@@ -6,5 +6,6 @@
 mod mixer;
 mod presets;
 
-pub use mixer::{BkConfig, BkMixer, Chart, Direction};
-pub use presets::{PRESETS, Preset};
+pub use kiln_bk::GradRule;
+pub use mixer::{BkConfig, BkMixer, Chart, Control, Direction};
+pub use presets::PRESETS;

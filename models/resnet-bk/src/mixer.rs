@@ -4,11 +4,14 @@
 //! eta > `ETA_FLOOR` and beta > 0 by construction. Causal heads use the left recurrence L, bidirectional heads the
 //! diagonal G_ii of the whole resolvent. Axes: batch, seq, heads. State: one complex number a head.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
-use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, project};
+use kiln_backbone::{
+    BackboneConfig, InitRng, Mixer, ModelError, inverse_softplus, project, spread_energies,
+};
+use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
 use kiln_fused::{cayley, soft_bound, swiglu};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,23 @@ pub enum Chart {
     /// The Cayley transform w = (L - i)/(L + i), which maps the half plane to the unit disc. There a potential moves its
     /// own feature by |dw/da| = 2 |L|^2 / |L + i|^2 <= 2, where raw features move by up to 1/eta^2.
     Cayley,
+}
+
+/// Experiments that ask what the resolvent is worth: everything but the features stays as it is, parameters included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// No experiment: each lane reads its own resolvent.
+    #[default]
+    None,
+    /// The chart is fed zeros in place of the resolvent, so that nothing crosses positions: Cayley features are then -1
+    /// (real) and 0 (imaginary), which leaves y = -W_o silu(W_g x) of the real half; raw features are 0, and so is y.
+    /// Potentials, energies and hoppings are there and have no gradient.
+    Off,
+    /// Lane b reads the resolvent of lane b + 1, the last lane that of the first: features keep their distribution and tell
+    /// of another text. (Positions in another order would tell a lane of its own future.) A batch of one lane has no other,
+    /// and is fed zeros as with [`Control::Off`]. Lanes of a batch then see each other, by design.
+    Shuffled,
 }
 
 /// Settings of the BK mixer.
@@ -63,6 +83,12 @@ pub struct BkConfig {
     pub chart: Chart,
     /// Whether features are gated by silu(W_g x).
     pub gate: bool,
+    /// What stands in for the resolvent, to measure what it is worth; for study.
+    #[serde(default)]
+    pub control: Control,
+    /// What stands in for the potential's gradient; for study. Scores do not depend on it, training does.
+    #[serde(default)]
+    pub grad_rule: GradRule,
 }
 
 impl Default for BkConfig {
@@ -79,6 +105,8 @@ impl Default for BkConfig {
             learn_hopping: true,
             chart: Chart::Cayley,
             gate: true,
+            control: Control::None,
+            grad_rule: GradRule::Exact,
         }
     }
 }
@@ -102,6 +130,10 @@ pub struct BkMixer {
     direction: Direction,
     #[module(skip)]
     chart: Chart,
+    #[module(skip)]
+    control: Control,
+    #[module(skip)]
+    grad_rule: GradRule,
 }
 
 impl BkConfig {
@@ -130,31 +162,14 @@ impl BkConfig {
         range("bk.hopping", self.hopping, self.hopping > 0.0, "(0, inf)")?;
         range("bk.h0", self.h0, true, "the finite numbers")?;
         let bound = self.potential_bound;
-        range("bk.potential_bound", bound, bound >= 0.0, "[0, inf)")
-    }
-
-    /// Initial (Re z, Im z) of every head.
-    fn energies(&self) -> Vec<(f64, f64)> {
-        let spread = |i: usize| match self.heads {
-            1 => 0.5,
-            heads => i as f64 / (heads - 1) as f64,
-        };
-        // Golden-ratio order: neighbouring energies get widths far apart, so that each band has long and short range.
-        let mut order: Vec<usize> = (0..self.heads).collect();
-        order.sort_by(|&a, &b| {
-            let key = |i: usize| (i as f64 * 0.618_033_988_749_895).fract();
-            key(a).total_cmp(&key(b))
-        });
-        (0..self.heads)
-            .map(|i| {
-                let [low, high] = self.energy;
-                let [narrow, wide] = self.eta.map(f64::ln);
-                (
-                    low + (high - low) * spread(i),
-                    (narrow + (wide - narrow) * spread(order[i])).exp(),
-                )
-            })
-            .collect()
+        range("bk.potential_bound", bound, bound >= 0.0, "[0, inf)")?;
+        match self.grad_rule {
+            GradRule::Blend(t) => {
+                let inside = (0.0..=1.0).contains(&t);
+                range("bk.grad_rule.blend", f64::from(t), inside, "[0, 1]")
+            }
+            GradRule::Exact | GradRule::Local | GradRule::Hyp7 => Ok(()),
+        }
     }
 
     /// Builds the mixer for a block of `backbone`.
@@ -175,7 +190,7 @@ impl BkConfig {
             Param::<Tensor<1>>::from_data(TensorData::new(values, [heads]), device)
                 .set_require_grad(learn)
         };
-        let energies = self.energies();
+        let energies = spread_energies(heads, self.energy, self.eta);
         // Potentials start with unit spread, so that every head sees its tokens from the first step on.
         let std_potential = (d_model as f64).powf(-0.5);
         Ok(BkMixer {
@@ -201,16 +216,23 @@ impl BkConfig {
             potential_bound: self.potential_bound,
             direction: self.direction,
             chart: self.chart,
+            control: self.control,
+            grad_rule: self.grad_rule,
         })
     }
 }
 
-/// x with ln(1 + e^x) = y, for y > 0.
-fn inverse_softplus(y: f64) -> f64 {
-    y + (-(-y).exp_m1()).ln()
-}
-
 impl BkMixer {
+    /// Changes what stands in for the potential's gradient; scores stay as they are.
+    pub fn set_grad_rule(&mut self, rule: GradRule) {
+        self.grad_rule = rule;
+    }
+
+    /// The weights `[d_model, heads]` of the projection that makes the potential.
+    pub fn potential_weight(&self) -> ParamId {
+        self.potential.weight.id
+    }
+
     /// The diagonal of H: `[batch, seq, d_model]` to `[batch, seq, heads]`.
     fn diagonal(&self, x: Tensor<3>) -> Tensor<3> {
         let v = project(&self.potential, x);
@@ -235,8 +257,25 @@ impl BkMixer {
         softplus(self.hopping_raw.val(), 1.0)
     }
 
+    /// The resolvent entries that each lane reads, `[batch, seq, 2 * heads]` as given.
+    fn controlled(&self, resolvent: Tensor<3>) -> Tensor<3> {
+        let [batch, _, _] = resolvent.dims();
+        match self.control {
+            Control::None => resolvent,
+            Control::Shuffled if batch > 1 => Tensor::cat(
+                vec![
+                    resolvent.clone().narrow(0, 1, batch - 1),
+                    resolvent.narrow(0, 0, 1),
+                ],
+                0,
+            ),
+            Control::Off | Control::Shuffled => resolvent.zeros_like(),
+        }
+    }
+
     /// From resolvent entries `[batch, seq, 2 * heads]` to `[batch, seq, d_model]`.
     fn read(&self, resolvent: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        let resolvent = self.controlled(resolvent);
         let features = match self.chart {
             Chart::Raw => resolvent,
             Chart::Cayley => cayley(resolvent),
@@ -259,15 +298,16 @@ impl Mixer for BkMixer {
 
     fn forward(&self, x: Tensor<3>, state: Option<Tensor<2>>) -> (Tensor<3>, Option<Tensor<2>>) {
         let diagonal = self.diagonal(x.clone());
+        let rule = self.grad_rule;
         // Shapes agree by construction, so the operations' shape errors cannot occur here.
         match self.direction {
             Direction::Causal => {
-                let left = kiln_bk::bk_left(diagonal, self.hopping(), self.z(), state)
+                let left = bk_left_with_rule(diagonal, self.hopping(), self.z(), state, rule)
                     .expect("mixer shapes agree by construction");
                 (self.read(left.features, x), Some(left.state))
             }
             Direction::Bidirectional => {
-                let diagonal = kiln_bk::bk_diagonal(diagonal, self.hopping(), self.z())
+                let diagonal = bk_diagonal_with_rule(diagonal, self.hopping(), self.z(), rule)
                     .expect("mixer shapes agree by construction");
                 (self.read(diagonal, x), None)
             }
@@ -304,38 +344,6 @@ impl Mixer for BkMixer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn inverse_softplus_inverts() {
-        for y in [1e-6, 0.019, 1.0, 30.0] {
-            let x = inverse_softplus(y);
-            let back = if x > 30.0 { x } else { x.exp().ln_1p() };
-            assert!(
-                (back - y).abs() <= 1e-12 + 1e-9 * y,
-                "{y} came back as {back}"
-            );
-        }
-    }
-
-    #[test]
-    fn energies_are_spread_and_one_head_is_the_middle() {
-        let config = BkConfig {
-            heads: 5,
-            ..Default::default()
-        };
-        let z = config.energies();
-        assert_eq!((z[0].0, z[4].0), (-1.8, 1.8));
-        let mut etas: Vec<f64> = z.iter().map(|z| z.1).collect();
-        etas.sort_by(f64::total_cmp);
-        assert!((etas[0] - 0.1).abs() < 1e-12 && (etas[4] - 2.0).abs() < 1e-12);
-        let one = BkConfig {
-            heads: 1,
-            energy: [0.0, 0.0],
-            eta: [1.0, 1.0],
-            ..config
-        };
-        assert_eq!(one.energies(), [(0.0, 1.0)]);
-    }
 
     #[test]
     fn settings_out_of_range_are_named() {

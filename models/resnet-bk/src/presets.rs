@@ -1,21 +1,11 @@
 //! Named sizes of ResNet-BK.
 
-use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions};
+use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions, Preset};
 
 use crate::{BkConfig, Chart, Direction};
 
-/// A named ResNet-BK.
-pub struct Preset {
-    /// Name that recipes use.
-    pub name: &'static str,
-    /// What it is for.
-    pub purpose: &'static str,
-    /// Builds the configuration; `vocab_size` is left 0 for the tokenizer to fill.
-    pub config: fn() -> (BackboneConfig, BkConfig),
-}
-
 /// Every ResNet-BK preset.
-pub const PRESETS: &[Preset] = &[
+pub const PRESETS: &[Preset<BkConfig>] = &[
     Preset {
         name: "resnet-bk-tiny",
         purpose: "smallest causal ResNet-BK, for tests and first steps",

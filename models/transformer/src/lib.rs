@@ -5,5 +5,5 @@ mod presets;
 mod rope;
 
 pub use attention::{AttentionConfig, CausalSelfAttention, KvCache};
-pub use presets::{PRESETS, Preset};
+pub use presets::PRESETS;
 pub use rope::Rope;

@@ -1,21 +1,11 @@
 //! Named sizes of the Transformer.
 
-use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions};
+use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions, Preset};
 
 use crate::AttentionConfig;
 
-/// A named Transformer.
-pub struct Preset {
-    /// Name that recipes use.
-    pub name: &'static str,
-    /// What it is for.
-    pub purpose: &'static str,
-    /// Builds the configuration; `vocab_size` is left 0 for the tokenizer to fill.
-    pub config: fn() -> (BackboneConfig, AttentionConfig),
-}
-
 /// Every Transformer preset.
-pub const PRESETS: &[Preset] = &[
+pub const PRESETS: &[Preset<AttentionConfig>] = &[
     Preset {
         name: "transformer-tiny",
         purpose: "smallest modern Transformer (RoPE, RMSNorm, SwiGLU), for tests and first steps",

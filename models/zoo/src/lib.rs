@@ -6,7 +6,11 @@ mod mixer;
 mod model;
 
 pub use kiln_backbone::{BackboneConfig, MlpKind, ModelError, NormKind, Positions};
-pub use kiln_resnet_bk::{BkConfig, Chart, Direction};
+pub use kiln_baselines::ConvConfig;
+pub use kiln_resnet_bk::{BkConfig, Chart, Control, Direction, GradRule};
+pub use kiln_resolvent::{ResolventConfig, ResolventForm};
 pub use kiln_transformer::AttentionConfig;
 pub use mixer::{AnyMixer, AnyState, MixerKind};
-pub use model::{LanguageModel, ModelConfig, ModelState, PresetInfo, presets};
+pub use model::{
+    LanguageModel, ModelConfig, ModelState, PresetInfo, potential_weights, presets, with_grad_rule,
+};

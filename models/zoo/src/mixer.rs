@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::Mixer;
+use kiln_baselines::ConvMixer;
 use kiln_resnet_bk::BkMixer;
+use kiln_resolvent::{ResolventMixer, ResolventMixerState};
 use kiln_transformer::{CausalSelfAttention, KvCache};
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +15,12 @@ use serde::{Deserialize, Serialize};
 pub enum MixerKind {
     /// Causal softmax attention.
     Attention,
-    /// The resolvent of a tridiagonal operator.
+    /// The resolvent's diagonal as features.
     Bk,
+    /// The resolvent's rows as attention weights.
+    Resolvent,
+    /// A gated short convolution.
+    Conv,
 }
 
 /// Any mixer.
@@ -28,6 +34,10 @@ pub enum AnyMixer {
     Attention(CausalSelfAttention),
     /// See [`MixerKind::Bk`].
     Bk(BkMixer),
+    /// See [`MixerKind::Resolvent`].
+    Resolvent(ResolventMixer),
+    /// See [`MixerKind::Conv`].
+    Conv(ConvMixer),
 }
 
 /// The state of any mixer.
@@ -41,6 +51,10 @@ pub enum AnyState {
     Attention(KvCache),
     /// Re L and Im L, `[batch, 2 * heads]`.
     Bk(Tensor<2>),
+    /// L and T of every head, and the last inputs of the convolution.
+    Resolvent(ResolventMixerState),
+    /// The last values, `[batch, width - 1, d_model]`.
+    Conv(Tensor<3>),
 }
 
 /// A state of one mixer handed to another is a defect of the caller: states come from `initial_state` of the same model.
@@ -53,6 +67,8 @@ impl Mixer for AnyMixer {
         match self {
             Self::Attention(mixer) => AnyState::Attention(mixer.initial_state(batch, device)),
             Self::Bk(mixer) => AnyState::Bk(mixer.initial_state(batch, device)),
+            Self::Resolvent(mixer) => AnyState::Resolvent(mixer.initial_state(batch, device)),
+            Self::Conv(mixer) => AnyState::Conv(mixer.initial_state(batch, device)),
         }
     }
 
@@ -65,6 +81,14 @@ impl Mixer for AnyMixer {
             (Self::Bk(mixer), None) => wrap(mixer.forward(x, None), AnyState::Bk),
             (Self::Bk(mixer), Some(AnyState::Bk(state))) => {
                 wrap(mixer.forward(x, Some(state)), AnyState::Bk)
+            }
+            (Self::Resolvent(mixer), None) => wrap(mixer.forward(x, None), AnyState::Resolvent),
+            (Self::Resolvent(mixer), Some(AnyState::Resolvent(state))) => {
+                wrap(mixer.forward(x, Some(state)), AnyState::Resolvent)
+            }
+            (Self::Conv(mixer), None) => wrap(mixer.forward(x, None), AnyState::Conv),
+            (Self::Conv(mixer), Some(AnyState::Conv(state))) => {
+                wrap(mixer.forward(x, Some(state)), AnyState::Conv)
             }
             _ => panic!("{FOREIGN_STATE}"),
         }
@@ -80,6 +104,14 @@ impl Mixer for AnyMixer {
                 let (y, state) = mixer.step(x, state);
                 (y, AnyState::Bk(state))
             }
+            (Self::Resolvent(mixer), AnyState::Resolvent(state)) => {
+                let (y, state) = mixer.step(x, state);
+                (y, AnyState::Resolvent(state))
+            }
+            (Self::Conv(mixer), AnyState::Conv(state)) => {
+                let (y, state) = mixer.step(x, state);
+                (y, AnyState::Conv(state))
+            }
             _ => panic!("{FOREIGN_STATE}"),
         }
     }
@@ -88,6 +120,8 @@ impl Mixer for AnyMixer {
         match self {
             Self::Attention(mixer) => mixer.is_causal(),
             Self::Bk(mixer) => mixer.is_causal(),
+            Self::Resolvent(mixer) => mixer.is_causal(),
+            Self::Conv(mixer) => mixer.is_causal(),
         }
     }
 
@@ -95,6 +129,8 @@ impl Mixer for AnyMixer {
         match self {
             Self::Attention(mixer) => mixer.flops_per_token(seq),
             Self::Bk(mixer) => mixer.flops_per_token(seq),
+            Self::Resolvent(mixer) => mixer.flops_per_token(seq),
+            Self::Conv(mixer) => mixer.flops_per_token(seq),
         }
     }
 
@@ -102,6 +138,8 @@ impl Mixer for AnyMixer {
         match self {
             Self::Attention(mixer) => mixer.state_bytes(seq),
             Self::Bk(mixer) => mixer.state_bytes(seq),
+            Self::Resolvent(mixer) => mixer.state_bytes(seq),
+            Self::Conv(mixer) => mixer.state_bytes(seq),
         }
     }
 }

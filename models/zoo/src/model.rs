@@ -1,10 +1,13 @@
 //! Configurations and presets.
 
+use burn::module::ParamId;
 use burn::tensor::Device;
 use kiln_backbone::{
-    Backbone, BackboneConfig, BackboneState, InitRng, ModelError, stable_param_ids,
+    Backbone, BackboneConfig, BackboneState, InitRng, ModelError, Preset, stable_param_ids,
 };
-use kiln_resnet_bk::{BkConfig, Direction};
+use kiln_baselines::ConvConfig;
+use kiln_resnet_bk::{BkConfig, Direction, GradRule};
+use kiln_resolvent::ResolventConfig;
 use kiln_transformer::AttentionConfig;
 use serde::{Deserialize, Serialize};
 
@@ -30,28 +33,54 @@ pub struct ModelConfig {
     /// Settings of BK layers, if the pattern has any.
     #[serde(default)]
     pub bk: BkConfig,
+    /// Settings of resolvent layers, if the pattern has any.
+    #[serde(default)]
+    pub resolvent: ResolventConfig,
+    /// Settings of convolution layers, if the pattern has any.
+    #[serde(default)]
+    pub conv: ConvConfig,
 }
 
 impl ModelConfig {
     /// The configuration a preset name stands for, with `vocab_size` 0; none if there is no such preset.
     pub fn preset(name: &str) -> Option<Self> {
-        if let Some(preset) = kiln_transformer::PRESETS.iter().find(|p| p.name == name) {
-            let (backbone, attention) = (preset.config)();
-            return Some(Self {
-                pattern: vec![MixerKind::Attention],
-                backbone,
+        let attention = find(kiln_transformer::PRESETS, name, |backbone, attention| {
+            Self {
                 attention,
-                bk: BkConfig::default(),
-            });
-        }
-        let preset = kiln_resnet_bk::PRESETS.iter().find(|p| p.name == name)?;
-        let (backbone, bk) = (preset.config)();
-        Some(Self {
-            pattern: vec![MixerKind::Bk],
+                ..Self::of(MixerKind::Attention, backbone)
+            }
+        });
+        let bk = || {
+            find(kiln_resnet_bk::PRESETS, name, |backbone, bk| Self {
+                bk,
+                ..Self::of(MixerKind::Bk, backbone)
+            })
+        };
+        let resolvent = || {
+            find(kiln_resolvent::PRESETS, name, |backbone, resolvent| Self {
+                resolvent,
+                ..Self::of(MixerKind::Resolvent, backbone)
+            })
+        };
+        let conv = || {
+            find(kiln_baselines::PRESETS, name, |backbone, conv| Self {
+                conv,
+                ..Self::of(MixerKind::Conv, backbone)
+            })
+        };
+        attention.or_else(bk).or_else(resolvent).or_else(conv)
+    }
+
+    /// One kind of mixer with its default settings.
+    fn of(mixer: MixerKind, backbone: BackboneConfig) -> Self {
+        Self {
+            pattern: vec![mixer],
             backbone,
             attention: AttentionConfig::default(),
-            bk,
-        })
+            bk: BkConfig::default(),
+            resolvent: ResolventConfig::default(),
+            conv: ConvConfig::default(),
+        }
     }
 
     /// Checks every setting of the backbone and of the mixers that the pattern has, without making a tensor.
@@ -71,6 +100,8 @@ impl ModelConfig {
             match mixer {
                 MixerKind::Attention => self.attention.validate(&self.backbone)?,
                 MixerKind::Bk => self.bk.validate()?,
+                MixerKind::Resolvent => self.resolvent.validate(&self.backbone)?,
+                MixerKind::Conv => self.conv.validate()?,
             }
         }
         Ok(())
@@ -91,6 +122,14 @@ impl ModelConfig {
                 let mixer = self.bk.init(&self.backbone, rng, device)?;
                 Ok(AnyMixer::Bk(mixer))
             }
+            MixerKind::Resolvent => {
+                let mixer = self.resolvent.init(&self.backbone, rng, device)?;
+                Ok(AnyMixer::Resolvent(mixer))
+            }
+            MixerKind::Conv => {
+                let mixer = self.conv.init(&self.backbone, rng, device)?;
+                Ok(AnyMixer::Conv(mixer))
+            }
         };
         let model = self.backbone.init(mixer, &mut InitRng::new(seed), device)?;
         Ok(stable_param_ids(model))
@@ -106,9 +145,44 @@ impl ModelConfig {
         self.backbone.flops_per_token(model, seq)
     }
 
-    fn mixer(&self, layer: usize) -> MixerKind {
+    /// The mixer of a layer: the pattern repeats to the last layer, and has at least one entry (see
+    /// [`ModelConfig::validate`]).
+    pub fn mixer(&self, layer: usize) -> MixerKind {
         self.pattern[layer % self.pattern.len()]
     }
+}
+
+/// The model with another gradient rule in its BK layers: the same weights and scores, another gradient.
+pub fn with_grad_rule(mut model: LanguageModel, rule: GradRule) -> LanguageModel {
+    for block in &mut model.blocks {
+        if let AnyMixer::Bk(mixer) = &mut block.mixer {
+            mixer.set_grad_rule(rule);
+        }
+    }
+    model
+}
+
+/// The weights of the projections that make the potentials of BK layers, first layer to last.
+pub fn potential_weights(model: &LanguageModel) -> Vec<ParamId> {
+    let id = |mixer: &AnyMixer| match mixer {
+        AnyMixer::Bk(mixer) => Some(mixer.potential_weight()),
+        AnyMixer::Attention(_) | AnyMixer::Resolvent(_) | AnyMixer::Conv(_) => None,
+    };
+    model
+        .blocks
+        .iter()
+        .filter_map(|block| id(&block.mixer))
+        .collect()
+}
+
+fn find<C>(
+    presets: &[Preset<C>],
+    name: &str,
+    config: impl FnOnce(BackboneConfig, C) -> ModelConfig,
+) -> Option<ModelConfig> {
+    let preset = presets.iter().find(|preset| preset.name == name)?;
+    let (backbone, mixer) = (preset.config)();
+    Some(config(backbone, mixer))
 }
 
 /// A preset's name and purpose.
@@ -121,12 +195,15 @@ pub struct PresetInfo {
 
 /// Every preset of every model.
 pub fn presets() -> Vec<PresetInfo> {
-    let transformers = kiln_transformer::PRESETS
-        .iter()
-        .map(|p| (p.name, p.purpose));
-    let resnets = kiln_resnet_bk::PRESETS.iter().map(|p| (p.name, p.purpose));
-    transformers
-        .chain(resnets)
-        .map(|(name, purpose)| PresetInfo { name, purpose })
+    fn infos<C>(presets: &[Preset<C>]) -> impl Iterator<Item = PresetInfo> {
+        presets.iter().map(|preset| PresetInfo {
+            name: preset.name,
+            purpose: preset.purpose,
+        })
+    }
+    infos(kiln_transformer::PRESETS)
+        .chain(infos(kiln_resnet_bk::PRESETS))
+        .chain(infos(kiln_resolvent::PRESETS))
+        .chain(infos(kiln_baselines::PRESETS))
         .collect()
 }

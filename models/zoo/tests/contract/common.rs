@@ -60,6 +60,8 @@ fn reduce(mut config: ModelConfig) -> ModelConfig {
         config.attention.heads = 4;
     }
     config.bk.heads = config.bk.heads.min(10);
+    config.resolvent.heads = 4;
+    config.resolvent.d_key = 6;
     config
 }
 

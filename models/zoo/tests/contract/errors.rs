@@ -130,6 +130,23 @@ fn bad_bk_mixers_are_named() {
     );
 }
 
+#[test]
+fn bad_resolvent_and_convolution_mixers_are_named() {
+    let of = |change: fn(&mut ModelConfig)| message("resolvent-tiny", change);
+    assert_eq!(
+        of(|c| c.resolvent.heads = 5),
+        "`resolvent.heads` = 5 does not divide `d_model` = 64; choose a divisor of 64"
+    );
+    assert_eq!(
+        of(|c| c.resolvent.eta = [f64::NAN, 1.0]),
+        "`resolvent.eta` is NaN, but must lie in (0.0001, inf)"
+    );
+    assert_eq!(
+        message("conv3-char-cpu", |c| c.conv.width = 1),
+        "`conv.width` is 1, but must be at least 2"
+    );
+}
+
 /// `validate` says the same as `init`, without making a tensor.
 #[test]
 fn validate_is_init_without_tensors() {

@@ -53,15 +53,20 @@ impl ModuleVisitor for Gradients {
 fn frozen(config: &ModelConfig) -> Vec<String> {
     let mut all = Vec::new();
     for layer in 0..config.backbone.n_layers {
-        if config.pattern[layer % config.pattern.len()] != MixerKind::Bk {
-            continue;
-        }
-        let mut add = |name: &str| all.push(format!("blocks.{layer}.mixer.Bk.{name}"));
-        if !config.bk.learn_energy {
+        let (kind, learn_energy, learn_hopping) = match config.mixer(layer) {
+            MixerKind::Bk => ("Bk", config.bk.learn_energy, config.bk.learn_hopping),
+            MixerKind::Resolvent => {
+                let mixer = &config.resolvent;
+                ("Resolvent", mixer.learn_energy, mixer.learn_hopping)
+            }
+            MixerKind::Attention | MixerKind::Conv => continue,
+        };
+        let mut add = |name: &str| all.push(format!("blocks.{layer}.mixer.{kind}.{name}"));
+        if !learn_energy {
             add("energy");
             add("eta_raw");
         }
-        if !config.bk.learn_hopping {
+        if !learn_hopping {
             add("hopping_raw");
         }
     }

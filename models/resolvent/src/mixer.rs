@@ -1,0 +1,373 @@
+//! The resolvent mixer. T_i = (1 - p_i) T_{i-1} + p_i k_i v_i^T,  y_i = T_i^T q_i,  p_i = eta / (eta + beta Im L_{i-1})
+//!
+//! L is the left recurrence of the tridiagonal H with the potential of each token on its diagonal and hopping beta = b c
+//! beside it, at the energy z = e + i eta of the head. This is the Born form: weights eta |G_ij|^2 / Im L_i over j <= i, which
+//! add up to one; the complex form keeps the phases of G_ij (see `resolvent_attention` in `kiln-bk`). Around it stands the
+//! block of gated linear attention: q, k, v = silu(conv(W x)) as in Mamba-2 (arXiv 2405.21060) and gated DeltaNet
+//! (arXiv 2412.06464), q and k normalised, the value itself as in Mamba-2, then an RMSNorm of each head's output and a gate as
+//! in GLA (arXiv 2312.06635): out = W_o (silu(W_g x) * norm(y + D v)).
+//!
+//! Axes: batch, seq, heads, d_key, d_value = d_model / heads. State: L, T and the last conv_width - 1 inputs of the
+//! convolution, constant in seq.
+
+use burn::module::{Module, Param};
+use burn::nn::{Dropout, DropoutConfig, Linear};
+use burn::tensor::activation::softplus;
+use burn::tensor::{Device, Tensor, TensorData};
+use kiln_backbone::{
+    BackboneConfig, InitRng, Mixer, ModelError, ShortConv, inverse_softplus, project,
+    spread_energies,
+};
+use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
+use kiln_fused::{rms_norm, soft_bound, swiglu};
+
+use crate::ResolventConfig;
+use crate::config::ETA_FLOOR;
+
+/// Added to mean squares before the root is taken.
+const EPSILON: f64 = 1e-5;
+
+/// silu(conv(W x)), or W x without a convolution.
+#[derive(Module, Debug)]
+struct Projection {
+    linear: Linear,
+    conv: Option<ShortConv>,
+}
+
+impl Projection {
+    /// `[batch, seq, d_model]` to `[batch, seq, channels]`, with the history after.
+    fn forward(&self, x: Tensor<3>, history: Option<Tensor<3>>) -> (Tensor<3>, Option<Tensor<3>>) {
+        let projected = project(&self.linear, x);
+        match &self.conv {
+            Some(conv) => conv.forward(projected, history, true),
+            None => (projected, None),
+        }
+    }
+
+    fn flops_per_token(&self) -> u64 {
+        weight_flops(&self.linear) + self.conv.as_ref().map_or(0, ShortConv::flops_per_token)
+    }
+}
+
+/// The resolvent mixer.
+#[derive(Module, Debug)]
+pub struct ResolventMixer {
+    // Three products instead of a packed one: the gradient of a part of a tensor is as large as the whole.
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    potential: Linear,
+    gate: Option<Linear>,
+    /// Weight of a position's own value, `[d_model]`.
+    skip: Option<Param<Tensor<1>>>,
+    /// Scale of the norm of a head's output, `[d_value]`.
+    norm: Param<Tensor<1>>,
+    output: Linear,
+    /// Re z, `[heads]`.
+    energy: Param<Tensor<1>>,
+    /// softplus^-1(Im z - floor), `[heads]`.
+    eta_raw: Param<Tensor<1>>,
+    /// softplus^-1(beta), `[heads]`.
+    hopping_raw: Param<Tensor<1>>,
+    key_dropout: Dropout,
+    heads: usize,
+    d_key: usize,
+    d_value: usize,
+    potential_bound: f64,
+    qk_norm: bool,
+    #[module(skip)]
+    form: ResolventForm,
+}
+
+/// What generation remembers.
+#[derive(Clone, Debug)]
+pub struct ResolventMixerState {
+    /// L of the last position and the matrix T of every head.
+    resolvent: ResolventState,
+    /// The last inputs of the convolutions of queries, keys and values, `[batch, conv_width - 1, channels]`, if there are any.
+    history: [Option<Tensor<3>>; 3],
+}
+
+impl ResolventConfig {
+    /// Builds the mixer for a block of `backbone`.
+    ///
+    /// # Errors
+    /// Those of [`ResolventConfig::validate`].
+    pub fn init(
+        &self,
+        backbone: &BackboneConfig,
+        rng: &mut InitRng,
+        device: &Device,
+    ) -> Result<ResolventMixer, ModelError> {
+        self.validate(backbone)?;
+        let (d_model, heads, bias) = (backbone.d_model, self.heads, backbone.bias);
+        // Projections start with unit spread, so that gates and potentials differ between tokens from the first step on.
+        let std = (d_model as f64).powf(-0.5);
+        let d_value = d_model / heads;
+        let vector = |values: Vec<f64>, learn: bool| {
+            let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+            let len = values.len();
+            Param::<Tensor<1>>::from_data(TensorData::new(values, [len]), device)
+                .set_require_grad(learn)
+        };
+        let (energy, eta): (Vec<f64>, Vec<f64>) = spread_energies(heads, self.energy, self.eta)
+            .into_iter()
+            .map(|(energy, eta)| (energy, inverse_softplus(eta - ETA_FLOOR)))
+            .unzip();
+        let hopping = vec![inverse_softplus(self.hopping); heads];
+        let projection = |channels, rng: &mut InitRng| Projection {
+            linear: rng.linear(d_model, channels, bias, std, device),
+            conv: (self.conv_width > 1)
+                .then(|| ShortConv::init(channels, self.conv_width, rng, device)),
+        };
+        Ok(ResolventMixer {
+            query: projection(heads * self.d_key, rng),
+            key: projection(heads * self.d_key, rng),
+            value: projection(d_model, rng),
+            potential: rng.linear(d_model, heads, bias, std, device),
+            gate: self
+                .gate
+                .then(|| rng.linear(d_model, d_model, bias, std, device)),
+            skip: self.skip.then(|| vector(vec![1.0; d_model], true)),
+            norm: vector(vec![1.0; d_value], true),
+            output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
+            energy: vector(energy, self.learn_energy),
+            eta_raw: vector(eta, self.learn_energy),
+            hopping_raw: vector(hopping, self.learn_hopping),
+            key_dropout: DropoutConfig::new(self.key_dropout).init(),
+            heads,
+            d_key: self.d_key,
+            d_value,
+            potential_bound: self.potential_bound,
+            qk_norm: self.qk_norm,
+            form: self.form,
+        })
+    }
+}
+
+impl ResolventMixer {
+    /// The diagonal of H: `[batch, seq, d_model]` to `[batch, seq, heads]`.
+    fn diagonal(&self, x: Tensor<3>) -> Tensor<3> {
+        let v = project(&self.potential, x);
+        match self.potential_bound {
+            0.0 => v,
+            bound => soft_bound(v, bound),
+        }
+    }
+
+    /// Rows of a head's T: one for each entry of a key, and of the complex form for its cosine and its sine part.
+    fn memory_rows(&self) -> usize {
+        match self.form {
+            ResolventForm::Born => self.d_key,
+            ResolventForm::Complex => 2 * self.d_key,
+        }
+    }
+
+    /// z as `[2, heads]`: Re z, then Im z.
+    fn z(&self) -> Tensor<2> {
+        let eta = softplus(self.eta_raw.val(), 1.0).add_scalar(ETA_FLOOR);
+        Tensor::stack(vec![self.energy.val(), eta], 0)
+    }
+
+    /// beta, `[heads]`.
+    fn hopping(&self) -> Tensor<1> {
+        softplus(self.hopping_raw.val(), 1.0)
+    }
+
+    /// Queries and keys `[batch, seq, heads * d_key]` to `[batch, seq, heads, d_key]`, times `scale` and, if asked for, divided
+    /// by their root mean square.
+    fn heads(&self, x: Tensor<3>, scale: f64) -> Tensor<4> {
+        let [batch, seq, _] = x.dims();
+        let device = x.device();
+        let x = x.reshape([batch, seq, self.heads, self.d_key]);
+        match self.qk_norm {
+            true => rms_norm(x, Tensor::full([self.d_key], scale, &device), EPSILON),
+            false => x.mul_scalar(scale),
+        }
+    }
+
+    /// Leaves out the keys of some tokens, in training only: p_j = 0 for all i takes column j out of the weights and, as those
+    /// of a query that drops single weights do, leaves the others' mean alone.
+    fn forget(&self, keys: Tensor<4>) -> Tensor<4> {
+        if self.key_dropout.prob == 0.0 {
+            return keys;
+        }
+        let [batch, seq, heads, _] = keys.dims();
+        let kept = Tensor::ones([batch, seq, heads, 1], &keys.device());
+        keys * self.key_dropout.forward(kept)
+    }
+}
+
+impl Mixer for ResolventMixer {
+    type State = ResolventMixerState;
+
+    fn initial_state(&self, batch: usize, device: &Device) -> ResolventMixerState {
+        let (heads, rows) = (self.heads, self.memory_rows());
+        ResolventMixerState {
+            resolvent: ResolventState {
+                left: Tensor::zeros([batch, 2 * heads], device),
+                memory: Tensor::zeros([batch, heads, rows, self.d_value], device),
+            },
+            history: [&self.query, &self.key, &self.value].map(|projection| {
+                let conv = projection.conv.as_ref()?;
+                Some(conv.initial_history(batch, device))
+            }),
+        }
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        state: Option<ResolventMixerState>,
+    ) -> (Tensor<3>, Option<ResolventMixerState>) {
+        let [batch, seq, d_model] = x.dims();
+        let (resolvent, history) = match state {
+            Some(state) => (Some(state.resolvent), state.history),
+            None => (None, [None, None, None]),
+        };
+        let [q_history, k_history, v_history] = history;
+        let (q, q_history) = self.query.forward(x.clone(), q_history);
+        let (k, k_history) = self.key.forward(x.clone(), k_history);
+        let (v, v_history) = self.value.forward(x.clone(), v_history);
+        let q = self.heads(q, (self.d_key as f64).powf(-0.5));
+        let k = self.forget(self.heads(k, 1.0));
+        let v = v.reshape([batch, seq, self.heads, self.d_value]);
+        let potential = self.diagonal(x.clone());
+        let (hopping, z) = (self.hopping(), self.z());
+        let own = self.skip.as_ref().map(|skip| {
+            let skip = skip.val().reshape([1, 1, self.heads, self.d_value]);
+            v.clone() * skip // [batch, seq, heads, d_value]
+        });
+        // Shapes agree by construction, so the operation's shape errors cannot occur here.
+        let mixed = resolvent_attention(q, k, v, potential, hopping, z, resolvent, self.form)
+            .expect("mixer shapes agree by construction");
+        let read = match own {
+            Some(own) => mixed.output + own,
+            None => mixed.output,
+        };
+        let normed = rms_norm(read, self.norm.val(), EPSILON);
+        let y = normed.reshape([batch, seq, d_model]);
+        let y = match &self.gate {
+            Some(gate) => swiglu(project(gate, x), y),
+            None => y,
+        };
+        let state = ResolventMixerState {
+            resolvent: mixed.state,
+            history: [q_history, k_history, v_history],
+        };
+        (project(&self.output, y), Some(state))
+    }
+
+    fn step(&self, x: Tensor<2>, state: ResolventMixerState) -> (Tensor<2>, ResolventMixerState) {
+        let (y, next) = self.forward(x.unsqueeze_dim(1), Some(state.clone()));
+        (y.squeeze_dim(1), next.unwrap_or(state))
+    }
+
+    fn is_causal(&self) -> bool {
+        true
+    }
+
+    /// Two for each weight; in the recurrent form five for each entry of T (decay, write, read), and about 12 a head for L.
+    fn flops_per_token(&self, _seq: usize) -> u64 {
+        let projections = self.query.flops_per_token()
+            + self.key.flops_per_token()
+            + self.value.flops_per_token()
+            + weight_flops(&self.potential)
+            + self.gate.as_ref().map_or(0, weight_flops)
+            + weight_flops(&self.output);
+        let entries = self.heads * self.memory_rows() * self.d_value;
+        projections + (5 * entries + 12 * self.heads) as u64
+    }
+
+    /// L and T of each head in f32, and the convolution's history, whatever the length.
+    fn state_bytes(&self, _seq: usize) -> u64 {
+        let head = 2 + self.memory_rows() * self.d_value;
+        let convs = [&self.query, &self.key, &self.value].map(|projection| {
+            let conv = projection.conv.as_ref();
+            conv.map_or(0, ShortConv::state_bytes)
+        });
+        (self.heads * head * size_of::<f32>()) as u64 + convs.iter().sum::<u64>()
+    }
+}
+
+fn weight_flops(layer: &Linear) -> u64 {
+    2 * layer.weight.shape().num_elements() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backbone(d_model: usize) -> BackboneConfig {
+        let (backbone, _) = (crate::PRESETS[0].config)();
+        BackboneConfig {
+            d_model,
+            ..backbone
+        }
+    }
+
+    /// One head at z = i with beta = 3 and no potential, q = k = 1 and v = x. L_1 = i, so p_2 = 1 / (1 + 3): the second token
+    /// reads three quarters of the first and one of itself. Divided by its root mean square, (3, 1)/4 is (3, 1)/sqrt(5).
+    #[test]
+    fn two_tokens_by_hand() {
+        let device = Device::flex();
+        let config = ResolventConfig {
+            heads: 1,
+            d_key: 1,
+            conv_width: 0,
+            energy: [0.0, 0.0],
+            eta: [1.0, 1.0],
+            hopping: 3.0,
+            qk_norm: false,
+            skip: false,
+            gate: false,
+            ..Default::default()
+        };
+        let mut mixer = config
+            .init(&backbone(2), &mut InitRng::new(1), &device)
+            .unwrap();
+        let matrix = |rows: [&[f32]; 2]| {
+            let (values, cols) = (rows.concat(), rows[0].len());
+            Param::<Tensor<2>>::from_data(TensorData::new(values, [2, cols]), &device)
+        };
+        mixer.query.linear.weight = matrix([&[1.0], &[1.0]]);
+        mixer.key.linear.weight = matrix([&[1.0], &[1.0]]);
+        mixer.value.linear.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
+        mixer.potential.weight = matrix([&[0.0], &[0.0]]);
+        mixer.output.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
+        let x = Tensor::<3>::from_floats([[[1.0, 0.0], [0.0, 1.0]]], &device);
+        let y: Vec<f32> = mixer.forward(x, None).0.into_data().try_to_vec().unwrap();
+        let (root_two, root_five) = (2.0_f32.sqrt(), 5.0_f32.sqrt());
+        let exact = [root_two, 0.0, 3.0 / root_five, 1.0 / root_five];
+        for (found, exact) in y.iter().zip(exact) {
+            // The norm's epsilon takes 1e-5 of a mean square of 0.3 to 0.5.
+            assert!((found - exact).abs() < 5e-5, "{y:?}");
+        }
+    }
+
+    /// A token that a head forgets is read by no query, and the scale of the others keeps the mean.
+    #[test]
+    fn key_dropout_takes_out_whole_tokens() {
+        let device = Device::flex().autodiff();
+        let config = ResolventConfig {
+            key_dropout: 0.25,
+            ..Default::default()
+        };
+        let mixer = config
+            .init(&backbone(8), &mut InitRng::new(1), &device)
+            .unwrap();
+        let keys = mixer.forget(Tensor::ones([40, 50, 4, 3], &device));
+        let keys: Vec<f32> = keys.into_data().try_to_vec().unwrap();
+        for key in keys.chunks(3) {
+            let whole = key.iter().all(|&k| k == key[0]);
+            let scaled = key[0] == 0.0 || (key[0] - 4.0 / 3.0).abs() < 1e-6;
+            assert!(whole && scaled, "{key:?}");
+        }
+        // 8,000 draws: five standard errors of the mean.
+        let mean = keys.iter().map(|&k| f64::from(k)).sum::<f64>() / keys.len() as f64;
+        assert!(
+            (mean - 1.0).abs() < 5.0 * (1.0 / 3.0_f64 / 8000.0).sqrt(),
+            "{mean}"
+        );
+    }
+}
