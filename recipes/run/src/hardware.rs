@@ -19,6 +19,9 @@ pub struct Hardware {
     pub processor: Option<String>,
     /// Processor threads this process may use.
     pub cores: usize,
+    /// Threads that arithmetic on the processor uses, where `RAYON_NUM_THREADS` bounds them.
+    #[serde(default)]
+    pub threads: Option<usize>,
     /// Main memory in bytes, where the system tells.
     pub memory_bytes: Option<u64>,
     /// The system and its kind: "linux", "macos", "windows".
@@ -72,6 +75,9 @@ impl Hardware {
         Self {
             processor: processor(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: std::env::var("RAYON_NUM_THREADS")
+                .ok()
+                .and_then(|threads| threads.parse().ok()),
             memory_bytes: memory_total(),
             os: std::env::consts::OS.into(),
             architecture: std::env::consts::ARCH.into(),

@@ -2,7 +2,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 /// A backend of Burn, chosen at run time among those compiled in.
@@ -34,7 +34,7 @@ pub struct OpenDevice {
 }
 
 /// The backend cannot be had.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// No backend of this name.
@@ -66,6 +66,18 @@ pub enum DeviceError {
         index: usize,
         /// What the driver said.
         reason: String,
+    },
+    /// The device answers, but no result of it can be trusted.
+    #[error(
+        "backend `{name}` multiplies matrices wrongly on device {index}: entries of a [{ROWS}, {INNER}] x [{INNER}, {COLUMNS}] product of whole numbers, which is exact in every precision, are off by up to {error}; update its driver, or use another device or `--backend flex`"
+    )]
+    WrongProduct {
+        /// What was asked for.
+        name: &'static str,
+        /// Device number.
+        index: usize,
+        /// The largest difference of an entry; infinite for one that is no number or missing.
+        error: f32,
     },
 }
 
@@ -119,10 +131,10 @@ impl Backend {
     }
 
     /// Opens device `index` and computes something small on it, so that a missing driver is an error here and not a
-    /// panic in the middle of a run.
+    /// panic in the middle of a run, and a driver that multiplies matrices wrongly is not found out by the loss.
     ///
     /// # Errors
-    /// [`DeviceError::NotCompiled`] or [`DeviceError::Absent`].
+    /// [`DeviceError::NotCompiled`], [`DeviceError::Absent`] or [`DeviceError::WrongProduct`].
     pub fn open(self, index: usize) -> Result<OpenDevice, DeviceError> {
         if !self.is_compiled() {
             let compiled: Vec<_> = Backend::ALL
@@ -141,7 +153,11 @@ impl Backend {
         let probed = panic::catch_unwind(AssertUnwindSafe(|| {
             let device = self.device(index);
             let answer = (Tensor::<1>::ones([2], &device) + 1.0).sum().into_data();
-            answer.iter::<f32>().eq([4.0]).then_some(device)
+            let error = answer
+                .iter::<f32>()
+                .eq([4.0])
+                .then(|| product_error(&device));
+            (device, error)
         }));
         panic::set_hook(hook);
         let absent = |reason: String| DeviceError::Absent {
@@ -150,14 +166,19 @@ impl Backend {
             reason,
         };
         match probed {
-            Ok(Some(device)) => Ok(OpenDevice {
+            Ok((device, Some(0.0))) => Ok(OpenDevice {
                 device,
                 name: match index {
                     0 => self.name().into(),
                     index => format!("{}:{index}", self.name()),
                 },
             }),
-            Ok(None) => Err(absent("it adds wrongly".into())),
+            Ok((_, Some(error))) => Err(DeviceError::WrongProduct {
+                name: self.name(),
+                index,
+                error,
+            }),
+            Ok((_, None)) => Err(absent("it adds wrongly".into())),
             Err(payload) => Err(absent(first_line(payload.as_ref()))),
         }
     }
@@ -196,6 +217,60 @@ impl Backend {
             _ => panic!("there is no such device"),
         }
     }
+}
+
+/// The product that a device must get right: larger than one tile of a kernel, and not a multiple of one in two axes.
+const ROWS: usize = 64;
+const INNER: usize = 96;
+const COLUMNS: usize = 80;
+
+/// Whole numbers from -3 to 3 without a pattern that wrong indexing would leave as it is. Products and sums of them stay
+/// below 2048, so every format and every order of adding up gives the same.
+fn whole_numbers(len: usize, seed: u32) -> Vec<f32> {
+    let scatter = |i: u32| (i ^ seed).wrapping_mul(0x9E37_79B1) >> 16;
+    (0..len as u32)
+        .map(|i| (scatter(i) % 7) as f32 - 3.0)
+        .collect()
+}
+
+/// The largest error of an entry of a small matrix product on the device.
+fn product_error(device: &Device) -> f32 {
+    let (left, right) = (
+        whole_numbers(ROWS * INNER, 1),
+        whole_numbers(INNER * COLUMNS, 2),
+    );
+    let upload = |values: &[f32], shape: [usize; 2]| {
+        Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), device)
+    };
+    let product = upload(&left, [ROWS, INNER]).matmul(upload(&right, [INNER, COLUMNS]));
+    let found: Vec<f32> = product.into_data().iter::<f32>().collect();
+    largest_difference(&found, &host_product(&left, &right))
+}
+
+fn host_product(left: &[f32], right: &[f32]) -> Vec<f32> {
+    let entry = |row: usize, column: usize| -> f32 {
+        (0..INNER)
+            .map(|k| left[row * INNER + k] * right[k * COLUMNS + column])
+            .sum()
+    };
+    (0..ROWS * COLUMNS)
+        .map(|i| entry(i / COLUMNS, i % COLUMNS))
+        .collect()
+}
+
+fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
+    if found.len() != expected.len() {
+        return f32::INFINITY;
+    }
+    let differences = found.iter().zip(expected).map(|(x, y)| (x - y).abs());
+    // `max` alone would pass over what is no number.
+    differences.fold(0.0, |worst, d| {
+        if d.is_nan() {
+            f32::INFINITY
+        } else {
+            worst.max(d)
+        }
+    })
 }
 
 fn first_line(payload: &(dyn std::any::Any + Send)) -> String {
@@ -239,5 +314,73 @@ mod tests {
         assert!(Backend::Flex.open(0).is_ok());
         let error = Backend::Flex.open(3).unwrap_err().to_string();
         assert!(error.contains("no device 3"), "{error}");
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn a_right_product_is_exact() {
+        assert_eq!(product_error(&Device::flex()), 0.0);
+    }
+
+    #[test]
+    fn a_wrong_product_is_measured() {
+        let (left, right) = (
+            whole_numbers(ROWS * INNER, 1),
+            whole_numbers(INNER * COLUMNS, 2),
+        );
+        let expected = host_product(&left, &right);
+        assert!(
+            expected
+                .iter()
+                .all(|x| x.abs() < 2048.0 && x.fract() == 0.0)
+        );
+        for (at, value, error) in [
+            (0, 1.0, 1.0),
+            (5119, -2.5, 2.5),
+            (77, f32::NAN, f32::INFINITY),
+        ] {
+            let mut found = expected.clone();
+            found[at] += value;
+            assert_eq!(largest_difference(&found, &expected), error);
+        }
+        assert_eq!(largest_difference(&expected[1..], &expected), f32::INFINITY);
+        // The errors of a kernel: rows exchanged, the last part of a sum left out.
+        let mut exchanged = expected.clone();
+        exchanged.rotate_left(COLUMNS);
+        assert!(largest_difference(&exchanged, &expected) >= 1.0);
+        let mut short = right;
+        short[(INNER - 1) * COLUMNS..].fill(0.0);
+        assert!(largest_difference(&host_product(&left, &short), &expected) >= 1.0);
+    }
+
+    #[test]
+    fn a_wrong_product_names_device_and_error() {
+        let error = DeviceError::WrongProduct {
+            name: "vulkan",
+            index: 1,
+            error: 12.5,
+        };
+        assert_eq!(
+            error.to_string(),
+            "backend `vulkan` multiplies matrices wrongly on device 1: entries of a [64, 96] x [96, 80] product of whole numbers, which is exact in every precision, are off by up to 12.5; update its driver, or use another device or `--backend flex`"
+        );
+    }
+
+    /// xtask imports nothing of the workspace, so it names the backends once more.
+    #[test]
+    fn xtask_knows_the_same_backends() {
+        let source = include_str!("../../../xtask/src/backend.rs");
+        let start = source.find("pub fn name(self)").expect("fn name");
+        let named: Vec<_> = source[start..]
+            .lines()
+            .skip(2) // the function and its match
+            .map_while(|line| line.trim().strip_prefix("Backend::")?.split_once(" => "))
+            .collect();
+        let expected = Backend::ALL.map(|b| (format!("{b:?}"), format!("{:?},", b.name())));
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect();
+        assert_eq!(named, expected);
     }
 }

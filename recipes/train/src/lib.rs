@@ -14,6 +14,7 @@ mod loss;
 mod objective;
 mod optimizer;
 mod plan;
+mod probe;
 mod recipe;
 mod report;
 mod run;
@@ -30,11 +31,12 @@ pub use log::show_preparation;
 pub use loss::{DeviceBatch, token_nats};
 pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
 pub use plan::Plan;
+pub use probe::{Agreement, GradientProbe, probe};
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
     known_vocab,
 };
-pub use run::Run;
+pub use run::{Run, first_difference};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{Position, RUN_CONFIG_VERSION, RunConfig, load_model, save_model};
 pub use trainer::{Outcome, Request, RunResult, Stop, train};

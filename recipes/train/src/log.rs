@@ -7,6 +7,7 @@ use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
 
 use crate::TrainError;
 use crate::learner::Update;
+use crate::probe::GradientProbe;
 use crate::state::Position;
 use crate::trainer::Setup;
 
@@ -86,6 +87,17 @@ impl Log {
             self.interval = Interval::default();
         }
         Ok(())
+    }
+
+    /// Notes a probe of the gradient.
+    pub fn probe(&mut self, position: &Position, probe: &GradientProbe) -> Result<(), TrainError> {
+        let mut values = BTreeMap::new();
+        for (of, agreement) in [("", probe.all), ("_potential", probe.potential)] {
+            values.insert(format!("gradient_cosine{of}"), agreement.cosine);
+            values.insert(format!("gradient_norm{of}"), agreement.norm);
+            values.insert(format!("gradient_norm_exact{of}"), agreement.exact_norm);
+        }
+        self.append(position, Kind::Train, values, None)
     }
 
     /// Notes an evaluation.

@@ -91,19 +91,22 @@ impl Plan {
 }
 
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
-/// hidden width, for attention four of the width and two of every score, for BK eight a head; then logits and their softmax.
+/// hidden width, for attention four of the width and two of every score, for BK eight a head, for resolvent attention six of the
+/// width, eight of all keys' and four a head, for the convolution four of the width; then logits and their softmax.
 fn activation_bytes(resolved: &Resolved) -> u64 {
     use kiln_zoo::MixerKind;
     let model = &resolved.model;
     let backbone = &model.backbone;
-    let mixer = |kind: &MixerKind| match kind {
+    let mixer = |layer| match model.mixer(layer) {
         MixerKind::Attention => 4 * backbone.d_model + 2 * model.attention.heads * resolved.seq,
         MixerKind::Bk => 8 * model.bk.heads,
+        MixerKind::Resolvent => {
+            let keys = model.resolvent.heads * model.resolvent.d_key;
+            6 * backbone.d_model + 8 * keys + 4 * model.resolvent.heads
+        }
+        MixerKind::Conv => 4 * backbone.d_model,
     };
-    let pattern = &model.pattern;
-    let mixers: usize = (0..backbone.n_layers)
-        .map(|layer| mixer(&pattern[layer % pattern.len()]))
-        .sum();
+    let mixers: usize = (0..backbone.n_layers).map(mixer).sum();
     let layers = backbone.n_layers * (10 * backbone.d_model + 3 * backbone.d_hidden);
     let values = mixers + layers + 3 * backbone.vocab_size;
     (4 * values * resolved.recipe.value.train.batch * resolved.seq) as u64

@@ -64,6 +64,12 @@ pub struct ModelSection {
     /// Keys of BK layers.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub bk: toml::Table,
+    /// Keys of resolvent layers.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub resolvent: toml::Table,
+    /// Keys of convolution layers.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub conv: toml::Table,
 }
 
 /// What a model learns to predict.
@@ -126,6 +132,9 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// Steps between lines of the log.
     pub log_every: u64,
+    /// Steps between probes of the gradient, which compute the first micro-batch's once more with the recipe's rule and with the
+    /// exact one; 0 never does. Needs a BK layer, and changes nothing in training.
+    pub gradient_probe_every: u64,
     /// Evaluations without a better validation loss after which training stops; 0 never stops early.
     pub patience: u32,
     /// Steps in a row that may be skipped for a loss or gradient that is not finite.
@@ -151,6 +160,7 @@ impl Default for TrainConfig {
             checkpoint_every: 500,
             keep_checkpoints: 2,
             log_every: 10,
+            gradient_probe_every: 0,
             patience: 0,
             max_skipped: 10,
             final_sweep: true,
@@ -375,6 +385,15 @@ impl Resolved {
                 ),
             ));
         }
+        let probe = recipe.value.train.gradient_probe_every;
+        if probe > 0 && !model.pattern.contains(&MixerKind::Bk) {
+            let why = "the model has no BK layer, and no other layer has a gradient rule: leave the key out";
+            return Err(TrainError::setting(
+                "train.gradient_probe_every",
+                probe,
+                why,
+            ));
+        }
         let steps = recipe.value.total_steps(seq);
         Ok(Self {
             recipe,
@@ -398,6 +417,8 @@ impl Resolved {
         section.backbone = table(toml::Table::try_from(&self.model.backbone))?;
         section.attention = table(toml::Table::try_from(&self.model.attention))?;
         section.bk = table(toml::Table::try_from(&self.model.bk))?;
+        section.resolvent = table(toml::Table::try_from(&self.model.resolvent))?;
+        section.conv = table(toml::Table::try_from(&self.model.conv))?;
         Ok(recipe)
     }
 }

@@ -114,6 +114,7 @@ pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<()
                 "tokens",
                 "max_seconds",
                 "log_every",
+                "gradient_probe_every",
                 "keep_checkpoints",
                 "patience",
                 "sweep_windows",
@@ -131,7 +132,8 @@ pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<()
     }
 }
 
-fn first_difference(
+/// The first key whose value differs between two tables, with both values as TOML; `at` is the dotted path of the tables.
+pub fn first_difference(
     at: &str,
     before: &toml::Table,
     now: &toml::Table,

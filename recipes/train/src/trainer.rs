@@ -19,6 +19,7 @@ use crate::evaluate::{Evaluator, Score};
 use crate::learner::{Learner, Update};
 use crate::log::Log;
 use crate::objective::mix;
+use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::state::{self, Position};
 use crate::{OpenDevice, TrainError};
@@ -329,9 +330,17 @@ impl Loop<'_> {
             let step = self.position.step;
             let micro = self.next_batches(&mut batches, step)?;
             // Dropout of a step follows from the seed and the step, so a resumed run draws the same.
-            setup
-                .device
-                .seed(mix(&[recipe.seed, stream::DROPOUT, step]));
+            let reseed = || {
+                let seed = mix(&[recipe.seed, stream::DROPOUT, step]);
+                setup.device.seed(seed);
+            };
+            let due = train.gradient_probe_every > 0
+                && (step + 1).is_multiple_of(train.gradient_probe_every);
+            let probed = match micro.first().filter(|_| due) {
+                Some(batch) => Some(probe(&learner.model, batch, &training, &reseed)?),
+                None => None,
+            };
+            reseed();
             let decay = recipe.schedule.fraction(step, steps, self.share_of_time());
             let rate = recipe.optimizer.learning_rate * decay;
             let clip = recipe.optimizer.clip_norm;
@@ -349,6 +358,9 @@ impl Loop<'_> {
                 began.elapsed(),
                 self.progress(steps),
             )?;
+            if let Some(probed) = &probed {
+                self.log.probe(&self.position, probed)?;
+            }
             let at = self.position.step;
             stop = self.why_stop(steps);
             // The last weights are the most decayed ones: they are scored however the run ends, unless someone waits.
