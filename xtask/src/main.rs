@@ -29,6 +29,7 @@ Usage: cargo xtask <command> [arguments]
 Run (builds the kiln binary for the backend, then passes all arguments on):
   recipes                list the recipes: purpose, size, expected time and result
   train RECIPE           train a model into a run folder
+  compare STUDY          run several arms under one protocol, over a grid and seeds
   eval RUN               evaluate a trained model
   generate RUN           write text with a trained model
   data ...               list, prepare or import datasets
@@ -48,7 +49,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
 
 /// Commands of the `kiln` binary that `cargo xtask` passes on to it.
-const KILN_COMMANDS: [&str; 5] = ["recipes", "train", "eval", "generate", "data"];
+const KILN_COMMANDS: [&str; 6] = ["recipes", "train", "compare", "eval", "generate", "data"];
 const OWN_COMMANDS: [&str; 6] = ["help", "doctor", "test", "tidy", "docs", "ci"];
 
 /// Why a command did not succeed; the variant sets the exit status.

@@ -24,6 +24,8 @@ pub enum Command {
     Recipes,
     /// Train a model as a recipe says
     Train(Train),
+    /// Run a study: several arms under one protocol, over a grid and seeds
+    Compare(Compare),
     /// Score a finished run on held-out text
     Eval(Eval),
     /// Continue a prompt with a finished run's model
@@ -80,6 +82,28 @@ pub struct Train {
     /// Print plain lines even on a terminal
     #[arg(long)]
     pub plain: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Compare {
+    /// A study's name, or the path of a TOML file; without one, the studies are listed
+    pub study: Option<String>,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub folders: Folders,
+    /// Folder of runs and results; the default is runs/compare-STUDY. Finished runs in it are kept, interrupted ones resumed
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Runs at once; each gets its share of the processor's threads
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: u32,
+    /// List the runs, the parameters of every arm and the costs, and train nothing
+    #[arg(long, conflicts_with = "report_only")]
+    pub dry_run: bool,
+    /// Write the results anew from the run folders, which may come from another machine
+    #[arg(long)]
+    pub report_only: bool,
 }
 
 #[derive(Debug, Group)]

@@ -24,6 +24,9 @@ pub enum CommandError {
     /// Training, evaluation or generation failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The study cannot be run.
+    #[error(transparent)]
+    Compare(#[from] kiln_compare::CompareError),
     /// An argument that no command line parser could check.
     #[error("{0}")]
     Usage(String),
@@ -51,6 +54,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Recipes => recipes(),
         Command::Train(args) if args.dry_run => dry_run(&args),
         Command::Train(args) => train(args),
+        Command::Compare(args) => crate::compare::compare(&args),
         Command::Eval(args) => eval(&args),
         Command::Generate(args) => continue_text(&args),
         Command::Data(args) => data(args),
@@ -79,7 +83,8 @@ fn load(args: &Train) -> Result<recipe::Recipe<TrainRecipe>, CommandError> {
     Ok(recipe.map_err(TrainError::from)?)
 }
 
-fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
+/// Opens the device of a command line.
+pub fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
     let backend = Backend::from_str(&compute.backend)
         .map_err(|error| CommandError::Usage(error.to_string()))?;
     Ok(backend.open(compute.device).map_err(TrainError::from)?)
@@ -290,12 +295,12 @@ fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
     }
 }
 
-fn prepare_data(config: &DataConfig, env: &DataEnv) -> Result<Prepared, CommandError> {
+/// Prepares a corpus, telling what it does on standard error.
+pub fn prepare_data(config: &DataConfig, env: &DataEnv) -> Result<Prepared, TrainError> {
     let mut view = View::new(0, Mode::Plain);
-    let prepared = prepare(config, env, &mut |progress| {
+    Ok(prepare(config, env, &mut |progress| {
         show_preparation(&mut view, &progress)
-    });
-    Ok(prepared.map_err(TrainError::from)?)
+    })?)
 }
 
 fn data(command: Data) -> Result<ExitCode, CommandError> {

@@ -1,9 +1,10 @@
-//! `kiln`, the binary behind `cargo xtask train`, `eval`, `generate`, `data` and `recipes`.
+//! `kiln`, the binary behind `cargo xtask train`, `compare`, `eval`, `generate`, `data` and `recipes`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C with a checkpoint written.
 
 mod args;
 mod commands;
+mod compare;
 mod place;
 
 use std::io::Write;

@@ -20,6 +20,11 @@ pub fn book() -> PathBuf {
     workspace().join("recipes/book")
 }
 
+/// The folder of studies.
+pub fn studies() -> PathBuf {
+    book().join("studies")
+}
+
 /// Data folders from the environment and the command line, which wins.
 pub fn data(folders: &Folders) -> DataEnv {
     let mut env = DataEnv::from_environment();

@@ -7,6 +7,7 @@
 )]
 
 mod common;
+mod compare;
 mod disk;
 mod folders;
 mod recipes;

@@ -1,0 +1,227 @@
+//! `kiln compare`: plans a study, checks that it is fair, runs it and reports.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kiln_compare::execute::{execute, finished, seconds_left};
+use kiln_compare::fairness::{check, costs};
+use kiln_compare::{ArmCost, CompareError, Execution, Launch, Layout, Results, study};
+use kiln_run::{FileError, Interrupt, format, recipe};
+use kiln_text::DataConfig;
+use kiln_train::{TrainError, TrainRecipe, known_vocab};
+
+use crate::args::Compare;
+use crate::commands::{CommandError, open, prepare_data};
+use crate::place;
+
+/// Runs a study, or lists the studies there are.
+pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
+    let Some(name) = &args.study else {
+        return list();
+    };
+    let loaded = study::load(&place::studies(), name)?;
+    let default = || PathBuf::from("runs").join(format!("compare-{}", loaded.name));
+    let out = args.out.clone().unwrap_or_else(default);
+    let layout = Layout::new(loaded, &place::book(), &out)?;
+    if args.report_only {
+        let state = finished(&layout)?;
+        return report(&layout, &state);
+    }
+    let device = open(&args.compute)?.device;
+    let mut vocabularies = Vocabularies {
+        args,
+        known: Vec::new(),
+    };
+    let costs = costs(&layout, &device, &mut |recipe| vocabularies.of(recipe))?;
+    check(&layout.study, &costs)?;
+    if args.dry_run {
+        return show_plan(&layout, &costs);
+    }
+    let program = std::env::current_exe().map_err(FileError::io("find", "kiln".as_ref()));
+    let launch = Launch {
+        program: program.map_err(CompareError::from)?,
+        arguments: train_arguments(args),
+        jobs: args.jobs as usize,
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        interrupt: Interrupt::install()?,
+    };
+    let done = execute(&layout, &launch, &mut |event| {
+        // A closed standard error must not end a study that took hours.
+        let _ = writeln!(io::stderr(), "{event}");
+    })?;
+    finish(&layout, &done)
+}
+
+fn list() -> Result<ExitCode, CommandError> {
+    let mut out = io::stdout().lock();
+    for summary in recipe::list(&place::studies()).map_err(TrainError::from)? {
+        writeln!(out, "{:20} {}", summary.name, summary.description)?;
+    }
+    writeln!(
+        out,
+        "\nRun one with `cargo xtask compare NAME`; `--dry-run` shows its runs."
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every run of the study gets from this command line.
+fn train_arguments(args: &Compare) -> Vec<OsString> {
+    let device = args.compute.device.to_string();
+    let mut all: Vec<OsString> = ["--backend", &args.compute.backend, "--device", &device]
+        .map(OsString::from)
+        .to_vec();
+    if let Some(dir) = &args.folders.data_dir {
+        all.extend(["--data-dir".into(), dir.into()]);
+    }
+    all
+}
+
+/// Sizes of vocabularies, each corpus prepared once: children then find it in the cache, and do not prepare it side by side.
+struct Vocabularies<'a> {
+    args: &'a Compare,
+    known: Vec<(DataConfig, usize)>,
+}
+
+impl Vocabularies<'_> {
+    fn of(&mut self, recipe: &TrainRecipe) -> Result<usize, TrainError> {
+        if let Some((_, vocab)) = self.known.iter().find(|(data, _)| *data == recipe.data) {
+            return Ok(*vocab);
+        }
+        let vocab = match known_vocab(&recipe.data.tokenizer) {
+            Some(vocab) if self.args.dry_run => vocab,
+            _ => {
+                let env = place::data(&self.args.folders);
+                prepare_data(&recipe.data, &env)?.tokenizer.vocab_size() as usize
+            }
+        };
+        self.known.push((recipe.data.clone(), vocab));
+        Ok(vocab)
+    }
+}
+
+fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandError> {
+    let state = finished(layout)?;
+    let mut out = io::stdout().lock();
+    let width = layout.all().map(|run| layout.title(run).len()).max();
+    let width = width.unwrap_or(0);
+    writeln!(
+        out,
+        "{:width$}  parameters  tokens  operations",
+        "grid, first seed"
+    )?;
+    let mut operations = 0.0;
+    for run in layout.all() {
+        let first = layout.study.seeds.first();
+        let (_, facts) = &costs[run.arm].points[run.point];
+        if Some(&run.seed) != first {
+            continue;
+        }
+        operations += facts.flops;
+        let done = if state.finished.contains_key(&run) {
+            "  finished"
+        } else {
+            ""
+        };
+        writeln!(
+            out,
+            "{:width$}  {:>10}  {:>6}  {:>10.2e}{done}",
+            layout.title(run),
+            facts.parameters,
+            format::count(facts.tokens as f64),
+            facts.flops
+        )?;
+    }
+    let later = layout.study.seeds.len() - 1;
+    for arm in costs {
+        let most = arm.points.iter().map(|(_, facts)| facts.flops);
+        operations += later as f64 * most.fold(0.0, f64::max);
+    }
+    let data = costs.first().and_then(|arm| arm.points.first());
+    if let Some((_, facts)) = data {
+        writeln!(out, "\ndata        {}", facts.data)?;
+        writeln!(out, "scoring     {}", facts.scoring)?;
+    }
+    let arms = layout.arms.len();
+    writeln!(
+        out,
+        "runs        {} = {} of the grids + {arms} arms x {later} more seeds; {} finished",
+        layout.total(),
+        layout.total() - arms * later,
+        state.settled(layout)
+    )?;
+    writeln!(
+        out,
+        "operations  {operations:.2e} in all, forward and backward"
+    )?;
+    match seconds_left(layout, &state) {
+        Some(seconds) => writeln!(
+            out,
+            "time left   {} one after the other, going by the finished runs",
+            format::duration(seconds)
+        )?,
+        None => writeln!(out, "time        unknown before the first run is finished")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn finish(layout: &Layout, done: &Execution) -> Result<ExitCode, CommandError> {
+    let shown = match done.state.finished.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => report(layout, &done.state)?,
+    };
+    let mut err = io::stderr();
+    for failure in &done.failures {
+        let log = failure.log.display();
+        writeln!(
+            err,
+            "failed: {} ({}), see {log}",
+            failure.title, failure.how
+        )?;
+    }
+    if done.interrupted {
+        writeln!(err, "stopped as asked; the same command goes on")?;
+        return Ok(ExitCode::from(130));
+    }
+    Ok(match done.failures.is_empty() {
+        true => shown,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Writes both files and shows the verdicts.
+fn report(
+    layout: &Layout,
+    state: &kiln_compare::protocol::State,
+) -> Result<ExitCode, CommandError> {
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| word.to_string_lossy().into_owned());
+    let command = ["cargo".into(), "xtask".into()].into_iter().chain(words);
+    let results = Results::new(layout, state, command.collect())?;
+    results.write(&layout.out)?;
+    let mut out = io::stdout().lock();
+    let width = results.arms.iter().map(|arm| arm.name.len()).max();
+    let width = width.unwrap_or(0);
+    for arm in &results.arms {
+        let name = &arm.name;
+        let Some(score) = arm.measured(results.measure) else {
+            writeln!(out, "{name:width$}  no finished run")?;
+            continue;
+        };
+        let spread = score.sd.map_or(String::new(), |sd| format!(" ± {sd:.4}"));
+        let verdict = arm.against_first.map_or("", |found| found.verdict.text());
+        writeln!(
+            out,
+            "{name:width$}  {:.4}{spread} {}   {verdict}",
+            score.mean,
+            results.measure.unit()
+        )?;
+    }
+    writeln!(
+        out,
+        "\nresults   {}",
+        layout.out.join("results.md").display()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,210 @@
+//! One run as a child process, with its log.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use kiln_run::FileError;
+
+use crate::{Launch, Layout, RunId};
+
+/// Lines of a failed run's log that are shown.
+const TAIL_LINES: usize = 12;
+/// Bytes of a log's end that are looked at for them.
+const TAIL_BYTES: u64 = 8192;
+
+/// A run in progress. Dropped while it still runs, it is asked to stop and waited for.
+pub(crate) struct Job {
+    pub run: RunId,
+    pub started: Instant,
+    pub log: PathBuf,
+    child: Child,
+    ended: bool,
+}
+
+impl Job {
+    /// Starts a run, or resumes it where its folder has a recipe already.
+    pub fn start(layout: &Layout, run: RunId, launch: &Launch) -> Result<Self, FileError> {
+        let log = layout.log(run);
+        let above = log.parent().unwrap_or(Path::new(""));
+        fs::create_dir_all(above).map_err(FileError::io("create", above))?;
+        let mut command = command(layout, run, launch);
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(FileError::io("open", &log))?;
+        writeln!(file, "$ {}", line(&command)).map_err(FileError::io("write", &log))?;
+        let copy = file.try_clone().map_err(FileError::io("open", &log))?;
+        command.stdin(Stdio::null()).stdout(copy).stderr(file);
+        // A terminal's Ctrl-C goes to its whole process group. Children have their own, so that each gets one signal, from
+        // here: a second one would make it leave without a checkpoint.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let child = command
+            .spawn()
+            .map_err(FileError::io("start", &launch.program))?;
+        Ok(Self {
+            run,
+            started: Instant::now(),
+            log,
+            child,
+            ended: false,
+        })
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, FileError> {
+        let status = self
+            .child
+            .try_wait()
+            .map_err(FileError::io("wait for the run of", &self.log))?;
+        self.ended = status.is_some();
+        Ok(status)
+    }
+
+    /// Asks it to write a checkpoint and end. On Windows the console has told it already.
+    pub fn ask_to_stop(&self) {
+        #[cfg(unix)]
+        if let Ok(id) = i32::try_from(self.child.id()) {
+            use nix::sys::signal::{Signal, kill};
+            // A process that ended meanwhile needs no signal; it is not waited for yet, so its number is still its own.
+            let _ = kill(nix::unistd::Pid::from_raw(id), Signal::SIGINT);
+        }
+    }
+
+    /// Time since it was started.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.ask_to_stop();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// `kiln train RECIPE --set ... --out FOLDER`, with a share of the processor's threads.
+fn command(layout: &Layout, run: RunId, launch: &Launch) -> Command {
+    let folder = layout.folder(run);
+    let mut command = Command::new(&launch.program);
+    command
+        .args(["train", &layout.arms[run.arm].recipe])
+        .args(&launch.arguments);
+    let seed = format!("seed={}", run.seed);
+    for text in layout.point(run).overrides.iter().chain([&seed]) {
+        command.args(["--set", text]);
+    }
+    command.arg("--plain").arg("--out").arg(&folder);
+    if folder.join("recipe.toml").is_file() {
+        command.arg("--resume");
+    }
+    command.env(THREADS, launch.threads().to_string());
+    command
+}
+
+/// The variable that bounds the threads of rayon's pool, which does Flex's arithmetic.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// The command as one would type it.
+fn line(command: &Command) -> String {
+    let threads = command
+        .get_envs()
+        .find(|(name, _)| *name == OsStr::new(THREADS));
+    let threads = threads.and_then(|(_, value)| value).unwrap_or_default();
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let words: Vec<_> = words.map(|word| quoted(&word.to_string_lossy())).collect();
+    format!(
+        "{THREADS}={} {}",
+        threads.to_string_lossy(),
+        words.join(" ")
+    )
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// The last lines of a log; empty where it cannot be read, as the failure itself is what has to be told.
+pub(crate) fn tail(log: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fairness::testing::layout;
+
+    #[test]
+    fn the_command_says_everything_and_reads_in_a_shell() {
+        let mut layout = layout(
+            "seeds = [4]\nset = { 'model.bk.grad_rule' = { blend = 0.5 } }",
+            &["a"],
+        );
+        let folder = tempfile::tempdir().unwrap();
+        layout.out = folder.path().into();
+        let launch = Launch {
+            program: "kiln".into(),
+            arguments: vec!["--backend".into(), "flex".into()],
+            jobs: 2,
+            cores: 5,
+            interrupt: kiln_run::Interrupt::none(),
+        };
+        let run = RunId {
+            arm: 0,
+            point: 0,
+            seed: 4,
+        };
+        let shown = || {
+            line(&command(&layout, run, &launch)).replace(&*folder.path().to_string_lossy(), "OUT")
+        };
+        let expected = "RAYON_NUM_THREADS=2 kiln train tiny --backend flex --set \
+                        'model.bk.grad_rule={ blend = 0.5 }' --set seed=4 --plain --out OUT/runs/a/default/seed-4";
+        assert_eq!(shown(), expected);
+        let run_folder = layout.folder(run);
+        fs::create_dir_all(&run_folder).unwrap();
+        fs::write(run_folder.join("recipe.toml"), "").unwrap();
+        assert_eq!(shown(), format!("{expected} --resume"));
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn a_tail_is_the_end_of_a_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("x.log");
+        let lines: Vec<_> = (0..5000).map(|n| format!("line {n}")).collect();
+        fs::write(&log, lines.join("\n\n")).unwrap();
+        let tail = tail(&log);
+        assert_eq!(
+            (tail.lines().count(), tail.lines().last()),
+            (12, Some("line 4999"))
+        );
+    }
+}

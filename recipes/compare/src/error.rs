@@ -1,0 +1,136 @@
+//! Everything that can end a comparison, with what to do about it.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::study::Difference;
+
+/// A comparison that cannot be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CompareError {
+    /// No study of this name.
+    #[error("no study `{name}` in {folder}; the studies there are: {known}", folder = folder.display())]
+    UnknownStudy {
+        /// What was asked for.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// All names there are.
+        known: String,
+    },
+    /// The study file cannot be read or states what a study does not have.
+    #[error("study: {0}")]
+    Study(#[source] kiln_run::RecipeError),
+    /// A study that parses, but asks for something that cannot be.
+    #[error("study: `{key}` is {value}, but {why}")]
+    Setting {
+        /// Key of the study.
+        key: String,
+        /// What was given.
+        value: String,
+        /// The bound it breaks.
+        why: String,
+    },
+    /// The recipe of an arm cannot be used.
+    #[error("arm `{arm}`, {point}: {source}")]
+    Arm {
+        /// The arm.
+        arm: String,
+        /// The point of its grid.
+        point: String,
+        /// What is wrong.
+        source: Box<kiln_train::TrainError>,
+    },
+    /// Two arms that would not be compared fairly.
+    #[error(
+        "arms `{}` and `{}` differ in {what}: {} against {}; make them equal, or write allow = [\"{what}\"] into the study",
+        arms[0], arms[1], values[0], values[1]
+    )]
+    Unequal {
+        /// What differs.
+        what: Difference,
+        /// The first arm and the other one, each with its point where the arm has several.
+        arms: [String; 2],
+        /// Their values.
+        values: [String; 2],
+    },
+    /// A run whose length the recipe does not determine.
+    #[error(
+        "arm `{arm}`: `{key}` is {value}, which ends runs before their last step, so that arms would see unequal numbers of tokens; set it to 0, or write allow = [\"tokens\"] into the study"
+    )]
+    OpenEnded {
+        /// The arm.
+        arm: String,
+        /// The recipe's key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A run folder that holds another run than the study's.
+    #[error(
+        "{path} was made with `{key}` = {found}, but the study says {wanted}; choose another --out, or remove that folder",
+        path = path.display()
+    )]
+    AnotherRun {
+        /// The run folder.
+        path: PathBuf,
+        /// Key of the recipe.
+        key: String,
+        /// What the folder's recipe says.
+        found: String,
+        /// What the study asks for.
+        wanted: String,
+    },
+    /// Two runs saw different text or tokens.
+    #[error(
+        "{first} and {second} were trained on different {what} ({values}); run both against the same data, or write allow = [\"data\"] into the study",
+        first = folders[0].display(), second = folders[1].display(), values = values.join(" against ")
+    )]
+    AnotherText {
+        /// "text" or "tokenizers".
+        what: &'static str,
+        /// The run folders.
+        folders: [PathBuf; 2],
+        /// SHA-256 of each.
+        values: [String; 2],
+    },
+    /// A file of a run that is not what it should be.
+    #[error("{path} is not usable: {why}", path = path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// No run is finished, so that there is nothing to report.
+    #[error("{path} has no finished run of this study; run it without --report-only", path = path.display())]
+    NothingToReport {
+        /// The output folder.
+        path: PathBuf,
+    },
+    /// A run folder or recipe cannot be read.
+    #[error(transparent)]
+    Train(#[from] kiln_train::TrainError),
+    /// A metrics file is damaged.
+    #[error(transparent)]
+    Metrics(#[from] kiln_run::MetricsError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] kiln_run::FileError),
+}
+
+impl CompareError {
+    pub(crate) fn setting(
+        key: impl Into<String>,
+        value: impl ToString,
+        why: impl Into<String>,
+    ) -> Self {
+        Self::Setting {
+            key: key.into(),
+            value: value.to_string(),
+            why: why.into(),
+        }
+    }
+}

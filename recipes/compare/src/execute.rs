@@ -1,0 +1,335 @@
+//! Runs the protocol: child processes side by side, stopped and resumed cleanly.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kiln_run::{Interrupt, format};
+
+use crate::child::{Job, tail};
+use crate::figures::{check_data, read};
+use crate::protocol::State;
+use crate::results::Measure;
+use crate::{CompareError, Figures, Layout, RunId};
+
+/// How often children are looked at.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How runs are started.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The `kiln` binary.
+    pub program: PathBuf,
+    /// Arguments of `kiln train` beside recipe, settings and folder: backend, device, data folder.
+    pub arguments: Vec<OsString>,
+    /// Runs at once, at least one.
+    pub jobs: usize,
+    /// Processor threads to divide among them.
+    pub cores: usize,
+    /// Asks for a clean stop.
+    pub interrupt: Interrupt,
+}
+
+impl Launch {
+    /// Processor threads of one run. The same for every run, also for the last ones, so that timings are comparable.
+    pub fn threads(&self) -> usize {
+        (self.cores / self.jobs.max(1)).max(1)
+    }
+}
+
+/// A run that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The run.
+    pub run: RunId,
+    /// Arm, point and seed.
+    pub title: String,
+    /// How its process ended.
+    pub how: String,
+    /// Its log.
+    pub log: PathBuf,
+    /// The last lines of it.
+    pub tail: String,
+}
+
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Runs that were finished before.
+    Reused(usize),
+    /// A run was started, or resumed.
+    Started {
+        /// Arm, point and seed.
+        title: String,
+    },
+    /// A run reached its end.
+    Finished {
+        /// Arm, point and seed.
+        title: String,
+        /// Its figures.
+        figures: &'a Figures,
+        /// Where the comparison stands.
+        standing: Standing,
+    },
+    /// A run failed; the others go on.
+    Failed(&'a Failure),
+    /// Children were asked to write checkpoints and end.
+    Stopping,
+}
+
+/// Where a comparison stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Runs finished or failed.
+    pub done: usize,
+    /// Runs of the protocol.
+    pub total: usize,
+    /// Least validation loss so far, in the unit that arms are compared by, and its run.
+    pub best: Option<(f64, String)>,
+    /// Estimated seconds to the end.
+    pub seconds_left: Option<f64>,
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reused(count) => write!(f, "{count} runs are finished already"),
+            Self::Started { title } => write!(f, "start {title}"),
+            Self::Finished {
+                title,
+                figures,
+                standing,
+            } => write!(
+                f,
+                "{title}: validation {:.4} nats/token in {}\n{standing}",
+                figures.validation_loss,
+                format::duration(figures.seconds)
+            ),
+            Self::Failed(failure) => {
+                let log = failure.log.display();
+                writeln!(
+                    f,
+                    "{} failed: {}. The end of {log}:",
+                    failure.title, failure.how
+                )?;
+                write!(f, "  {}", failure.tail.replace('\n', "\n  "))
+            }
+            Self::Stopping => {
+                f.write_str("waiting for the running ones to write their checkpoints")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} runs", self.done, self.total)?;
+        if let Some((loss, title)) = &self.best {
+            write!(f, "   best so far {loss:.4} ({title})")?;
+        }
+        if let Some(left) = self.seconds_left {
+            write!(f, "   {} left", format::duration(left))?;
+        }
+        Ok(())
+    }
+}
+
+/// How a comparison ended.
+#[derive(Debug)]
+pub struct Execution {
+    /// What is done.
+    pub state: State,
+    /// What failed, in the order it did.
+    pub failures: Vec<Failure>,
+    /// Whether it was stopped before all runs were made; the next start goes on.
+    pub interrupted: bool,
+}
+
+/// Reads the runs that are finished.
+///
+/// # Errors
+/// Those of [`crate::figures::read`] and [`check_data`].
+pub fn finished(layout: &Layout) -> Result<State, CompareError> {
+    let mut state = State::default();
+    for run in layout.all() {
+        if let Some(figures) = read(layout, run)? {
+            state.finished.insert(run, figures);
+        }
+    }
+    check_data(layout, state.finished.values())?;
+    Ok(state)
+}
+
+/// Makes every run of the protocol that is not finished, `launch.jobs` at once.
+///
+/// # Errors
+/// A process that cannot be started, a finished folder that is not the study's. A run that fails is no error: it is in
+/// [`Execution::failures`], and the rest goes on.
+pub fn execute(
+    layout: &Layout,
+    launch: &Launch,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Execution, CompareError> {
+    let mut state = finished(layout)?;
+    if !state.finished.is_empty() {
+        report(Event::Reused(state.finished.len()));
+    }
+    let mut failures = Vec::new();
+    let mut running: Vec<Job> = Vec::new();
+    let mut stopping = false;
+    loop {
+        if launch.interrupt.requested() && !stopping {
+            stopping = true;
+            if !running.is_empty() {
+                report(Event::Stopping);
+            }
+            running.iter().for_each(Job::ask_to_stop);
+        }
+        let mut at = 0;
+        while at < running.len() {
+            let Some(status) = running[at].ended()? else {
+                at += 1;
+                continue;
+            };
+            let job = running.swap_remove(at);
+            let title = layout.title(job.run);
+            match read(layout, job.run)? {
+                Some(figures) if status.success() => {
+                    check_data(layout, state.finished.values().take(1).chain([&figures]))?;
+                    state.finished.insert(job.run, figures);
+                    report(Event::Finished {
+                        title,
+                        figures: &state.finished[&job.run],
+                        standing: standing(layout, &state, &running, launch.jobs),
+                    });
+                }
+                _ if stopping => {}
+                _ => {
+                    let failure = Failure {
+                        run: job.run,
+                        title,
+                        how: status.to_string(),
+                        tail: tail(&job.log),
+                        log: job.log.clone(),
+                    };
+                    report(Event::Failed(&failure));
+                    state.failed.insert(job.run);
+                    failures.push(failure);
+                }
+            }
+        }
+        if !stopping {
+            for run in state.wanted(layout) {
+                if running.len() >= launch.jobs.max(1) {
+                    break;
+                }
+                if running.iter().all(|job| job.run != run) {
+                    report(Event::Started {
+                        title: layout.title(run),
+                    });
+                    running.push(Job::start(layout, run, launch)?);
+                }
+            }
+        }
+        if running.is_empty() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(Execution {
+        interrupted: stopping && !state.wanted(layout).is_empty(),
+        state,
+        failures,
+    })
+}
+
+fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize) -> Standing {
+    let measure = Measure::shared(&layout.study);
+    let best = state
+        .finished
+        .iter()
+        .map(|(run, figures)| (measure.of(figures), layout.title(*run)))
+        .filter(|(loss, _)| loss.is_finite())
+        .min_by(|a, b| a.0.total_cmp(&b.0));
+    let spent: f64 = running.iter().map(|job| job.elapsed().as_secs_f64()).sum();
+    let (done, total) = (state.settled(layout), layout.total());
+    Standing {
+        done,
+        total,
+        best,
+        seconds_left: seconds_left(layout, state)
+            .map(|left| (left - spent).max(0.0) / jobs.max(1) as f64),
+    }
+}
+
+/// Seconds of all runs that are missing, one after the other: each as long as its arm's finished runs took in the mean, or all
+/// finished ones where the arm has none. None before the first is finished.
+pub fn seconds_left(layout: &Layout, state: &State) -> Option<f64> {
+    let mean = |arm: Option<usize>| {
+        let of = |run: &RunId| arm.is_none_or(|arm| run.arm == arm);
+        let runs = state.finished.iter().filter(|(run, _)| of(run));
+        let seconds: Vec<_> = runs.map(|(_, figures)| figures.seconds).collect();
+        crate::statistics::Summary::of(&seconds).map(|summary| summary.mean)
+    };
+    let overall = mean(None)?;
+    let missing = |arm: usize| {
+        let wanted = state.wanted(layout);
+        let named = wanted.iter().filter(|run| run.arm == arm).count();
+        // Runs with the remaining seeds are not named before the grid is decided.
+        let later = match state.is_decided(layout, arm) {
+            true => 0,
+            false => layout.study.seeds.len() - 1,
+        };
+        (named + later) as f64 * mean(Some(arm)).unwrap_or(overall)
+    };
+    Some((0..layout.arms.len()).map(missing).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fairness::testing::layout;
+    use crate::figures::testing::figures;
+
+    #[test]
+    fn time_left_is_that_of_the_missing_runs() {
+        let head = "seeds = [7, 8, 9]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }";
+        let layout = layout(head, &["a", "b"]);
+        let mut state = State::default();
+        assert_eq!(seconds_left(&layout, &state), None);
+        let mut finish = |arm, point, seed, seconds| {
+            let run = RunId { arm, point, seed };
+            let figures = Figures {
+                seconds,
+                ..figures(&layout, run, 1.0)
+            };
+            state.finished.insert(run, figures);
+            seconds_left(&layout, &state).unwrap()
+        };
+        // One of four is done: three more of `a` and four of `b`.
+        assert_eq!(finish(0, 0, 7, 10.0), 70.0);
+        assert_eq!(finish(0, 1, 7, 20.0), 2.0 * 15.0 + 4.0 * 15.0);
+        assert_eq!(finish(1, 0, 7, 3.0), 2.0 * 15.0 + 3.0 * 3.0);
+        let standing = standing(&layout, &state, &[], 3);
+        assert_eq!(
+            standing.to_string(),
+            "3/8 runs   best so far 1.0000 (a learning_rate=0.001 seed 7)   13s left"
+        );
+    }
+
+    #[test]
+    fn threads_are_shared_out() {
+        let launch = |jobs, cores| Launch {
+            program: "kiln".into(),
+            arguments: Vec::new(),
+            jobs,
+            cores,
+            interrupt: Interrupt::none(),
+        };
+        assert_eq!(
+            [launch(1, 8), launch(3, 8), launch(9, 8)].map(|l| l.threads()),
+            [8, 2, 1]
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! What makes arms comparable: the same data, the same number of tokens, the same scoring, about as many parameters.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use kiln_run::recipe::Recipe;
+use kiln_train::{ObjectiveKind, Plan, Resolved, TrainError, TrainRecipe};
+use kiln_zoo::{LanguageModel, ModelConfig};
+
+use crate::study::{Difference, Study};
+use crate::{CompareError, Layout};
+
+/// What is compared of one point.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// Corpus, its limit and tokenizer, in words.
+    pub data: String,
+    /// Target tokens of the run.
+    pub tokens: u64,
+    /// How held-out text is scored, in words.
+    pub scoring: String,
+    /// Trainable parameters.
+    pub parameters: usize,
+    /// Operations of the run, forward and backward.
+    pub flops: f64,
+    /// A key that ends runs before their last step, with its value.
+    pub open_ended: Option<(&'static str, String)>,
+}
+
+/// An arm's facts, one for each point of its grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArmCost {
+    /// The arm.
+    pub name: String,
+    /// Name and facts of each point.
+    pub points: Vec<(String, Facts)>,
+}
+
+/// Resolves every point and counts what it costs. `vocab` tells the size of a recipe's vocabulary; `device` builds each model
+/// once.
+///
+/// # Errors
+/// [`CompareError::Arm`] naming arm and point, for a model that cannot be built and text that cannot be had.
+pub fn costs(
+    layout: &Layout,
+    device: &Device,
+    vocab: &mut dyn FnMut(&TrainRecipe) -> Result<usize, TrainError>,
+) -> Result<Vec<ArmCost>, CompareError> {
+    let mut counter = Counter {
+        device,
+        known: Vec::new(),
+    };
+    let mut arms = Vec::with_capacity(layout.arms.len());
+    for arm in &layout.arms {
+        let mut points = Vec::with_capacity(arm.points.len());
+        for point in &arm.points {
+            let facts = vocab(&point.recipe.value)
+                .and_then(|vocab| counter.facts(point.recipe.clone(), vocab))
+                .map_err(|source| CompareError::Arm {
+                    arm: arm.name.clone(),
+                    point: point.name.clone(),
+                    source: Box::new(source),
+                })?;
+            points.push((point.name.clone(), facts));
+        }
+        arms.push(ArmCost {
+            name: arm.name.clone(),
+            points,
+        });
+    }
+    Ok(arms)
+}
+
+struct Counter<'a> {
+    device: &'a Device,
+    /// Points of a grid mostly share one model, and building it is what takes time.
+    known: Vec<(ModelConfig, usize, usize, u64)>,
+}
+
+impl Counter<'_> {
+    fn facts(&mut self, recipe: Recipe<TrainRecipe>, vocab: usize) -> Result<Facts, TrainError> {
+        let resolved = Resolved::new(recipe, vocab)?;
+        let (parameters, flops_per_token) = self.count(&resolved)?;
+        let recipe = &resolved.recipe.value;
+        let (data, train) = (&recipe.data, &recipe.train);
+        let tokens = resolved.steps * recipe.tokens_per_step(resolved.seq);
+        let objective = match recipe.objective.kind {
+            ObjectiveKind::NextToken => "next tokens".into(),
+            ObjectiveKind::MaskedToken => {
+                format!("{} masked tokens", recipe.objective.mask_ratio.0)
+            }
+        };
+        let windows = match (train.final_sweep, train.sweep_windows) {
+            (true, 0) => "all windows".into(),
+            (true, windows) => format!("the first {windows} windows"),
+            (false, _) => format!("{} random windows", train.eval_batches * train.batch),
+        };
+        let open_ended = if train.max_seconds > 0.0 {
+            Some(("train.max_seconds", train.max_seconds.to_string()))
+        } else if train.patience > 0 {
+            Some(("train.patience", train.patience.to_string()))
+        } else {
+            None
+        };
+        Ok(Facts {
+            data: format!(
+                "{} ({} bytes at most) as {}",
+                data.name, data.max_bytes, data.tokenizer
+            ),
+            tokens,
+            scoring: format!("{windows} of {} tokens, {objective}", resolved.seq),
+            parameters,
+            // Backward costs twice the forward pass, as in the plan of one run.
+            flops: 3.0 * flops_per_token as f64 * tokens as f64,
+            open_ended,
+        })
+    }
+
+    fn count(&mut self, resolved: &Resolved) -> Result<(usize, u64), TrainError> {
+        let known = self
+            .known
+            .iter()
+            .find(|(model, seq, ..)| *model == resolved.model && *seq == resolved.seq);
+        if let Some((_, _, parameters, flops)) = known {
+            return Ok((*parameters, *flops));
+        }
+        // Only a device with autodiff tells what is trained.
+        let model = resolved.model.init(0, &self.device.clone().autodiff())?;
+        let parameters = trainable(&model);
+        let flops = Plan::new(resolved, self.device)?.flops_per_token;
+        self.known
+            .push((resolved.model.clone(), resolved.seq, parameters, flops));
+        Ok((parameters, flops))
+    }
+}
+
+/// Numbers in the parameters that are trained.
+fn trainable(model: &LanguageModel) -> usize {
+    struct Count(usize);
+    impl ModuleVisitor for Count {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            if value.is_require_grad() {
+                self.0 += value.shape().num_elements();
+            }
+        }
+    }
+    let mut count = Count(0);
+    model.visit(&mut count);
+    count.0
+}
+
+/// Refuses what the study does not allow: every point of every arm is held against the first point of the first arm.
+///
+/// # Errors
+/// [`CompareError::Unequal`] and [`CompareError::OpenEnded`], naming arms and values.
+pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
+    let all = arms.iter().flat_map(|arm| {
+        let title = |point: &str| match arm.points.len() {
+            1 => arm.name.clone(),
+            _ => format!("{} {point}", arm.name),
+        };
+        arm.points
+            .iter()
+            .map(move |(point, facts)| (title(point), facts))
+    });
+    let mut first: Option<(String, &Facts)> = None;
+    for (name, facts) in all {
+        if let Some((key, value)) = &facts.open_ended
+            && !study.allows(Difference::Tokens)
+        {
+            return Err(CompareError::OpenEnded {
+                arm: name,
+                key,
+                value: value.clone(),
+            });
+        }
+        let Some((first_name, reference)) = &first else {
+            first = Some((name, facts));
+            continue;
+        };
+        if let Some((what, values)) = unequal(study, reference, facts) {
+            return Err(CompareError::Unequal {
+                what,
+                arms: [first_name.clone(), name],
+                values,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The first difference that is not allowed, with both values.
+fn unequal(study: &Study, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
+    let share = (other.parameters as f64 / first.parameters as f64 - 1.0).abs();
+    let differences = [
+        (Difference::Data, first.data != other.data),
+        (Difference::Tokens, first.tokens != other.tokens),
+        (Difference::Scoring, first.scoring != other.scoring),
+        (Difference::Parameters, share > study.parameters_within),
+    ];
+    let (what, _) = differences
+        .into_iter()
+        .find(|(what, differs)| *differs && !study.allows(*what))?;
+    let show = |facts: &Facts| match what {
+        Difference::Data => facts.data.clone(),
+        Difference::Tokens => format!("{} tokens", facts.tokens),
+        Difference::Scoring => facts.scoring.clone(),
+        Difference::Parameters => format!("{} trainable", facts.parameters),
+    };
+    let mut values = [show(first), show(other)];
+    if what == Difference::Parameters {
+        let bound = 100.0 * study.parameters_within;
+        values[1] += &format!(" ({:.2} % apart, {bound} % are allowed)", 100.0 * share);
+    }
+    Some((what, values))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use std::path::Path;
+
+    /// A layout of arms that all have one small recipe; `head` is the study without its arms.
+    pub(crate) fn try_layout(head: &str, arms: &[&str]) -> Result<Layout, CompareError> {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = "[data]\ntokenizer = 'bytes'\n[model]\npreset = 'resnet-bk-tiny'\n[train]\nbatch = 2\nseq = 8\n";
+        std::fs::write(folder.path().join("tiny.toml"), recipe).unwrap();
+        let mut text = format!("{head}\n");
+        for arm in arms {
+            // An arm may bring more lines after its name.
+            let (name, more) = arm.split_once('\n').unwrap_or((arm, ""));
+            text += &format!("[[arm]]\nname = '{name}'\nrecipe = 'tiny'\n{more}\n");
+        }
+        std::fs::write(folder.path().join("study.toml"), text).unwrap();
+        let path = folder.path().join("study.toml");
+        let loaded = crate::study::load(folder.path(), &path.to_string_lossy())?;
+        Layout::new(loaded, folder.path(), Path::new("out"))
+    }
+
+    pub(crate) fn layout(head: &str, arms: &[&str]) -> Layout {
+        try_layout(head, arms).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::layout;
+    use super::*;
+
+    fn checked(head: &str, arms: &[&str]) -> Result<Vec<ArmCost>, String> {
+        let layout = layout(head, arms);
+        let costs = costs(&layout, &Device::flex(), &mut |_| Ok(256)).unwrap();
+        check(&layout.study, &costs).map_err(|error| error.to_string())?;
+        Ok(costs)
+    }
+
+    #[test]
+    fn equal_arms_pass_and_are_counted() {
+        let head = "seeds = [1]\nset = { 'train.steps' = 5, 'train.accumulate' = 3 }";
+        let grid = "grid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }";
+        let costs = checked(&format!("{head}\n{grid}"), &["a", "b"]).unwrap();
+        let (name, facts) = &costs[1].points[1];
+        assert_eq!(
+            (name.as_str(), facts.tokens),
+            ("learning_rate=0.002", 5 * 3 * 2 * 8)
+        );
+        assert_eq!(facts, &costs[0].points[0].1);
+        // Frozen energies and hoppings do not count: three numbers a head and layer.
+        let frozen = "set = { 'model.bk.learn_energy' = false, 'model.bk.learn_hopping' = false }";
+        let costs = checked(head, &["a", &format!("b\n{frozen}")]).unwrap();
+        let [all, less] = [0, 1].map(|arm: usize| costs[arm].points[0].1.parameters);
+        assert_eq!(all - less, 2 * 3 * 128);
+    }
+
+    #[test]
+    fn unequal_arms_are_refused_unless_allowed() {
+        for (set, allow, message) in [
+            (
+                "'data.tokenizer' = 'bpe:256'",
+                "data",
+                "arms `a` and `b` differ in data: rust-deps (16777216 bytes at most) as bytes against rust-deps \
+                 (16777216 bytes at most) as bpe:256; make them equal, or write allow = [\"data\"] into the study",
+            ),
+            (
+                "'train.accumulate' = 2",
+                "tokens",
+                "arms `a` and `b` differ in tokens: 16000 tokens against 32000 tokens; make",
+            ),
+            (
+                "'train.seq' = 4, 'train.batch' = 4",
+                "scoring",
+                "arms `a` and `b` differ in scoring: all windows of 8 tokens, next tokens against all windows of 4 tokens,",
+            ),
+            (
+                "'model.backbone.d_hidden' = 200",
+                "parameters",
+                "% apart, 2 % are allowed); make them equal, or write allow = [\"parameters\"]",
+            ),
+            (
+                "'train.max_seconds' = 9.0",
+                "tokens",
+                "arm `b`: `train.max_seconds` is 9, which ends runs before their last step",
+            ),
+            (
+                "'train.patience' = 3",
+                "tokens",
+                "arm `b`: `train.patience` is 3, which ends",
+            ),
+        ] {
+            let arms = ["a", &format!("b\nset = {{ {set} }}")];
+            let error = checked("seeds = [1]", &arms).unwrap_err();
+            assert!(error.contains(message), "{error}");
+            checked(&format!("seeds = [1]\nallow = ['{allow}']"), &arms).unwrap();
+        }
+    }
+
+    /// The bound is on the share, both ways; it holds for the points of one arm as well.
+    #[test]
+    fn parameters_have_a_bound() {
+        let costs = checked("seeds = [1]", &["a"]).unwrap();
+        let facts = |parameters| Facts {
+            parameters,
+            ..costs[0].points[0].1.clone()
+        };
+        let study = layout("seeds = [1]\nparameters_within = 0.1", &["a"]).study;
+        let arm = |points: &[usize]| ArmCost {
+            name: "x".into(),
+            points: points
+                .iter()
+                .map(|&n| (format!("n={n}"), facts(n)))
+                .collect(),
+        };
+        for (points, fair) in [
+            ([1000, 1099], true),
+            ([1000, 1101], false),
+            ([1000, 899], false),
+        ] {
+            assert_eq!(check(&study, &[arm(&points)]).is_ok(), fair, "{points:?}");
+            let arms = points.map(|n| arm(&[n]));
+            assert_eq!(check(&study, &arms).is_ok(), fair, "{points:?}");
+        }
+    }
+}

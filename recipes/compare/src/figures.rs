@@ -1,0 +1,290 @@
+//! What a run folder says about its run, and whether it is the run that the study asks for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_run::hardware::Provenance;
+use kiln_run::recipe::{self, Recipe};
+use kiln_run::{FileError, Kind, RecipeError, Record, RunFolder, metrics};
+use kiln_train::{ObjectiveKind, Resolved, RunConfig, TrainError, TrainRecipe, first_difference};
+use serde::Serialize;
+
+use crate::statistics::median;
+use crate::study::Difference;
+use crate::{CompareError, Layout, RunId};
+
+/// Records of throughput that are left out at the start: caches fill and kernels are tuned there.
+const WARM_UP: usize = 1;
+
+/// The figures of one finished run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// The arm.
+    pub arm: String,
+    /// The point of its grid.
+    pub point: String,
+    /// The seed.
+    pub seed: u64,
+    /// The run's folder, below `runs`.
+    pub folder: PathBuf,
+    /// Validation loss of the best weights at the end of the run, nats a token.
+    pub validation_loss: f64,
+    /// The same in bits per byte.
+    pub validation_bits_per_byte: f64,
+    /// Test loss, where the corpus has a test split.
+    pub test_loss: Option<f64>,
+    /// The same in bits per byte.
+    pub test_bits_per_byte: Option<f64>,
+    /// Bigram baseline on the validation split in bits per byte, for next-token models.
+    pub bigram_bits_per_byte: Option<f64>,
+    /// Step of the best weights.
+    pub best_step: u64,
+    /// Steps made.
+    pub steps: u64,
+    /// Target tokens trained on.
+    pub tokens: u64,
+    /// Parameters, frozen ones included.
+    pub parameters: u64,
+    /// Updates left out for a loss or gradient that was not finite.
+    pub skipped: u64,
+    /// Median time of an update, in seconds; none if no throughput was logged.
+    pub step_seconds: Option<f64>,
+    /// Median training tokens a second.
+    pub tokens_per_second: Option<f64>,
+    /// Seconds of training, with evaluations and checkpoints, over all resumes.
+    pub seconds: f64,
+    /// Mean cosine between the recipe's gradient and the exact one, where it was probed.
+    pub gradient_cosine: Option<f64>,
+    /// The same over the weights of the potentials alone.
+    pub gradient_cosine_potential: Option<f64>,
+    /// SHA-256 of the corpus.
+    pub corpus: String,
+    /// SHA-256 of the tokenizer.
+    pub tokenizer: String,
+    /// Where and from what it was made.
+    #[serde(skip)]
+    pub provenance: Provenance,
+}
+
+/// Reads a run's figures; none if there is no such run or it has not reached its end.
+///
+/// # Errors
+/// [`CompareError::AnotherRun`] if the folder's recipe is not the study's; damaged files.
+pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError> {
+    let path = layout.folder(run);
+    let Ok(folder) = RunFolder::open(&path) else {
+        return Ok(None);
+    };
+    if !folder.metrics().is_file() || !folder.config().is_file() {
+        return Ok(None);
+    }
+    let records = metrics::read(&folder.metrics())?;
+    let Some(last) = records.iter().rfind(|record| record.kind == Kind::Final) else {
+        return Ok(None);
+    };
+    check_recipe(layout, run, &folder)?;
+    let config: RunConfig = read_json(&folder.config())?;
+    let value = |name: &str| last.values.get(name).copied();
+    let needed = |name: &str| {
+        value(name).ok_or_else(|| CompareError::BadFile {
+            path: folder.metrics(),
+            why: format!("its final record has no `{name}`"),
+        })
+    };
+    let rates = series(&records, "tokens_per_s");
+    let rate = median(&rates[WARM_UP.min(rates.len().saturating_sub(1))..]);
+    let tokens_per_step = last.tokens as f64 / last.step as f64;
+    let mean = |name| {
+        let values = series(&records, name);
+        crate::statistics::Summary::of(&values).map(|summary| summary.mean)
+    };
+    Ok(Some(Figures {
+        arm: layout.arms[run.arm].name.clone(),
+        point: layout.point(run).name.clone(),
+        seed: run.seed,
+        folder: layout.place(run),
+        validation_loss: needed("validation_loss")?,
+        validation_bits_per_byte: needed("validation_bits_per_byte")?,
+        test_loss: value("test_loss"),
+        test_bits_per_byte: value("test_bits_per_byte"),
+        bigram_bits_per_byte: value("bigram_bits_per_byte"),
+        best_step: needed("best_step")? as u64,
+        steps: last.step,
+        tokens: last.tokens,
+        parameters: needed("params")? as u64,
+        skipped: series(&records, "skipped").last().map_or(0, |n| *n as u64),
+        step_seconds: rate.map(|rate| tokens_per_step / rate),
+        tokens_per_second: rate,
+        seconds: last.time_s,
+        gradient_cosine: mean("gradient_cosine"),
+        gradient_cosine_potential: mean("gradient_cosine_potential"),
+        corpus: config.corpus_hash,
+        tokenizer: config.tokenizer,
+        provenance: read_json(&folder.provenance())?,
+    }))
+}
+
+/// One measure of the training records, in order.
+fn series(records: &[Record], name: &str) -> Vec<f64> {
+    let train = records.iter().filter(|record| record.kind == Kind::Train);
+    train
+        .filter_map(|record| record.values.get(name).copied())
+        .collect()
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
+    let text = fs::read(path).map_err(FileError::io("read", path))?;
+    serde_json::from_slice(&text).map_err(|error| CompareError::BadFile {
+        path: path.into(),
+        why: error.to_string(),
+    })
+}
+
+/// Refuses a folder whose run was made with other settings than the study's. What does not change the result may differ: the
+/// description, the sample, the log and checkpoints.
+fn check_recipe(layout: &Layout, run: RunId, folder: &RunFolder) -> Result<(), CompareError> {
+    let path = folder.recipe();
+    let made: Recipe<TrainRecipe> =
+        recipe::load(folder.path(), &path.to_string_lossy(), &[]).map_err(TrainError::from)?;
+    // The data need not be here: the vocabulary is what the run found. A mask is one token more than the tokenizer's.
+    let written = made.value.model.backbone.get("vocab_size");
+    let masked = made.value.objective.kind == ObjectiveKind::MaskedToken;
+    let vocab = written
+        .and_then(toml::Value::as_integer)
+        .and_then(|size| usize::try_from(size).ok()?.checked_sub(usize::from(masked)))
+        .ok_or_else(|| CompareError::BadFile {
+            path: path.clone(),
+            why: "`model.backbone.vocab_size` is not there".into(),
+        })?;
+    let found = comparable(made, vocab)?;
+    let wanted = comparable(layout.recipe(run), vocab)?;
+    match first_difference("", &found, &wanted) {
+        None => Ok(()),
+        Some((key, found, wanted)) => Err(CompareError::AnotherRun {
+            path: folder.path().into(),
+            key,
+            found,
+            wanted,
+        }),
+    }
+}
+
+/// Both recipes are written out by this version of Kiln, so that keys which came later have the same default on both sides.
+fn comparable(recipe: Recipe<TrainRecipe>, vocab: usize) -> Result<toml::Table, CompareError> {
+    let written = Resolved::new(recipe, vocab)?.written_out()?;
+    let table = toml::Table::try_from(&written.value);
+    let mut table = table.map_err(|error| TrainError::from(RecipeError::NotToml(error)))?;
+    table.remove("description");
+    table.remove("sample");
+    if let Some(toml::Value::Table(train)) = table.get_mut("train") {
+        for key in [
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "gradient_probe_every",
+        ] {
+            train.remove(key);
+        }
+    }
+    Ok(table)
+}
+
+/// Refuses runs on different text or tokenizers under one name: `rust-deps` changes with every lock file.
+///
+/// # Errors
+/// [`CompareError::AnotherText`] naming both folders.
+pub fn check_data<'a>(
+    layout: &Layout,
+    all: impl IntoIterator<Item = &'a Figures>,
+) -> Result<(), CompareError> {
+    if layout.study.allows(Difference::Data) {
+        return Ok(());
+    }
+    let mut all = all.into_iter();
+    let Some(first) = all.next() else {
+        return Ok(());
+    };
+    for figures in all {
+        for (what, a, b) in [
+            ("text", &first.corpus, &figures.corpus),
+            ("tokenizers", &first.tokenizer, &figures.tokenizer),
+        ] {
+            if a != b {
+                return Err(CompareError::AnotherText {
+                    what,
+                    folders: [first.folder.clone(), figures.folder.clone()],
+                    values: [a.clone(), b.clone()],
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use kiln_run::hardware::Hardware;
+
+    /// Figures of a run that scored `loss` in both units.
+    pub(crate) fn figures(layout: &Layout, run: RunId, loss: f64) -> Figures {
+        Figures {
+            arm: layout.arms[run.arm].name.clone(),
+            point: layout.point(run).name.clone(),
+            seed: run.seed,
+            folder: layout.place(run),
+            validation_loss: loss,
+            validation_bits_per_byte: loss,
+            test_loss: None,
+            test_bits_per_byte: None,
+            bigram_bits_per_byte: None,
+            best_step: 10,
+            steps: 10,
+            tokens: 160,
+            parameters: 1000,
+            skipped: 0,
+            step_seconds: Some(0.5),
+            tokens_per_second: Some(32.0),
+            seconds: 6.0,
+            gradient_cosine: None,
+            gradient_cosine_potential: None,
+            corpus: "c".into(),
+            tokenizer: "t".into(),
+            provenance: Provenance {
+                kiln: "0.1.0".into(),
+                versions: Default::default(),
+                commit: None,
+                hardware: Hardware::detect(Some("flex".into())),
+                command: vec!["kiln".into()],
+                seed: run.seed,
+                started: "2026-01-01T00:00:00Z".into(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fairness::testing::layout;
+
+    #[test]
+    fn other_text_under_the_same_name_is_refused() {
+        let arms = ["a", "b"];
+        let ids = [0, 1].map(|arm| RunId {
+            arm,
+            point: 0,
+            seed: 1,
+        });
+        let strict = layout("seeds = [1]", &arms);
+        let mut all = ids.map(|run| testing::figures(&strict, run, 1.0));
+        check_data(&strict, &all).unwrap();
+        all[1].tokenizer = "u".into();
+        assert_eq!(
+            check_data(&strict, &all).unwrap_err().to_string(),
+            "a/default/seed-1 and b/default/seed-1 were trained on different tokenizers (t against u); \
+             run both against the same data, or write allow = [\"data\"] into the study"
+        );
+        check_data(&layout("seeds = [1]\nallow = ['data']", &arms), &all).unwrap();
+    }
+}

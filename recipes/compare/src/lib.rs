@@ -1,0 +1,39 @@
+//! Several arms under one protocol.
+//!
+//! A [`Study`] names arms, each a recipe and what differs from it. Every arm runs its grid with the first seed; the point with
+//! the best validation loss runs with the remaining seeds; means over seeds are compared with the first arm's.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`study`] | the study file and its grids |
+//! | [`layout`] | every run there is: its recipe, its folder |
+//! | [`fairness`] | refuses arms of unequal data, tokens, scoring or parameters |
+//! | [`protocol`] | which runs are wanted, given those that are done |
+//! | [`mod@execute`] | runs them as child processes, stops and resumes them |
+//! | [`figures`] | what a run folder says, and whether it is the study's run |
+//! | [`statistics`] | means, deviations, Welch's interval |
+//! | [`results`], [`page`] | `results.json` and `results.md` |
+//!
+//! Nothing here prints: progress goes to the caller's callback as [`Event`] values.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod child;
+pub mod error;
+pub mod execute;
+pub mod fairness;
+pub mod figures;
+pub mod layout;
+pub mod page;
+pub mod protocol;
+pub mod results;
+pub mod statistics;
+pub mod study;
+
+pub use error::CompareError;
+pub use execute::{Event, Execution, Failure, Launch, execute};
+pub use fairness::{ArmCost, Facts};
+pub use figures::Figures;
+pub use layout::{Layout, RunId};
+pub use results::Results;
+pub use study::{Difference, Study};

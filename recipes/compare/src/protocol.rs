@@ -1,0 +1,148 @@
+//! Which runs are wanted: every grid with the first seed, then the best point of each arm with the remaining seeds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{Figures, Layout, RunId};
+
+/// The runs that are done and those that failed.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Figures of finished runs.
+    pub finished: BTreeMap<RunId, Figures>,
+    /// Runs that failed since the comparison was started; they are not tried again before the next start.
+    pub failed: BTreeSet<RunId>,
+}
+
+impl State {
+    /// The point of an arm with the least validation loss at the first seed, of those that finished with a number; ties go to
+    /// the earlier point. In bits per byte, which is the loss in a unit that every tokenizer shares.
+    pub fn best_point(&self, layout: &Layout, arm: usize) -> Option<usize> {
+        let seed = *layout.study.seeds.first()?;
+        let score = |point| {
+            let figures = self.finished.get(&RunId { arm, point, seed })?;
+            let score = figures.validation_bits_per_byte;
+            score.is_finite().then_some((score, point))
+        };
+        let points = 0..layout.arms[arm].points.len();
+        let best = points.filter_map(score).min_by(|a, b| a.0.total_cmp(&b.0));
+        best.map(|(_, point)| point)
+    }
+
+    /// Whether every point of an arm's grid has finished or failed, so that its best point is decided.
+    pub fn is_decided(&self, layout: &Layout, arm: usize) -> bool {
+        grid(layout, arm).all(|run| self.is_settled(run))
+    }
+
+    /// Runs to make now, in order. Those of an arm's remaining seeds come up once its grid is decided.
+    pub fn wanted(&self, layout: &Layout) -> Vec<RunId> {
+        let mut grids = Vec::new();
+        let mut seeds = Vec::new();
+        for arm in 0..layout.arms.len() {
+            grids.extend(grid(layout, arm).filter(|run| !self.is_settled(*run)));
+            if self.is_decided(layout, arm)
+                && let Some(point) = self.best_point(layout, arm)
+            {
+                let later = layout.study.seeds.iter().skip(1);
+                let runs = later.map(|&seed| RunId { arm, point, seed });
+                seeds.extend(runs.filter(|run| !self.is_settled(*run)));
+            }
+        }
+        grids.extend(seeds);
+        grids
+    }
+
+    /// Finished and failed runs of the protocol. Runs of another point than the best, which an earlier choice left, do not
+    /// count.
+    pub fn settled(&self, layout: &Layout) -> usize {
+        let arms = 0..layout.arms.len();
+        let of = |arm| {
+            let later = self.best_point(layout, arm).into_iter().flat_map(|point| {
+                let seeds = layout.study.seeds.iter().skip(1);
+                seeds.map(move |&seed| RunId { arm, point, seed })
+            });
+            let runs = grid(layout, arm).chain(later);
+            runs.filter(|run| self.is_settled(*run)).count()
+        };
+        arms.map(of).sum()
+    }
+
+    fn is_settled(&self, run: RunId) -> bool {
+        self.finished.contains_key(&run) || self.failed.contains(&run)
+    }
+}
+
+fn grid(layout: &Layout, arm: usize) -> impl Iterator<Item = RunId> {
+    let points = 0..layout.arms[arm].points.len();
+    let seed = layout.study.seeds.first().copied();
+    points.filter_map(move |point| seed.map(|seed| RunId { arm, point, seed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fairness::testing::layout;
+    use crate::figures::testing::figures;
+
+    fn finish(state: &mut State, layout: &Layout, run: RunId, loss: f64) {
+        state.finished.insert(run, figures(layout, run, loss));
+    }
+
+    #[test]
+    fn the_best_point_of_the_first_seed_runs_with_the_others() {
+        let head = "seeds = [7, 8, 9]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3, 4e-3] }";
+        let layout = layout(head, &["a", "b"]);
+        let mut state = State::default();
+        let run = |arm, point, seed| RunId { arm, point, seed };
+        let all: Vec<_> = (0..2)
+            .flat_map(|arm| (0..3).map(move |point| run(arm, point, 7)))
+            .collect();
+        assert_eq!(state.wanted(&layout), all);
+        for (point, loss) in [(0, 2.0), (2, 1.8)] {
+            finish(&mut state, &layout, run(0, point, 7), loss);
+        }
+        // The grid of `a` is not decided: the best so far is not run yet.
+        assert_eq!(
+            (state.best_point(&layout, 0), state.is_decided(&layout, 0)),
+            (Some(2), false)
+        );
+        assert_eq!(state.wanted(&layout)[0], run(0, 1, 7));
+        assert_eq!(state.wanted(&layout).len(), 4);
+        // A point that failed is out of the choice and does not hold it up; nor does one without a number.
+        state.failed.insert(run(0, 1, 7));
+        assert_eq!(state.wanted(&layout)[3..], [run(0, 2, 8), run(0, 2, 9)]);
+        finish(&mut state, &layout, run(0, 2, 8), 5.0);
+        assert_eq!(
+            (state.best_point(&layout, 0), state.settled(&layout)),
+            (Some(2), 4)
+        );
+        for (point, loss) in [(0, f64::NAN), (1, 1.5), (2, 1.5)] {
+            finish(&mut state, &layout, run(1, point, 7), loss);
+        }
+        assert_eq!(
+            state.best_point(&layout, 1),
+            Some(1),
+            "ties go to the earlier point"
+        );
+        assert_eq!(
+            state.wanted(&layout),
+            [run(0, 2, 9), run(1, 1, 8), run(1, 1, 9)]
+        );
+        for run in state.wanted(&layout) {
+            finish(&mut state, &layout, run, 1.0);
+        }
+        assert!(state.wanted(&layout).is_empty());
+        assert_eq!((state.settled(&layout), layout.total()), (10, 10));
+    }
+
+    #[test]
+    fn an_arm_whose_points_all_failed_asks_for_nothing_more() {
+        let layout = layout("seeds = [7, 8]", &["a"]);
+        let mut state = State::default();
+        state.failed.insert(RunId {
+            arm: 0,
+            point: 0,
+            seed: 7,
+        });
+        assert!(state.wanted(&layout).is_empty() && state.best_point(&layout, 0).is_none());
+    }
+}

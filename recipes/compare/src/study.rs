@@ -1,0 +1,289 @@
+//! The study file: arms, seeds, grids, and the differences that are allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use kiln_run::recipe::{self, Recipe};
+use kiln_run::{FileError, RecipeError};
+use serde::{Deserialize, Serialize};
+use toml::Value;
+
+use crate::CompareError;
+
+/// Dotted keys of a recipe with their values.
+pub type Settings = BTreeMap<String, Value>;
+
+/// Dotted keys of a recipe with the values to try; a grid is their Cartesian product.
+pub type Grid = BTreeMap<String, Vec<Value>>;
+
+/// A study.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// One line about what is asked.
+    #[serde(default)]
+    pub description: String,
+    /// Seeds; the grid runs with the first one.
+    pub seeds: Vec<u64>,
+    /// Keys of every arm.
+    #[serde(default)]
+    pub set: Settings,
+    /// The grid of every arm that brings none of its own.
+    #[serde(default)]
+    pub grid: Grid,
+    /// Differences between arms that are not refused.
+    #[serde(default)]
+    pub allow: Vec<Difference>,
+    /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
+    #[serde(default = "default_parameters_within")]
+    pub parameters_within: f64,
+    /// The arms; all others are compared with the first.
+    pub arm: Vec<Arm>,
+}
+
+fn default_parameters_within() -> f64 {
+    0.02
+}
+
+/// One arm of a study.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    /// Name in tables and folders: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// A recipe of the book, or a path relative to the study file.
+    pub recipe: String,
+    /// Keys of this arm; they win over those of the study.
+    #[serde(default)]
+    pub set: Settings,
+    /// Replaces the study's grid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<Grid>,
+}
+
+/// What arms may differ in, if the study says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Difference {
+    /// Corpus, its size limit, tokenizer.
+    Data,
+    /// Training tokens.
+    Tokens,
+    /// How held-out text is scored: length of the windows, sweep, objective.
+    Scoring,
+    /// Trainable parameters, beyond `parameters_within`.
+    Parameters,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Data => "data",
+            Self::Tokens => "tokens",
+            Self::Scoring => "scoring",
+            Self::Parameters => "parameters",
+        })
+    }
+}
+
+/// One point of a grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Name in tables and folders: `learning_rate=0.001,clip_norm=1.0`, or `default` for a grid of no key.
+    pub name: String,
+    /// What it sets.
+    pub settings: Settings,
+}
+
+/// A study as read, with where it came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// The comment at its head.
+    pub header: String,
+    /// The study.
+    pub study: Study,
+    /// The folder that recipes given as paths are relative to.
+    pub folder: PathBuf,
+}
+
+/// Loads a study by its name in `folder`, or by path when `name_or_path` ends in `.toml` or has a folder in it.
+///
+/// # Errors
+/// An unknown study, an unknown key (naming the nearest), a wrong type, and everything that [`Study::validate`] refuses.
+pub fn load(folder: &Path, name_or_path: &str) -> Result<Loaded, CompareError> {
+    let loaded: Recipe<Study> = recipe::load(folder, name_or_path, &[]).map_err(|error| {
+        let RecipeError::UnknownRecipe { name, known, .. } = error else {
+            return CompareError::Study(error);
+        };
+        CompareError::UnknownStudy {
+            name,
+            folder: folder.into(),
+            known: known.join(", "),
+        }
+    })?;
+    loaded.value.validate()?;
+    let file = loaded.files.first().cloned().unwrap_or_default();
+    let beside = file.parent().unwrap_or(Path::new(""));
+    let folder = std::path::absolute(beside).map_err(FileError::io("find", beside))?;
+    Ok(Loaded {
+        name: loaded.name,
+        header: loaded.header,
+        study: loaded.value,
+        folder,
+    })
+}
+
+impl Study {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// [`CompareError::Setting`] naming the first key that cannot be used.
+    pub fn validate(&self) -> Result<(), CompareError> {
+        let bad =
+            |key: &str, value: &dyn fmt::Display, why: &str| CompareError::setting(key, value, why);
+        if self.seeds.is_empty() {
+            return Err(bad("seeds", &"[]", "a study needs at least one seed"));
+        }
+        if let Some(seed) = repeated(&self.seeds) {
+            return Err(bad("seeds", seed, "it is there twice"));
+        }
+        if !(self.parameters_within >= 0.0 && self.parameters_within.is_finite()) {
+            let why = "it must be a share of at least 0, such as 0.02";
+            return Err(bad("parameters_within", &self.parameters_within, why));
+        }
+        if self.arm.is_empty() {
+            return Err(bad("arm", &"[]", "a study needs at least one [[arm]]"));
+        }
+        let names: Vec<_> = self.arm.iter().map(|arm| &arm.name).collect();
+        if let Some(name) = repeated(&names) {
+            return Err(bad("arm.name", name, "it is there twice"));
+        }
+        check_settings("set", &self.set)?;
+        check_grid("grid", &self.grid)?;
+        for arm in &self.arm {
+            let clean = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if arm.name.is_empty() || arm.name.starts_with('.') || !arm.name.chars().all(clean) {
+                let why = "a name has letters, digits, `-`, `_` and `.` only, and does not start with a dot";
+                return Err(bad("arm.name", &format!("`{}`", arm.name), why));
+            }
+            check_settings("arm.set", &arm.set)?;
+            if let Some(grid) = &arm.grid {
+                check_grid("arm.grid", grid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether arms may differ so.
+    pub fn allows(&self, difference: Difference) -> bool {
+        self.allow.contains(&difference)
+    }
+
+    /// The points of an arm's grid, the last key moving fastest.
+    pub fn points(&self, arm: &Arm) -> Vec<Point> {
+        let grid = arm.grid.as_ref().unwrap_or(&self.grid);
+        let mut settings = vec![Settings::new()];
+        for (key, values) in grid {
+            let with = |point: &Settings| {
+                let point = point.clone();
+                values.iter().map(move |value| {
+                    let mut point = point.clone();
+                    point.insert(key.clone(), value.clone());
+                    point
+                })
+            };
+            settings = settings.iter().flat_map(with).collect();
+        }
+        let name = |settings: Settings| Point {
+            name: point_name(&settings),
+            settings,
+        };
+        settings.into_iter().map(name).collect()
+    }
+}
+
+/// `--set` arguments of settings.
+pub fn overrides(settings: &Settings) -> impl Iterator<Item = String> {
+    settings.iter().map(|(key, value)| format!("{key}={value}"))
+}
+
+fn repeated<T: Ord>(values: &[T]) -> Option<&T> {
+    let mut seen = BTreeSet::new();
+    values.iter().find(|value| !seen.insert(*value))
+}
+
+fn check_settings(place: &str, settings: &Settings) -> Result<(), CompareError> {
+    match settings.get("seed") {
+        Some(seed) => Err(CompareError::setting(
+            format!("{place}.seed"),
+            seed,
+            "seeds are the study's: write them into `seeds`",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_grid(place: &str, grid: &Grid) -> Result<(), CompareError> {
+    for (key, values) in grid {
+        let name = format!("{place}.{key}");
+        if key == "seed" {
+            let why = "seeds are the study's: write them into `seeds`";
+            return Err(CompareError::setting(name, "a grid of seeds", why));
+        }
+        if values.is_empty() {
+            return Err(CompareError::setting(name, "[]", "there is nothing to try"));
+        }
+        let shown: Vec<_> = values
+            .iter()
+            .map(|value| folder_name(&value.to_string()))
+            .collect();
+        if let Some(value) = repeated(&shown) {
+            return Err(CompareError::setting(name, value, "it is there twice"));
+        }
+    }
+    Ok(())
+}
+
+/// The last part of each key with its value; the whole key where two end alike.
+fn point_name(settings: &Settings) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_string();
+    let short = |key: &str| {
+        let alike = settings
+            .keys()
+            .filter(|other| last(other) == last(key))
+            .count();
+        if alike > 1 {
+            key.to_string()
+        } else {
+            last(key)
+        }
+    };
+    let parts: Vec<_> = settings
+        .iter()
+        .map(|(key, value)| folder_name(&format!("{}={value}", short(key))))
+        .collect();
+    match parts.is_empty() {
+        true => "default".into(),
+        false => parts.join(","),
+    }
+}
+
+/// Text that every file system takes as a name; what is left out are signs of TOML.
+fn folder_name(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_whitespace() && !"\"'{}[]".contains(*c))
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.=+".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+use super::*;
+
+const STUDY: &str = r#"
+# Which rate is best?
+seeds = [1, 2]
+set = { "train.steps" = 20 }
+grid = { "optimizer.learning_rate" = [1e-3, 2e-3], "optimizer.clip_norm" = [1.0, 3] }
+[[arm]]
+name = "a"
+recipe = "one"
+[[arm]]
+name = "b"
+recipe = "two"
+set = { "model.bk.grad_rule" = { blend = 0.5 }, "data.name" = "text:x y" }
+grid = {}
+"#;
+
+fn read(text: &str) -> Result<Loaded, String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("study.toml"), text).unwrap();
+    load(folder.path(), "study").map_err(|error| error.to_string())
+}
+
+fn refused(from: &str, to: &str) -> String {
+    assert!(STUDY.contains(from), "{from}");
+    read(&STUDY.replacen(from, to, 1)).unwrap_err()
+}
+
+#[test]
+fn a_grid_is_a_product_and_an_arm_can_bring_its_own() {
+    let loaded = read(STUDY).unwrap();
+    assert_eq!(
+        (loaded.name.as_str(), loaded.header.as_str()),
+        ("study", "Which rate is best?")
+    );
+    let study = loaded.study;
+    let names: Vec<_> = study
+        .points(&study.arm[0])
+        .into_iter()
+        .map(|p| p.name)
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "clip_norm=1.0,learning_rate=0.001",
+            "clip_norm=1.0,learning_rate=0.002",
+            "clip_norm=3,learning_rate=0.001",
+            "clip_norm=3,learning_rate=0.002"
+        ]
+    );
+    let own = study.points(&study.arm[1]);
+    assert_eq!((own.len(), own[0].name.as_str()), (1, "default"));
+    assert_eq!(study.parameters_within, 0.02);
+}
+
+/// What the child process reads from `--set` must be what the study says.
+#[test]
+fn overrides_read_back_as_the_same_values() {
+    let study = read(STUDY).unwrap().study;
+    for text in overrides(&study.arm[1].set) {
+        let (key, value) = text.split_once('=').unwrap();
+        let table: toml::Table = format!("v = {value}").parse().unwrap();
+        assert_eq!(table["v"], study.arm[1].set[key], "{text}");
+    }
+}
+
+#[test]
+fn equal_ends_of_keys_are_written_in_full() {
+    let values = |text: &str| vec![Value::String(text.into())];
+    let study = read(STUDY).unwrap().study;
+    let arm = Arm {
+        grid: Some(Grid::from([
+            ("model.bk.eta".into(), values("[0.1, 1]")),
+            ("model.resolvent.eta".into(), values("x/y")),
+        ])),
+        ..study.arm[0].clone()
+    };
+    assert_eq!(
+        study.points(&arm)[0].name,
+        "model.bk.eta=0.1_1,model.resolvent.eta=x_y"
+    );
+}
+
+#[test]
+fn what_a_study_does_not_have_is_named() {
+    let error = refused("seeds", "seed_list = [1]\nseeds");
+    assert!(
+        error.contains("unknown key `seed_list` in study.toml; did you mean `seeds`?"),
+        "{error}"
+    );
+    let error = refused("recipe = \"one\"", "recipe = \"one\"\nstart = 1");
+    assert!(error.contains("unknown key `arm.0.start`"), "{error}");
+    let error = refused("grid = {}", "grid = {}\n[more]\n");
+    assert!(error.contains("more"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let error = load(folder.path(), "nowhere").unwrap_err().to_string();
+    assert!(error.starts_with("no study `nowhere` in "), "{error}");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    for (from, to, message) in [
+        (
+            "[1, 2]",
+            "[]",
+            "study: `seeds` is [], but a study needs at least one seed",
+        ),
+        (
+            "[1, 2]",
+            "[3, 3]",
+            "study: `seeds` is 3, but it is there twice",
+        ),
+        (
+            "\"b\"",
+            "\"a\"",
+            "study: `arm.name` is a, but it is there twice",
+        ),
+        (
+            "\"b\"",
+            "\"../b\"",
+            "study: `arm.name` is `../b`, but a name has letters",
+        ),
+        (
+            "train.steps",
+            "seed",
+            "study: `set.seed` is 20, but seeds are the study's",
+        ),
+        (
+            "[1.0, 3]",
+            "[]",
+            "study: `grid.optimizer.clip_norm` is [], but there is nothing to try",
+        ),
+        (
+            "[1.0, 3]",
+            "[2, 2]",
+            "study: `grid.optimizer.clip_norm` is 2, but it is there twice",
+        ),
+        (
+            "optimizer.clip_norm",
+            "seed",
+            "study: `grid.seed` is a grid of seeds, but",
+        ),
+        (
+            "grid = {}",
+            "grid = { seed = [1] }",
+            "study: `arm.grid.seed` is",
+        ),
+        (
+            "seeds",
+            "parameters_within = -1.0\nseeds",
+            "study: `parameters_within` is -1, but",
+        ),
+        ("seeds", "allow = [\"date\"]\nseeds", "did you mean `data`?"),
+    ] {
+        let error = refused(from, to);
+        assert!(error.contains(message), "{error}");
+    }
+}
