@@ -89,10 +89,12 @@
 //!           backward         48
 //! ```
 //! and start 1 launch (left, forward) to about 20 (diagonal, backward, in chunks), however long the sequence is. On CUDA and
-//! ROCm left takes one pass in 1 or 2 launches at any length, so 12 bytes forward and 20 backward
-//! (`cube::Strategy::LookBack`). Results
-//! repeat to the bit on one device: nothing is added up atomically. Cutting a sequence in two and passing the state on gives
-//! the same bits on Flex, and on CubeCL where sequences stay whole; chunks begin from values that differ by a rounding.
+//! ROCm left takes one pass in 1 or 2 launches for more than 16 positions, so 12 bytes forward and 20 backward
+//! (`cube::Strategy::LookBack`).
+//!
+//! Results repeat to the bit on one device, for nothing is added up atomically; but for left in one pass, where timing decides
+//! which of two equal values, a rounding apart, enters a tile. Cutting a sequence in two and passing the state on gives the
+//! same bits on Flex, and with `cube::Strategy::Sequential`; chunks and tiles begin from values that differ by a rounding.
 //! Gradients of hopping and energy are sums over all positions: in double precision on Flex, and in short single-precision
 //! sums of sums on CubeCL, whose devices often have no double precision.
 //!

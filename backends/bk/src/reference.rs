@@ -3,7 +3,7 @@
 //! It is differentiable as it stands, but records about fifteen nodes a position; the operations use it for values only
 //! and take their gradients from [`adjoint`](crate::adjoint). Arguments are those of the public operations, unchecked.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::complex::{Complex, position};
 
@@ -88,9 +88,9 @@ pub fn solve(
     values: Tensor<4>,
 ) -> Tensor<4> {
     let [batch, seq, heads, columns] = values.dims();
-    let nothing = Tensor::zeros([batch, 2 * heads], &values.device());
+    let nothing = Tensor::zeros([batch, 2 * heads], (&values.device(), DType::F32));
     let features = left(potential, upper.clone() * lower.clone(), energy, nothing);
-    let nothing = Tensor::zeros([batch, heads, 2 * columns], &values.device());
+    let nothing = Tensor::zeros([batch, heads, 2 * columns], (&values.device(), DType::F32));
     let forward = eliminate(features.clone(), lower, values, nothing);
     let upper = upper.reshape([1, -1, 1]); // [1, heads, 1]
     let mut next = Complex::split(position(&forward, seq - 1)); // [batch, heads, columns]

@@ -268,7 +268,7 @@ pub fn causal_attention(packed: Tensor<3>, heads: usize) -> Tensor<3> {
 /// tensors of memory traffic.
 ///
 /// # Panics
-/// If the shapes do not fit.
+/// If the shapes do not fit or an axis is empty.
 pub fn causal_conv(
     x: Tensor<3>,
     weight: Tensor<2>,
@@ -278,10 +278,18 @@ pub fn causal_conv(
     let [batch, seq, channels] = x.dims();
     let [_, width] = weight.dims();
     assert!(width > 0, "causal_conv: the weight has no taps");
+    assert!(
+        batch > 0 && seq > 0 && channels > 0,
+        "causal_conv: x [{batch}, {seq}, {channels}] has an empty axis"
+    );
     assert_shape!(weight, [channels, width]);
+    if let Some(history) = &history {
+        assert_shape!(history, [batch, width - 1, channels]);
+    }
     let (x, past, history) = match history {
+        // One tap looks at nothing before.
+        Some(history) if width == 1 => (x, 0, Some(history)),
         Some(history) => {
-            assert_shape!(history, [batch, width - 1, channels]);
             let x = Tensor::cat(vec![history, x], 1);
             let history = x.clone().narrow(1, seq, width - 1);
             (x, width - 1, Some(history))

@@ -118,6 +118,16 @@ fn pieces_with_history_are_the_whole_to_the_bit() {
 }
 
 #[test]
+fn one_tap_needs_no_history() {
+    let x = random([2, 3, 4], 7);
+    let weight = random([4, 1], 8);
+    let nothing = Tensor::zeros([2, 0, 4], &x.device());
+    let (y, history) = causal_conv(x.clone(), weight.clone(), Some(nothing), true);
+    assert_eq!(history.expect("what was given").dims(), [2, 0, 4]);
+    assert_eq!(values(y), values(causal_conv(x, weight, None, true).0));
+}
+
+#[test]
 fn a_later_input_moves_no_earlier_output() {
     let (seq, channels) = (9, 5);
     let x = random([1, seq, channels], 5);

@@ -27,9 +27,11 @@
 //! ```
 //!
 //! # Precision
-//! Gates, their sums and the states are `f32` throughout. q, k and v are `f32`, or `bf16` for matrix products with `bf16`
+//! Gates, their sums and the states are stored as `f32`. q, k and v are `f32`, or `bf16` for matrix products with `bf16`
 //! operands, which CubeCL backends add up in single precision; the output and the gradients of q, k and v then are `bf16`.
-//! Flex computes in `f32` and rounds the results.
+//! Flex computes in `f32` and rounds the results. On CUDA Burn multiplies `f32` in TF32, 11 bits of operands: the chunk-wise
+//! form is then good to about 1e-3 of the largest value, final states and the sum of two pieces included; the recurrence
+//! has no products and stays single precision.
 //!
 //! # Cost
 //! For a position of a head, with chunks of C positions, in multiplications and additions:

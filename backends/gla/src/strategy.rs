@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::GlaError;
 
-/// Which form computes values and gradients; all agree up to rounding.
+/// Which form computes values and gradients; all agree up to the rounding of the backend's products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {

@@ -60,7 +60,18 @@ fn tiles(strategy: Strategy, shape: [usize; 3], pass: Pass, device: &Primitive) 
                 one_pass,
                 "Strategy::LookBack needs a device whose cubes see each other's writes"
             );
-            Some(Tiles::new(shape, subs, count))
+            let units = properties.hardware.max_units_per_cube as usize;
+            assert!(
+                subs.is_power_of_two() && count > 0,
+                "Strategy::LookBack {{ subs: {subs}, count: {count} }}: subs must be a power of two, count at least 1"
+            );
+            let tiles = Tiles::new(shape, subs, count);
+            assert!(
+                tiles.tiling.units() <= units,
+                "Strategy::LookBack {{ subs: {subs} }} asks for {} units of a cube, of {units}",
+                tiles.tiling.units()
+            );
+            Some(tiles)
         }
         // Runtimes that count their processors are CUDA and ROCm, whose cubes start in order and run on once they started;
         // elsewhere waiting for another cube is not worth the risk.

@@ -36,8 +36,9 @@ pub enum Strategy {
         chunk: usize,
     },
     /// One cube computes one tile of a few neighbouring sequences in one pass over memory, and looks back over the tiles
-    /// before it for what enters. `left` only, `diagonal` takes `Auto`. Needs a device whose cubes see each other's writes:
-    /// panics elsewhere.
+    /// before it for what enters. `left` only, `diagonal` takes `Auto`. Results repeat to a rounding: which earlier tile the
+    /// look-back ends at is a matter of time. Panics on devices whose cubes do not see each other's writes, and for a
+    /// division that no cube holds.
     LookBack {
         /// Units of a cube that share a sequence, a power of two.
         subs: usize,

@@ -90,7 +90,7 @@ impl Map {
     fn is_constant(self) -> bool {
         let distance = self.r.re * self.s.im - self.r.im * self.s.re; // -Im(r conj(s))
         let scale = (self.q.norm() / self.s.norm()).sqrt();
-        self.det <= 2.98e-8f32 * scale * distance
+        self.det.abs() <= 2.98e-8f32 * scale * distance
     }
 
     fn store(self, shared: &mut Shared<[f32]>, at: usize, #[comptime] units: usize) {

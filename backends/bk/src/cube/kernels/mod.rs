@@ -5,7 +5,8 @@
 //! enters a chunk comes from a buffer `[batch, chunks, 2 * heads]`; with a single chunk that is the state of the sequence.
 //!
 //! Loads of a few positions are issued together, ahead of the recurrence that waits for them. No kernel binds more than
-//! seven buffers, which with CubeCL's own one stays within the eight that every WebGPU device has.
+//! seven buffers, which with CubeCL's own one stays within the eight that every WebGPU device has; but for those in one pass
+//! (`left_one_pass`, `left_grad_one_pass`), in which a cube works on a tile, and which bind up to ten.
 
 #![allow(
     clippy::too_many_arguments,
