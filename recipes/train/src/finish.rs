@@ -15,8 +15,9 @@ use crate::learner::Learner;
 use crate::log::Log;
 use crate::recipe::ObjectiveKind;
 use crate::report;
+use crate::setup::Setup;
 use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
-use crate::trainer::{RunResult, Setup};
+use crate::trainer::RunResult;
 
 /// Scores and writes the best weights.
 pub(crate) fn finish(

@@ -1,7 +1,7 @@
 //! Training, evaluation and generation.
 //!
 //! [`train`] turns a [`TrainRecipe`] into a run folder; [`Run`] opens a finished one to evaluate it or generate from it.
-//! The loop is in `trainer`, one update in `learner`, and everything a checkpoint holds in `state`.
+//! The loop is in `trainer`, what it starts from in `setup`, one update in `learner`, and everything a checkpoint holds in `state`.
 
 mod device;
 mod error;
@@ -19,6 +19,7 @@ mod recipe;
 mod report;
 mod run;
 mod schedule;
+mod setup;
 mod state;
 mod trainer;
 
@@ -36,7 +37,7 @@ pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
     known_vocab,
 };
-pub use run::{Run, first_difference};
+pub use run::{Run, read_resolved, recipe_difference};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{Position, RUN_CONFIG_VERSION, RunConfig, load_model, save_model};
 pub use trainer::{Outcome, Request, RunResult, Stop, train};

@@ -8,8 +8,8 @@ use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
 use crate::TrainError;
 use crate::learner::Update;
 use crate::probe::GradientProbe;
+use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::Setup;
 
 /// Metrics and view of one run.
 pub(crate) struct Log {

@@ -5,8 +5,9 @@ use kiln_run::{Kind, Record, Report, format, metrics};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
+use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::{RunResult, Setup};
+use crate::trainer::RunResult;
 
 /// Writes the report from the run's own metrics file, so that it shows a resumed run whole.
 pub(crate) fn write(

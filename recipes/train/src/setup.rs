@@ -1,0 +1,193 @@
+//! What stays the same during a run: recipe, data, folder and device; and where a run starts from.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use kiln_run::hardware::{Hardware, Provenance};
+use kiln_run::{CheckpointStore, RunFolder, View};
+use kiln_text::{Loader, LoaderConfig, Prepared, TokenStore};
+
+use crate::TrainError;
+use crate::evaluate::Evaluator;
+use crate::learner::Learner;
+use crate::objective::mix;
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::state::{self, Position};
+
+/// Streams of random numbers that follow from one seed.
+pub(crate) mod stream {
+    pub const WEIGHTS: u64 = 1;
+    pub const BATCHES: u64 = 2;
+    pub const DROPOUT: u64 = 3;
+    pub const EVALUATION: u64 = 4;
+    pub const MASK: u64 = 5;
+}
+
+/// Stores and tokenizer of a corpus, shared with the loader's thread.
+pub(crate) struct Data {
+    pub train: Arc<TokenStore>,
+    pub validation: Arc<TokenStore>,
+    pub test: Option<Arc<TokenStore>>,
+    pub tokenizer: kiln_text::Tokenizer,
+    pub manifest: kiln_text::Manifest,
+}
+
+impl From<Prepared> for Data {
+    fn from(prepared: Prepared) -> Self {
+        Self {
+            train: Arc::new(prepared.train),
+            validation: Arc::new(prepared.validation),
+            test: prepared.test.map(Arc::new),
+            tokenizer: prepared.tokenizer,
+            manifest: prepared.manifest,
+        }
+    }
+}
+
+/// Everything that stays the same during a run.
+pub(crate) struct Setup {
+    pub resolved: Resolved,
+    pub data: Data,
+    pub folder: RunFolder,
+    pub checkpoints: CheckpointStore,
+    pub device: Device,
+    pub device_name: String,
+}
+
+/// Refuses before the first step what would otherwise end the run at its first evaluation or its final sweep.
+pub(crate) fn check_splits(prepared: &Prepared, seq: usize) -> Result<(), TrainError> {
+    let splits = [
+        ("train", Some(&prepared.train)),
+        ("validation", Some(&prepared.validation)),
+        ("test", prepared.test.as_ref()),
+    ];
+    for (name, store) in splits {
+        let tokens = store.map_or(u64::MAX, TokenStore::len);
+        if tokens <= seq as u64 {
+            let needed = seq + 1;
+            let why = format!(
+                "the {name} split has {tokens} tokens, and one window needs {needed}: use more text or a shorter seq"
+            );
+            return Err(TrainError::setting("train.seq", seq, why));
+        }
+    }
+    Ok(())
+}
+
+impl Setup {
+    pub(crate) fn recipe(&self) -> &TrainRecipe {
+        &self.resolved.recipe.value
+    }
+
+    /// Writes the resolved recipe and where the run comes from, before the first step.
+    pub(crate) fn describe(
+        &self,
+        resume: bool,
+        source: &Path,
+        versions: BTreeMap<String, String>,
+    ) -> Result<(), TrainError> {
+        // A process killed before it wrote the recipe left nothing to compare with.
+        if resume && self.folder.recipe().is_file() {
+            crate::run::check_same_recipe(&self.folder, &self.resolved)?;
+        }
+        self.resolved.written_out()?.write(&self.folder.recipe())?;
+        if !resume || !self.folder.provenance().is_file() {
+            let hardware = Hardware::detect(Some(self.device_name.clone()));
+            Provenance::gather(source, hardware, versions, self.recipe().seed)
+                .write(&self.folder.provenance())?;
+        }
+        Ok(())
+    }
+
+    /// A fresh learner, or the newest checkpoint's.
+    pub(crate) fn start(
+        &self,
+        resume: bool,
+        view: &mut View,
+    ) -> Result<(Learner, Position), TrainError> {
+        let training = self.device.clone().autodiff();
+        let recipe = self.recipe();
+        let weights = mix(&[recipe.seed, stream::WEIGHTS]);
+        let model = self.resolved.model.init(weights, &training)?;
+        let optimizer = recipe.optimizer.init(&model);
+        let fresh = Position {
+            step: 0,
+            tokens: 0,
+            loader: self.loader()?.state(),
+            best: None,
+            evals_since_best: 0,
+            skipped: 0,
+            elapsed_s: 0.0,
+        };
+        if !resume {
+            return Ok((Learner { model, optimizer }, fresh));
+        }
+        let recovered = self.checkpoints.recover()?;
+        for (step, error) in &recovered.damaged {
+            view.message(&format!(
+                "checkpoint of step {step} is damaged and was set aside: {error}"
+            ));
+        }
+        let Some(checkpoint) = recovered.checkpoint else {
+            if !recovered.damaged.is_empty() {
+                return Err(TrainError::NothingToResume {
+                    path: self.folder.path().into(),
+                });
+            }
+            view.message("no checkpoint was written yet: starting from step 0");
+            return Ok((Learner { model, optimizer }, fresh));
+        };
+        let mut restored =
+            state::load_checkpoint(&checkpoint, &self.resolved.model, optimizer, &training)?;
+        self.reconcile_best(&mut restored.position)?;
+        view.message(&format!("resuming after step {}", restored.position.step));
+        let learner = Learner {
+            model: restored.model,
+            optimizer: restored.optimizer,
+        };
+        Ok((learner, restored.position))
+    }
+
+    /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the
+    /// best leaves the older name; a best whose folder is gone must not win comparisons with nothing to show for it.
+    fn reconcile_best(&self, position: &mut Position) -> Result<(), TrainError> {
+        let named = self.checkpoints.best()?;
+        match (position.best, named) {
+            (Some(value), Some(best)) if best.value <= value => position.best = Some(best.value),
+            // It was found by the evaluation just before this checkpoint.
+            (Some(value), _) if position.evals_since_best == 0 => {
+                self.checkpoints.set_best(position.step, value)?;
+            }
+            (_, best) => {
+                position.best = best.map(|best| best.value);
+                position.evals_since_best = 0;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn loader(&self) -> Result<Loader, TrainError> {
+        let recipe = self.recipe();
+        let config = LoaderConfig {
+            batch: recipe.train.batch,
+            seq: self.resolved.seq,
+            order: recipe.train.order,
+            seed: mix(&[recipe.seed, stream::BATCHES]),
+        };
+        Ok(Loader::new(Arc::clone(&self.data.train), config)?)
+    }
+
+    pub(crate) fn evaluation_seed(&self) -> u64 {
+        mix(&[self.recipe().seed, stream::EVALUATION])
+    }
+
+    pub(crate) fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator {
+            objective: self.recipe().objective,
+            vocab: self.resolved.model.backbone.vocab_size,
+            device: &self.device,
+        }
+    }
+}
