@@ -5,6 +5,8 @@
 //! `KILN_TEST_BACKEND` is `flex` when unset; any other backend needs the feature of its name. Every figure is a median
 //! over runs; a run is several calls between two synchronisations, which hides their launches where the device is the
 //! slower side. Operations are those of the crate's table, of the chunks of 64 that are the default.
+//!
+//! Arguments replace the shapes: `8x4096x12x64x64` is batch, seq, heads, d_key and d_value.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -153,12 +155,20 @@ fn error<const D: usize>(found: Tensor<D>, expected: Tensor<D>) -> f32 {
     worst / scale
 }
 
+fn parse(shape: &str) -> [usize; 5] {
+    let axes: Vec<usize> = shape.split('x').map(|axis| axis.parse().unwrap()).collect();
+    axes.try_into().unwrap()
+}
+
 fn main() {
     let device = device();
     println!("{device:?}, seconds x 1e-3 and 1e9 operations a second");
     let on_flex = std::env::var("KILN_TEST_BACKEND").map_or(true, |name| name == "flex");
-    let shapes = if on_flex { &SHAPES[..2] } else { &SHAPES[..] };
-    for &shape in shapes {
+    let mut shapes: Vec<[usize; 5]> = std::env::args().skip(1).map(|arg| parse(&arg)).collect();
+    if shapes.is_empty() {
+        shapes.extend(if on_flex { &SHAPES[..2] } else { &SHAPES[..] });
+    }
+    for shape in shapes {
         let [batch, seq, heads, d_key, d_value] = shape;
         let positions = (batch * seq * heads) as f64;
         let (sum, state) = ((d_key + d_value) as f64, (d_key * d_value) as f64);
