@@ -21,8 +21,8 @@ pub trait Mixer: Module {
     /// - `x`: `[batch, seq, d_model]`, already normalised
     /// - returns `[batch, seq, d_model]` and the state after the last position
     ///
-    /// Training passes no state and needs none back, so both are optional; a bidirectional mixer ignores the
-    /// state and returns none.
+    /// Training passes no state and needs none back, so both are optional: without one the mixer starts from the initial state, and
+    /// returns none unless it can be continued from. A bidirectional mixer ignores the state and returns none.
     fn forward(&self, x: Tensor<3>, state: Option<Self::State>)
     -> (Tensor<3>, Option<Self::State>);
 

@@ -221,6 +221,7 @@ impl Mixer for ResolventMixer {
         state: Option<ResolventMixerState>,
     ) -> (Tensor<3>, Option<ResolventMixerState>) {
         let [batch, seq, d_model] = x.dims();
+        let continues = state.is_some();
         let (resolvent, history) = match state {
             Some(state) => (Some(state.resolvent), state.history),
             None => (None, [None, None, None]),
@@ -255,7 +256,8 @@ impl Mixer for ResolventMixer {
             resolvent: mixed.state,
             history: [q_history, k_history, v_history],
         };
-        (project(&self.output, y), Some(state))
+        // Without a history to extend the convolutions return none, and a state without it could not be continued from.
+        (project(&self.output, y), continues.then_some(state))
     }
 
     fn step(&self, x: Tensor<2>, state: ResolventMixerState) -> (Tensor<2>, ResolventMixerState) {

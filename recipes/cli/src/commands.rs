@@ -43,6 +43,7 @@ impl CommandError {
     pub fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Train(TrainError::NonFinite { .. }) => kiln_compare::DIVERGED_STATUS,
             _ => 1,
         }
     }

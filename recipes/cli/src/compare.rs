@@ -206,7 +206,8 @@ fn report(
     for arm in &results.arms {
         let name = &arm.name;
         let Some(score) = arm.measured(results.measure) else {
-            writeln!(out, "{name:width$}  no finished run")?;
+            let (done, all) = (arm.seeds.len(), results.study.seeds.len());
+            writeln!(out, "{name:width$}  incomplete: {done} of {all} seeds")?;
             continue;
         };
         let spread = score.sd.map_or(String::new(), |sd| format!(" ± {sd:.4}"));

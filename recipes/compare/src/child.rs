@@ -16,12 +16,31 @@ const TAIL_LINES: usize = 12;
 /// Bytes of a log's end that are looked at for them.
 const TAIL_BYTES: u64 = 8192;
 
+/// Runs in progress. Dropped while some still run, all of them are asked to stop before the first is waited for, so that they
+/// write their checkpoints side by side.
+#[derive(Default)]
+pub(crate) struct Jobs(pub Vec<Job>);
+
+impl Jobs {
+    /// Asks every run to write a checkpoint and end.
+    pub fn ask_to_stop(&mut self) {
+        self.0.iter_mut().for_each(Job::ask_to_stop);
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+    }
+}
+
 /// A run in progress. Dropped while it still runs, it is asked to stop and waited for.
 pub(crate) struct Job {
     pub run: RunId,
     pub started: Instant,
     pub log: PathBuf,
     child: Child,
+    asked: bool,
     ended: bool,
 }
 
@@ -52,6 +71,7 @@ impl Job {
             started: Instant::now(),
             log,
             child,
+            asked: false,
             ended: false,
         })
     }
@@ -66,8 +86,12 @@ impl Job {
         Ok(status)
     }
 
-    /// Asks it to write a checkpoint and end. On Windows the console has told it already.
-    pub fn ask_to_stop(&self) {
+    /// Asks it to write a checkpoint and end, once: a second signal would make it leave without one. On Windows the console has
+    /// told it already.
+    fn ask_to_stop(&mut self) {
+        if self.ended || std::mem::replace(&mut self.asked, true) {
+            return;
+        }
         #[cfg(unix)]
         if let Ok(id) = i32::try_from(self.child.id()) {
             use nix::sys::signal::{Signal, kill};
@@ -193,6 +217,52 @@ mod tests {
         fs::write(run_folder.join("recipe.toml"), "").unwrap();
         assert_eq!(shown(), format!("{expected} --resume"));
         assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    /// Each of two processes notes that it was asked, takes a while, and notes its end.
+    #[cfg(unix)]
+    #[test]
+    fn all_runs_are_asked_to_stop_before_one_is_waited_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (notes, program) = (folder.path().join("notes"), folder.path().join("run.sh"));
+        let note = |word: &str| format!("echo {word} >> '{}'", notes.display());
+        let script = format!(
+            "#!/bin/sh\ntrap '' HUP\ntrap \"{}; sleep 1; {}; exit 130\" INT\n{}\nwhile :; do sleep 0.02; done\n",
+            note("asked"),
+            note("ended"),
+            note("started")
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut layout = layout("seeds = [4, 5]", &["a"]);
+        layout.out = folder.path().into();
+        let launch = Launch {
+            program,
+            arguments: Vec::new(),
+            jobs: 2,
+            cores: 2,
+            interrupt: kiln_run::Interrupt::none(),
+        };
+        let mut jobs = Jobs::default();
+        for run in layout.all() {
+            jobs.0.push(Job::start(&layout, run, &launch).unwrap());
+        }
+        let noted = || fs::read_to_string(&notes).unwrap_or_default();
+        let start = Instant::now();
+        while noted().lines().count() < 2 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{}", noted());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Asked twice, as after Ctrl-C and then an error: each still gets one signal.
+        jobs.ask_to_stop();
+        drop(jobs);
+        let words = noted();
+        let words: Vec<_> = words.lines().collect();
+        assert_eq!(
+            words,
+            ["started", "started", "asked", "asked", "ended", "ended"]
+        );
     }
 
     #[test]

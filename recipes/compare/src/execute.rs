@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use kiln_run::{Interrupt, format};
 
-use crate::child::{Job, tail};
-use crate::figures::{check_data, read};
+use crate::child::{Job, Jobs, tail};
+use crate::figures::{check_data, has_diverged, read};
 use crate::protocol::State;
 use crate::results::Measure;
 use crate::{CompareError, Figures, Layout, RunId};
+
+/// Exit status of `kiln train` for a run that ended because its loss or gradient was not finite. Only this failure says something
+/// about the run's settings, and takes a point out of its grid; a full disk or a folder in use says nothing about them.
+pub const DIVERGED_STATUS: u8 = 3;
 
 /// How often children are looked at.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -81,7 +85,7 @@ pub enum Event<'a> {
 /// Where a comparison stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
-    /// Runs finished or failed.
+    /// Runs finished, diverged or failed.
     pub done: usize,
     /// Runs of the protocol.
     pub total: usize,
@@ -146,7 +150,7 @@ pub struct Execution {
     pub interrupted: bool,
 }
 
-/// Reads the runs that are finished.
+/// Reads the runs that are finished, and those that diverged.
 ///
 /// # Errors
 /// Those of [`crate::figures::read`] and [`check_data`].
@@ -155,6 +159,8 @@ pub fn finished(layout: &Layout) -> Result<State, CompareError> {
     for run in layout.all() {
         if let Some(figures) = read(layout, run)? {
             state.finished.insert(run, figures);
+        } else if has_diverged(layout, run)? {
+            state.diverged.insert(run);
         }
     }
     check_data(layout, state.finished.values())?;
@@ -164,7 +170,7 @@ pub fn finished(layout: &Layout) -> Result<State, CompareError> {
 /// Makes every run of the protocol that is not finished, `launch.jobs` at once.
 ///
 /// # Errors
-/// A process that cannot be started, a finished folder that is not the study's. A run that fails is no error: it is in
+/// A process that cannot be started, a folder that is not the study's. A run that fails is no error: it is in
 /// [`Execution::failures`], and the rest goes on.
 pub fn execute(
     layout: &Layout,
@@ -172,27 +178,29 @@ pub fn execute(
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Execution, CompareError> {
     let mut state = finished(layout)?;
+    // Another machine or version may get further.
+    state.diverged.clear();
     if !state.finished.is_empty() {
         report(Event::Reused(state.finished.len()));
     }
     let mut failures = Vec::new();
-    let mut running: Vec<Job> = Vec::new();
+    let mut running = Jobs::default();
     let mut stopping = false;
     loop {
         if launch.interrupt.requested() && !stopping {
             stopping = true;
-            if !running.is_empty() {
+            if !running.0.is_empty() {
                 report(Event::Stopping);
             }
-            running.iter().for_each(Job::ask_to_stop);
+            running.ask_to_stop();
         }
         let mut at = 0;
-        while at < running.len() {
-            let Some(status) = running[at].ended()? else {
+        while at < running.0.len() {
+            let Some(status) = running.0[at].ended()? else {
                 at += 1;
                 continue;
             };
-            let job = running.swap_remove(at);
+            let job = running.0.swap_remove(at);
             let title = layout.title(job.run);
             match read(layout, job.run)? {
                 Some(figures) if status.success() => {
@@ -201,7 +209,7 @@ pub fn execute(
                     report(Event::Finished {
                         title,
                         figures: &state.finished[&job.run],
-                        standing: standing(layout, &state, &running, launch.jobs),
+                        standing: standing(layout, &state, &running.0, launch.jobs),
                     });
                 }
                 _ if stopping => {}
@@ -214,25 +222,28 @@ pub fn execute(
                         log: job.log.clone(),
                     };
                     report(Event::Failed(&failure));
-                    state.failed.insert(job.run);
+                    match status.code() == Some(DIVERGED_STATUS.into()) {
+                        true => state.diverged.insert(job.run),
+                        false => state.failed.insert(job.run),
+                    };
                     failures.push(failure);
                 }
             }
         }
         if !stopping {
             for run in state.wanted(layout) {
-                if running.len() >= launch.jobs.max(1) {
+                if running.0.len() >= launch.jobs.max(1) {
                     break;
                 }
-                if running.iter().all(|job| job.run != run) {
+                if running.0.iter().all(|job| job.run != run) {
                     report(Event::Started {
                         title: layout.title(run),
                     });
-                    running.push(Job::start(layout, run, launch)?);
+                    running.0.push(Job::start(layout, run, launch)?);
                 }
             }
         }
-        if running.is_empty() {
+        if running.0.is_empty() {
             break;
         }
         std::thread::sleep(PAUSE);
@@ -276,8 +287,8 @@ pub fn seconds_left(layout: &Layout, state: &State) -> Option<f64> {
     let missing = |arm: usize| {
         let wanted = state.wanted(layout);
         let named = wanted.iter().filter(|run| run.arm == arm).count();
-        // Runs with the remaining seeds are not named before the grid is decided.
-        let later = match state.is_decided(layout, arm) {
+        // Runs with the remaining seeds are not named before the grid is decided. If a run of it failed, they will not be made.
+        let later = match state.is_decided(layout, arm) || state.is_held_up(layout, arm) {
             true => 0,
             false => layout.study.seeds.len() - 1,
         };

@@ -94,6 +94,12 @@ impl Counter<'_> {
             (true, windows) => format!("the first {windows} windows"),
             (false, _) => format!("{} random windows", train.eval_batches * train.batch),
         };
+        // The weights that are scored are those of the best evaluation: more or larger ones choose better.
+        let evaluations = format!(
+            "evaluated every {} steps on {} windows",
+            train.eval_every,
+            train.eval_batches * train.batch
+        );
         let open_ended = if train.max_seconds > 0.0 {
             Some(("train.max_seconds", train.max_seconds.to_string()))
         } else if train.patience > 0 {
@@ -107,7 +113,10 @@ impl Counter<'_> {
                 data.name, data.max_bytes, data.tokenizer
             ),
             tokens,
-            scoring: format!("{windows} of {} tokens, {objective}", resolved.seq),
+            scoring: format!(
+                "{windows} of {} tokens, {objective}, {evaluations}",
+                resolved.seq
+            ),
             parameters,
             // Backward costs twice the forward pass, as in the plan of one run.
             flops: 3.0 * flops_per_token as f64 * tokens as f64,
@@ -272,6 +281,15 @@ mod tests {
         assert_eq!(all - less, 2 * 3 * 128);
     }
 
+    /// The same windows in batches of another size are the same evaluation.
+    #[test]
+    fn evaluations_are_compared_by_their_windows() {
+        let head = "seeds = [1]\nset = { 'train.batch' = 4, 'train.eval_batches' = 6 }";
+        let other =
+            "b\nset = { 'train.batch' = 2, 'train.eval_batches' = 12, 'train.accumulate' = 2 }";
+        checked(head, &["a", other]).unwrap();
+    }
+
     #[test]
     fn unequal_arms_are_refused_unless_allowed() {
         for (set, allow, message) in [
@@ -289,7 +307,18 @@ mod tests {
             (
                 "'train.seq' = 4, 'train.batch' = 4",
                 "scoring",
-                "arms `a` and `b` differ in scoring: all windows of 8 tokens, next tokens against all windows of 4 tokens,",
+                "arms `a` and `b` differ in scoring: all windows of 8 tokens, next tokens, evaluated every 250 steps on 40 \
+                 windows against all windows of 4 tokens, next tokens, evaluated every 250 steps on 80 windows; make",
+            ),
+            (
+                "'train.eval_every' = 10",
+                "scoring",
+                "evaluated every 250 steps on 40 windows against all windows of 8 tokens, next tokens, evaluated every 10 steps on",
+            ),
+            (
+                "'train.eval_batches' = 5",
+                "scoring",
+                "windows against all windows of 8 tokens, next tokens, evaluated every 250 steps on 10 windows;",
             ),
             (
                 "'model.backbone.d_hidden' = 200",

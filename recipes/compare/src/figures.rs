@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_run::hardware::Provenance;
-use kiln_run::recipe::{self, Recipe};
-use kiln_run::{FileError, Kind, RecipeError, Record, RunFolder, metrics};
-use kiln_train::{ObjectiveKind, Resolved, RunConfig, TrainError, TrainRecipe, first_difference};
+use kiln_run::{FileError, Kind, Record, RunFolder, metrics};
+use kiln_train::{Resolved, RunConfig, read_resolved, recipe_difference};
 use serde::Serialize;
 
-use crate::statistics::median;
+use crate::statistics::{Summary, median};
 use crate::study::Difference;
 use crate::{CompareError, Layout, RunId};
 
@@ -69,12 +68,14 @@ pub struct Figures {
 /// Reads a run's figures; none if there is no such run or it has not reached its end.
 ///
 /// # Errors
-/// [`CompareError::AnotherRun`] if the folder's recipe is not the study's; damaged files.
+/// [`CompareError::AnotherRun`] if the folder's recipe is not the study's, also where the run has not reached its end: to resume
+/// it would make a run of neither study. Damaged files.
 pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError> {
     let path = layout.folder(run);
     let Ok(folder) = RunFolder::open(&path) else {
         return Ok(None);
     };
+    check_recipe(layout, run, &folder)?;
     if !folder.metrics().is_file() || !folder.config().is_file() {
         return Ok(None);
     }
@@ -82,7 +83,6 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
     let Some(last) = records.iter().rfind(|record| record.kind == Kind::Final) else {
         return Ok(None);
     };
-    check_recipe(layout, run, &folder)?;
     let config: RunConfig = read_json(&folder.config())?;
     let value = |name: &str| last.values.get(name).copied();
     let needed = |name: &str| {
@@ -94,10 +94,6 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
     let rates = series(&records, "tokens_per_s");
     let rate = median(&rates[WARM_UP.min(rates.len().saturating_sub(1))..]);
     let tokens_per_step = last.tokens as f64 / last.step as f64;
-    let mean = |name| {
-        let values = series(&records, name);
-        crate::statistics::Summary::of(&values).map(|summary| summary.mean)
-    };
     Ok(Some(Figures {
         arm: layout.arms[run.arm].name.clone(),
         point: layout.point(run).name.clone(),
@@ -116,12 +112,25 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         step_seconds: rate.map(|rate| tokens_per_step / rate),
         tokens_per_second: rate,
         seconds: last.time_s,
-        gradient_cosine: mean("gradient_cosine"),
-        gradient_cosine_potential: mean("gradient_cosine_potential"),
+        gradient_cosine: finite_mean(&records, "gradient_cosine"),
+        gradient_cosine_potential: finite_mean(&records, "gradient_cosine_potential"),
         corpus: config.corpus_hash,
         tokenizer: config.tokenizer,
         provenance: read_json(&folder.provenance())?,
     }))
+}
+
+/// Whether a run ended because its loss or gradient was not finite, by the records in its folder.
+///
+/// # Errors
+/// A damaged metrics file.
+pub fn has_diverged(layout: &Layout, run: RunId) -> Result<bool, CompareError> {
+    let path = layout.folder(run).join("metrics.jsonl");
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let allowed = layout.recipe(run).value.train.max_skipped;
+    Ok(kiln_train::has_diverged(&metrics::read(&path)?, allowed))
 }
 
 /// One measure of the training records, in order.
@@ -130,6 +139,14 @@ fn series(records: &[Record], name: &str) -> Vec<f64> {
     train
         .filter_map(|record| record.values.get(name).copied())
         .collect()
+}
+
+/// Mean of one measure of the training records, of those that are finite: a probe whose gradient is zero or not finite has no
+/// angle.
+fn finite_mean(records: &[Record], name: &str) -> Option<f64> {
+    let mut values = series(records, name);
+    values.retain(|value| value.is_finite());
+    Summary::of(&values).map(|summary| summary.mean)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
@@ -143,22 +160,15 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareEr
 /// Refuses a folder whose run was made with other settings than the study's. What does not change the result may differ: the
 /// description, the sample, the log and checkpoints.
 fn check_recipe(layout: &Layout, run: RunId, folder: &RunFolder) -> Result<(), CompareError> {
-    let path = folder.recipe();
-    let made: Recipe<TrainRecipe> =
-        recipe::load(folder.path(), &path.to_string_lossy(), &[]).map_err(TrainError::from)?;
-    // The data need not be here: the vocabulary is what the run found. A mask is one token more than the tokenizer's.
-    let written = made.value.model.backbone.get("vocab_size");
-    let masked = made.value.objective.kind == ObjectiveKind::MaskedToken;
-    let vocab = written
-        .and_then(toml::Value::as_integer)
-        .and_then(|size| usize::try_from(size).ok()?.checked_sub(usize::from(masked)))
-        .ok_or_else(|| CompareError::BadFile {
-            path: path.clone(),
-            why: "`model.backbone.vocab_size` is not there".into(),
-        })?;
-    let found = comparable(made, vocab)?;
-    let wanted = comparable(layout.recipe(run), vocab)?;
-    match first_difference("", &found, &wanted) {
+    let may_differ = [
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "gradient_probe_every",
+    ];
+    let found = read_resolved(folder)?;
+    let wanted = Resolved::new(layout.recipe(run), found.tokenizer_vocab())?;
+    match recipe_difference(&found, &wanted, &may_differ)? {
         None => Ok(()),
         Some((key, found, wanted)) => Err(CompareError::AnotherRun {
             path: folder.path().into(),
@@ -167,26 +177,6 @@ fn check_recipe(layout: &Layout, run: RunId, folder: &RunFolder) -> Result<(), C
             wanted,
         }),
     }
-}
-
-/// Both recipes are written out by this version of Kiln, so that keys which came later have the same default on both sides.
-fn comparable(recipe: Recipe<TrainRecipe>, vocab: usize) -> Result<toml::Table, CompareError> {
-    let written = Resolved::new(recipe, vocab)?.written_out()?;
-    let table = toml::Table::try_from(&written.value);
-    let mut table = table.map_err(|error| TrainError::from(RecipeError::NotToml(error)))?;
-    table.remove("description");
-    table.remove("sample");
-    if let Some(toml::Value::Table(train)) = table.get_mut("train") {
-        for key in [
-            "log_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "gradient_probe_every",
-        ] {
-            train.remove(key);
-        }
-    }
-    Ok(table)
 }
 
 /// Refuses runs on different text or tokenizers under one name: `rust-deps` changes with every lock file.
@@ -286,5 +276,29 @@ mod tests {
              run both against the same data, or write allow = [\"data\"] into the study"
         );
         check_data(&layout("seeds = [1]\nallow = ['data']", &arms), &all).unwrap();
+    }
+
+    #[test]
+    fn a_cosine_that_is_not_finite_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let line = |kind: &str, value: &str| {
+            format!(
+                "{{\"step\":1,\"tokens\":1,\"time_s\":1.0,\"kind\":\"{kind}\",\"values\":{{\"gradient_cosine\":{value}}}}}\n"
+            )
+        };
+        let lines = [
+            line("train", "0.5"),
+            line("train", "\"NaN\""),
+            line("train", "0.7"),
+            line("train", "\"inf\""),
+            line("eval", "0.1"),
+        ];
+        fs::write(&path, lines.concat()).unwrap();
+        let records = metrics::read(&path).unwrap();
+        assert_eq!(records.len(), 5);
+        assert!((finite_mean(&records, "gradient_cosine").unwrap() - 0.6).abs() < 1e-15);
+        assert_eq!(finite_mean(&records[1..2], "gradient_cosine"), None);
+        assert_eq!(finite_mean(&records, "another"), None);
     }
 }

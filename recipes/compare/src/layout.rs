@@ -26,7 +26,7 @@ pub struct LaidPoint {
     pub name: String,
     /// What the grid sets.
     pub settings: Settings,
-    /// All arguments of `--set` but the seed.
+    /// All arguments of `--set` but the seed, in this order: the study's, the arm's, the grid's.
     pub overrides: Vec<String>,
     /// The recipe with them, and with the recipe's own seed.
     pub recipe: Recipe<TrainRecipe>,
@@ -78,10 +78,7 @@ impl Layout {
             };
             let mut points = Vec::new();
             for point in study.points(arm) {
-                let mut settings = study.set.clone();
-                settings.extend(arm.set.clone());
-                settings.extend(point.settings.clone());
-                let overrides: Vec<String> = overrides(&settings).collect();
+                let overrides = overrides(&[&study.set, &arm.set, &point.settings]);
                 let read = recipe::load::<TrainRecipe>(book, &recipe, &overrides)
                     .map_err(TrainError::from)
                     .and_then(|recipe| recipe.value.validate().map(|()| recipe));
@@ -196,6 +193,39 @@ mod tests {
             layout.out.join("logs/b/steps=6/seed-5.log")
         );
         assert_eq!(layout.title(run), "b steps=6 seed 5");
+    }
+
+    /// Study < arm < grid, whichever key is a part of the other and whichever comes first in the alphabet.
+    #[test]
+    fn overlapping_keys_keep_their_precedence() {
+        let overrides = |head: &str, arm: &str| {
+            let layout = layout(&format!("seeds = [4]\n{head}"), &[&format!("a\n{arm}")]);
+            layout.arms[0].points[0].clone()
+        };
+        let heads = |point: &LaidPoint| point.recipe.value.model.bk["heads"].as_integer();
+        let inner = "set = { 'model.bk.heads' = 8 }";
+        let outer = "set = { 'model.bk' = { heads = 4, h0 = 0.5 } }";
+        let point = overrides(inner, outer);
+        assert_eq!(heads(&point), Some(4));
+        assert_eq!(
+            point.overrides,
+            ["model.bk.heads=8", "model.bk={ h0 = 0.5, heads = 4 }"]
+        );
+        assert_eq!(heads(&overrides(outer, inner)), Some(8));
+        let grid = "grid = { 'model.bk' = [{ heads = 2 }] }";
+        let point = overrides(outer, &format!("{inner}\n{grid}"));
+        assert_eq!(heads(&point), Some(2));
+        assert_eq!(
+            point.overrides,
+            ["model.bk.heads=8", "model.bk={ heads = 2 }"]
+        );
+        // The same key is replaced as a whole: no `h0` is left.
+        let point = overrides(outer, "set = { 'model.bk' = { heads = 3 } }");
+        assert_eq!(point.overrides, ["model.bk={ heads = 3 }"]);
+        assert_eq!(
+            (heads(&point), point.recipe.value.model.bk.len()),
+            (Some(3), 1)
+        );
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub mod statistics;
 pub mod study;
 
 pub use error::CompareError;
-pub use execute::{Event, Execution, Failure, Launch, execute};
+pub use execute::{DIVERGED_STATUS, Event, Execution, Failure, Launch, execute};
 pub use fairness::{ArmCost, Facts};
 pub use figures::Figures;
 pub use layout::{Layout, RunId};

@@ -3,7 +3,7 @@
 use kiln_run::format;
 
 use crate::child::quoted;
-use crate::results::{ArmResult, Results};
+use crate::results::{ArmResult, Measure, Results};
 use crate::statistics::Summary;
 
 /// The results as Markdown.
@@ -17,12 +17,14 @@ pub fn markdown(results: &Results) -> String {
     page += &format!("```sh\n{}\n```\n\n", words.join(" "));
     page += &protocol(results);
     if !results.complete {
-        page += "**Not every run is finished: the tables show what is there.**\n\n";
+        page += "**Not every arm is complete: the tables show what is there, without means and verdicts.**\n\n";
     }
-    for title in &results.failed {
-        page += &format!("- failed: {title}\n");
+    for (what, titles) in [("diverged", &results.diverged), ("failed", &results.failed)] {
+        for title in titles {
+            page += &format!("- {what}: {title}\n");
+        }
     }
-    if !results.failed.is_empty() {
+    if !results.diverged.is_empty() || !results.failed.is_empty() {
         page.push('\n');
     }
     page += &format!("## Arms\n\n{}\n", arms(results));
@@ -98,18 +100,29 @@ fn arms(results: &Results) -> String {
         |arm| arm.test_bits_per_byte,
     ];
     let scores = &scores[..if has_test { 4 } else { 2 }];
+    let measured = match results.measure {
+        Measure::NatsPerToken => 0,
+        Measure::BitsPerByte => 1,
+    };
     let none = || format::NONE.to_string();
     let row = |arm: &ArmResult| {
-        let seeds = arm.validation_loss.map_or(0, |summary| summary.n);
+        let all = results.study.seeds.len();
+        let seeds = match arm.complete {
+            true => all.to_string(),
+            false => format!("{} of {all}", arm.seeds.len()),
+        };
         let mut row = vec![
             arm.name.clone(),
             arm.chosen.clone().unwrap_or_else(none),
-            seeds.to_string(),
+            seeds,
         ];
-        for &field in scores {
-            let text = field(arm).map_or_else(none, |summary| spread(&summary));
-            let is_best =
-                field(arm).map(|summary| summary.mean) == best(field) && text != format::NONE;
+        for (column, &field) in scores.iter().enumerate() {
+            let text = match field(arm) {
+                Some(summary) => spread(&summary),
+                None if column == measured => single(arm),
+                None => none(),
+            };
+            let is_best = field(arm).is_some_and(|summary| Some(summary.mean) == best(field));
             row.push(if is_best { format!("**{text}**") } else { text });
         }
         row.push(arm.parameters.map_or_else(none, |n| n.to_string()));
@@ -134,6 +147,19 @@ fn spread(summary: &Summary) -> String {
     }
 }
 
+/// What there is of an incomplete arm: the finished seeds, one by one.
+fn single(arm: &ArmResult) -> String {
+    let values: Vec<_> = arm
+        .seeds
+        .iter()
+        .map(|seed| format!("{:.4}", seed.value))
+        .collect();
+    match values.is_empty() {
+        true => format::NONE.into(),
+        false => values.join(", "),
+    }
+}
+
 fn verdicts(results: &Results) -> String {
     let unit = results.measure.unit();
     let difference = format!("difference, {unit}");
@@ -147,7 +173,9 @@ fn verdicts(results: &Results) -> String {
             });
         Some(vec![
             arm.name.clone(),
-            format!("{:+.4}", found.difference),
+            found.difference.map_or(format::NONE.into(), |difference| {
+                format!("{difference:+.4}")
+            }),
             interval,
             found.verdict.text().into(),
         ])
@@ -167,6 +195,7 @@ fn grids(results: &Results) -> String {
                     format!("**{value:.4}**")
                 }
                 Some(value) => format!("{value:.4}"),
+                None if point.diverged => "diverged".into(),
                 None if point.failed => "failed".into(),
                 None => format::NONE.into(),
             };
@@ -260,30 +289,46 @@ mod tests {
             };
             state.finished.insert(run, figures);
         }
-        state.failed.insert(RunId {
+        let other = RunId {
             arm: 0,
             point: 1,
             seed: 7,
-        });
+        };
+        state.diverged.insert(other);
         let command = ["kiln", "compare", "x y"].map(String::from).to_vec();
-        let page = markdown(&Results::new(&layout, &state, command).unwrap());
+        let page = markdown(&Results::new(&layout, &state, command.clone()).unwrap());
         for line in [
             "# study\n\nwhich?\n\n```sh\nkiln compare 'x y'\n```\n",
             "seed 7; the point with the best validation loss ran with 1 more (7, 8)",
-            "**Not every run is finished",
-            "- failed: a learning_rate=0.002 seed 7",
+            "- diverged: a learning_rate=0.002 seed 7\n\n",
             "| a | learning_rate=0.001 | 2 | 2.0100 ± 0.0141 | 2.0100 ± 0.0141 | 3.0100 ± 0.0141 |",
             "| b | default | 2 | **1.2050 ± 0.0071** | **1.2050 ± 0.0071** | **2.2050 ± 0.0071** |",
             "| 1000 | 160 | 500.00 ms | 32 | 6.0s |",
             "| b | -0.8050 | -0.8",
             "| better |",
             "| a | learning_rate=0.001 | **2.0000** |",
-            "| a | learning_rate=0.002 | failed |",
+            "| a | learning_rate=0.002 | diverged |",
             "\n`a` chose the edge of its grid in `optimizer.learning_rate`: a better value may lie beyond.\n",
             "- kiln 0.1.0\n",
         ] {
             assert!(page.contains(line), "`{line}` is not in:\n{page}");
         }
-        assert!(!page.contains("## Gradients"));
+        assert!(!page.contains("## Gradients") && !page.contains("complete"));
+
+        // Had it failed for another reason, the grid would be open: what is there is shown, without means and verdict.
+        state.diverged.clear();
+        state.failed.insert(other);
+        let page = markdown(&Results::new(&layout, &state, command).unwrap());
+        for line in [
+            "**Not every arm is complete",
+            "- failed: a learning_rate=0.002 seed 7\n\n",
+            "| a | learning_rate=0.001 | 2 of 2 | 2.0000, 2.0200 | – | – | – |",
+            "| b | default | 2 | **1.2050 ± 0.0071** |",
+            "| b | – | – | incomplete |",
+            "| a | learning_rate=0.002 | failed |",
+        ] {
+            assert!(page.contains(line), "`{line}` is not in:\n{page}");
+        }
+        assert!(!page.contains("the edge of its grid"));
     }
 }

@@ -9,7 +9,10 @@ use crate::{Figures, Layout, RunId};
 pub struct State {
     /// Figures of finished runs.
     pub finished: BTreeMap<RunId, Figures>,
-    /// Runs that failed since the comparison was started; they are not tried again before the next start.
+    /// Runs that ended because their loss or gradient was not finite. Their settings are out of the choice.
+    pub diverged: BTreeSet<RunId>,
+    /// Runs that failed otherwise since the comparison was started, which says nothing about their settings. Neither these nor
+    /// the diverged ones are tried again before the next start.
     pub failed: BTreeSet<RunId>,
 }
 
@@ -28,9 +31,33 @@ impl State {
         best.map(|(_, point)| point)
     }
 
-    /// Whether every point of an arm's grid has finished or failed, so that its best point is decided.
+    /// Whether every point of an arm's grid has finished or diverged, so that its best point is decided.
     pub fn is_decided(&self, layout: &Layout, arm: usize) -> bool {
-        grid(layout, arm).all(|run| self.is_settled(run))
+        grid(layout, arm)
+            .all(|run| self.finished.contains_key(&run) || self.diverged.contains(&run))
+    }
+
+    /// Whether a point of an arm's grid failed without having diverged, so that its best point stays open until the next start.
+    pub fn is_held_up(&self, layout: &Layout, arm: usize) -> bool {
+        grid(layout, arm).any(|run| self.failed.contains(&run))
+    }
+
+    /// Whether an arm can be judged: its grid is decided, and the chosen point finished with a finite loss for every seed. The
+    /// mean of the seeds that happened to survive would be too good.
+    pub fn is_complete(&self, layout: &Layout, arm: usize) -> bool {
+        let is_scored = |run| {
+            let figures = self.finished.get(&run);
+            figures.is_some_and(|figures| {
+                figures.validation_loss.is_finite() && figures.validation_bits_per_byte.is_finite()
+            })
+        };
+        let seeds = &layout.study.seeds;
+        self.is_decided(layout, arm)
+            && self.best_point(layout, arm).is_some_and(|point| {
+                seeds
+                    .iter()
+                    .all(|&seed| is_scored(RunId { arm, point, seed }))
+            })
     }
 
     /// Runs to make now, in order. Those of an arm's remaining seeds come up once its grid is decided.
@@ -38,20 +65,20 @@ impl State {
         let mut grids = Vec::new();
         let mut seeds = Vec::new();
         for arm in 0..layout.arms.len() {
-            grids.extend(grid(layout, arm).filter(|run| !self.is_settled(*run)));
+            grids.extend(grid(layout, arm).filter(|run| !self.is_ended(*run)));
             if self.is_decided(layout, arm)
                 && let Some(point) = self.best_point(layout, arm)
             {
                 let later = layout.study.seeds.iter().skip(1);
                 let runs = later.map(|&seed| RunId { arm, point, seed });
-                seeds.extend(runs.filter(|run| !self.is_settled(*run)));
+                seeds.extend(runs.filter(|run| !self.is_ended(*run)));
             }
         }
         grids.extend(seeds);
         grids
     }
 
-    /// Finished and failed runs of the protocol. Runs of another point than the best, which an earlier choice left, do not
+    /// Finished, diverged and failed runs of the protocol. Runs of another point than the best, which an earlier choice left, do not
     /// count.
     pub fn settled(&self, layout: &Layout) -> usize {
         let arms = 0..layout.arms.len();
@@ -61,13 +88,15 @@ impl State {
                 seeds.map(move |&seed| RunId { arm, point, seed })
             });
             let runs = grid(layout, arm).chain(later);
-            runs.filter(|run| self.is_settled(*run)).count()
+            runs.filter(|run| self.is_ended(*run)).count()
         };
         arms.map(of).sum()
     }
 
-    fn is_settled(&self, run: RunId) -> bool {
-        self.finished.contains_key(&run) || self.failed.contains(&run)
+    fn is_ended(&self, run: RunId) -> bool {
+        self.finished.contains_key(&run)
+            || self.diverged.contains(&run)
+            || self.failed.contains(&run)
     }
 }
 
@@ -107,8 +136,13 @@ mod tests {
         );
         assert_eq!(state.wanted(&layout)[0], run(0, 1, 7));
         assert_eq!(state.wanted(&layout).len(), 4);
-        // A point that failed is out of the choice and does not hold it up; nor does one without a number.
+        // A point that failed holds the choice up, and is not tried again before the next start.
         state.failed.insert(run(0, 1, 7));
+        assert_eq!(state.wanted(&layout), all[3..]);
+        assert!(state.is_held_up(&layout, 0) && !state.is_decided(&layout, 0));
+        state.failed.clear();
+        // One that diverged is out of the choice and does not hold it up; nor does one without a number.
+        state.diverged.insert(run(0, 1, 7));
         assert_eq!(state.wanted(&layout)[3..], [run(0, 2, 8), run(0, 2, 9)]);
         finish(&mut state, &layout, run(0, 2, 8), 5.0);
         assert_eq!(
@@ -128,21 +162,45 @@ mod tests {
             [run(0, 2, 9), run(1, 1, 8), run(1, 1, 9)]
         );
         for run in state.wanted(&layout) {
+            assert!(!state.is_complete(&layout, run.arm));
             finish(&mut state, &layout, run, 1.0);
         }
+        assert!((0..2).all(|arm| state.is_complete(&layout, arm)));
         assert!(state.wanted(&layout).is_empty());
         assert_eq!((state.settled(&layout), layout.total()), (10, 10));
     }
 
     #[test]
-    fn an_arm_whose_points_all_failed_asks_for_nothing_more() {
+    fn an_arm_whose_points_all_diverged_asks_for_nothing_more() {
         let layout = layout("seeds = [7, 8]", &["a"]);
         let mut state = State::default();
-        state.failed.insert(RunId {
+        state.diverged.insert(RunId {
             arm: 0,
             point: 0,
             seed: 7,
         });
         assert!(state.wanted(&layout).is_empty() && state.best_point(&layout, 0).is_none());
+        assert!(state.is_decided(&layout, 0) && !state.is_complete(&layout, 0));
+    }
+
+    #[test]
+    fn an_arm_is_complete_with_a_finite_loss_for_every_seed() {
+        let layout = layout("seeds = [7, 8]", &["a"]);
+        let [first, second] = [7, 8].map(|seed| RunId {
+            arm: 0,
+            point: 0,
+            seed,
+        });
+        let mut state = State::default();
+        finish(&mut state, &layout, first, 1.0);
+        for (loss, complete) in [(1.1, true), (f64::NAN, false), (f64::INFINITY, false)] {
+            finish(&mut state, &layout, second, loss);
+            assert_eq!(state.is_complete(&layout, 0), complete, "{loss}");
+        }
+        state.finished.remove(&second);
+        for ended in [State::default().failed, [second].into()] {
+            state.diverged = ended;
+            assert!(!state.is_complete(&layout, 0));
+        }
     }
 }

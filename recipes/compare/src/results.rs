@@ -1,6 +1,6 @@
 //! `results.json`: everything a comparison found, and what it was made with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use crate::study::{Difference, Settings, Study};
 use crate::{CompareError, Figures, Layout, RunId};
 
 /// Layout version of `results.json`.
-pub const RESULTS_VERSION: u32 = 1;
+pub const RESULTS_VERSION: u32 = 2;
 
 /// The results of a study.
 #[derive(Clone, Debug, Serialize)]
@@ -30,7 +30,7 @@ pub struct Results {
     pub written: String,
     /// The command line that wrote it.
     pub command: Vec<String>,
-    /// Whether every run of the protocol is finished.
+    /// Whether every arm is complete.
     pub complete: bool,
     /// What arms are compared by.
     pub measure: Measure,
@@ -38,7 +38,9 @@ pub struct Results {
     pub arms: Vec<ArmResult>,
     /// Every finished run.
     pub runs: Vec<Figures>,
-    /// Titles of the runs that failed in the process that wrote this.
+    /// Titles of the runs that diverged.
+    pub diverged: Vec<String>,
+    /// Titles of the runs that failed otherwise in the process that wrote this.
     pub failed: Vec<String>,
     /// The machines that runs were made on, each once.
     pub machines: Vec<Hardware>,
@@ -94,8 +96,19 @@ pub struct PointResult {
     pub settings: Settings,
     /// The measure at the first seed; none if that run is not finished.
     pub first_seed: Option<f64>,
-    /// Whether that run failed in the process that wrote this.
+    /// Whether that run diverged.
+    pub diverged: bool,
+    /// Whether that run failed otherwise in the process that wrote this.
     pub failed: bool,
+}
+
+/// One seed of an arm's chosen point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SeedResult {
+    /// The seed.
+    pub seed: u64,
+    /// The measure.
+    pub value: f64,
 }
 
 /// One arm.
@@ -109,8 +122,12 @@ pub struct ArmResult {
     pub points: Vec<PointResult>,
     /// Name of the point with the best validation loss at the first seed, among those finished.
     pub chosen: Option<String>,
-    /// Keys whose chosen value is the least or greatest of their grid: the best one may lie beyond it.
+    /// Keys whose chosen value is the least or greatest of their grid, once it is decided: the best one may lie beyond it.
     pub at_edge: Vec<String>,
+    /// Whether the grid is decided and the chosen point has a finite loss for every seed. Means below are given only then.
+    pub complete: bool,
+    /// The finished seeds of the chosen point.
+    pub seeds: Vec<SeedResult>,
     /// Validation loss over seeds at that point, nats a token.
     pub validation_loss: Option<Summary>,
     /// The same in bits per byte.
@@ -127,7 +144,7 @@ pub struct ArmResult {
     pub step_seconds: Option<f64>,
     /// Median over seeds of the median training tokens a second.
     pub tokens_per_second: Option<f64>,
-    /// Mean seconds of a run.
+    /// Mean seconds of a finished run.
     pub seconds: Option<f64>,
     /// Mean over seeds of the mean cosine between the recipe's gradient and the exact one, where it was probed.
     pub gradient_cosine: Option<f64>,
@@ -152,25 +169,28 @@ impl Results {
         let mut arms: Vec<ArmResult> = Vec::with_capacity(layout.arms.len());
         for arm in 0..layout.arms.len() {
             let mut result = arm_result(layout, state, measure, arm);
-            if let Some(first) = arms.first()
-                && let (Some(own), Some(first)) =
-                    (result.measured(measure), first.measured(measure))
-            {
-                result.against_first = Some(compare(own, first));
+            if let Some(first) = arms.first() {
+                let means = (result.measured(measure), first.measured(measure));
+                result.against_first = Some(match means {
+                    (Some(own), Some(first)) => compare(own, first),
+                    _ => Comparison::INCOMPLETE,
+                });
             }
             arms.push(result);
         }
+        let titles = |runs: &BTreeSet<RunId>| runs.iter().map(|run| layout.title(*run)).collect();
         let mut results = Self {
             version: RESULTS_VERSION,
             name: layout.name.clone(),
             study: layout.study.clone(),
             written: format::utc(SystemTime::now()),
             command,
-            complete: state.settled(layout) == layout.total() && state.failed.is_empty(),
+            complete: arms.iter().all(|arm| arm.complete),
             measure,
             arms,
             runs: state.finished.values().cloned().collect(),
-            failed: state.failed.iter().map(|run| layout.title(*run)).collect(),
+            diverged: titles(&state.diverged),
+            failed: titles(&state.failed),
             machines: Vec::new(),
             commits: Vec::new(),
             versions: BTreeMap::new(),
@@ -221,7 +241,7 @@ impl Results {
 }
 
 impl ArmResult {
-    /// The arm's validation loss in the unit that arms are compared by.
+    /// The arm's validation loss in the unit that arms are compared by; none for an incomplete arm.
     pub fn measured(&self, measure: Measure) -> Option<&Summary> {
         match measure {
             Measure::NatsPerToken => self.validation_loss.as_ref(),
@@ -234,6 +254,7 @@ fn arm_result(layout: &Layout, state: &State, measure: Measure, arm: usize) -> A
     let laid = &layout.arms[arm];
     let seeds = &layout.study.seeds;
     let chosen = state.best_point(layout, arm);
+    let complete = state.is_complete(layout, arm);
     let runs: Vec<&Figures> = chosen
         .into_iter()
         .flat_map(|point| seeds.iter().map(move |&seed| RunId { arm, point, seed }))
@@ -242,7 +263,11 @@ fn arm_result(layout: &Layout, state: &State, measure: Measure, arm: usize) -> A
     let every = |value: fn(&Figures) -> Option<f64>| -> Option<Vec<f64>> {
         runs.iter().map(|figures| value(figures)).collect()
     };
-    let summary = |value| every(value).and_then(|values| Summary::of(&values));
+    // Means over the seeds that happened to survive would be too good.
+    let summary = |value| {
+        let values = every(value).filter(|_| complete);
+        values.and_then(|values| Summary::of(&values))
+    };
     let middle = |value| every(value).and_then(|values| median(&values));
     let mean = |value| summary(value).map(|summary| summary.mean);
     let point = |(number, point): (usize, &LaidPoint)| {
@@ -256,6 +281,7 @@ fn arm_result(layout: &Layout, state: &State, measure: Measure, arm: usize) -> A
             name: point.name.clone(),
             settings: point.settings.clone(),
             first_seed: figures.map(|figures| measure.of(figures)),
+            diverged: run.is_some_and(|run| state.diverged.contains(&run)),
             failed: run.is_some_and(|run| state.failed.contains(&run)),
         }
     };
@@ -264,7 +290,17 @@ fn arm_result(layout: &Layout, state: &State, measure: Measure, arm: usize) -> A
         recipe: layout.study.arm[arm].recipe.clone(),
         points: laid.points.iter().enumerate().map(point).collect(),
         chosen: chosen.map(|point| laid.points[point].name.clone()),
-        at_edge: chosen.map_or(Vec::new(), |point| at_edge(&laid.points, point)),
+        at_edge: chosen
+            .filter(|_| state.is_decided(layout, arm))
+            .map_or(Vec::new(), |point| at_edge(&laid.points, point)),
+        complete,
+        seeds: runs
+            .iter()
+            .map(|figures| SeedResult {
+                seed: figures.seed,
+                value: measure.of(figures),
+            })
+            .collect(),
         validation_loss: summary(|figures| Some(figures.validation_loss)),
         validation_bits_per_byte: summary(|figures| Some(figures.validation_bits_per_byte)),
         test_loss: summary(|figures| figures.test_loss),
@@ -273,7 +309,9 @@ fn arm_result(layout: &Layout, state: &State, measure: Measure, arm: usize) -> A
         tokens: runs.first().map(|figures| figures.tokens),
         step_seconds: middle(|figures| figures.step_seconds),
         tokens_per_second: middle(|figures| figures.tokens_per_second),
-        seconds: mean(|figures| Some(figures.seconds)),
+        seconds: every(|figures| Some(figures.seconds))
+            .and_then(|values| Summary::of(&values))
+            .map(|summary| summary.mean),
         gradient_cosine: mean(|figures| figures.gradient_cosine),
         gradient_cosine_potential: mean(|figures| figures.gradient_cosine_potential),
         against_first: None,
@@ -310,80 +348,4 @@ fn at_edge(points: &[LaidPoint], chosen: usize) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fairness::testing::layout;
-    use crate::figures::testing::figures;
-    use crate::statistics::Verdict;
-
-    fn state(layout: &Layout, losses: &[(usize, usize, u64, f64)]) -> State {
-        let mut state = State::default();
-        for &(arm, point, seed, loss) in losses {
-            let run = RunId { arm, point, seed };
-            state.finished.insert(run, figures(layout, run, loss));
-        }
-        state
-    }
-
-    #[test]
-    fn the_best_point_of_each_arm_is_compared() {
-        let head = "seeds = [7, 8]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }";
-        let layout = layout(head, &["a", "b"]);
-        let losses = [
-            (0, 0, 7, 2.0),
-            (0, 1, 7, 1.8),
-            (0, 1, 8, 1.82),
-            (1, 0, 7, 1.2),
-            (1, 1, 7, 1.4),
-            (1, 0, 8, 1.21),
-            // Left over from an earlier choice: it takes no part.
-            (1, 1, 8, 0.5),
-        ];
-        let results = Results::new(&layout, &state(&layout, &losses), vec![]).unwrap();
-        assert!(results.complete && results.measure == Measure::NatsPerToken);
-        let [a, b] = &results.arms[..] else { panic!() };
-        assert_eq!(a.chosen.as_deref(), Some("learning_rate=0.002"));
-        assert!((a.validation_loss.unwrap().mean - 1.81).abs() < 1e-12);
-        assert!((b.validation_loss.unwrap().mean - 1.205).abs() < 1e-12);
-        let verdict = b.against_first.unwrap();
-        assert!((verdict.difference + 0.605).abs() < 1e-12);
-        assert_eq!(verdict.verdict, Verdict::Better);
-        assert!(a.against_first.is_none() && results.machines.len() == 1);
-        let json: serde_json::Value = serde_json::to_value(&results).unwrap();
-        assert_eq!(
-            (&json["version"], json["runs"].as_array().unwrap().len()),
-            (&1.into(), 7)
-        );
-        assert_eq!(json["study"]["arm"][1]["name"], "b");
-        assert_eq!(json["measure"], "validation nats/token");
-    }
-
-    #[test]
-    fn a_choice_at_the_edge_of_its_grid_is_told() {
-        let head = "seeds = [7]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3, 4e-3], 'optimizer.kind' = ['muon', 'adamw'] }";
-        let layout = layout(head, &["a"]);
-        let points = &layout.arms[0].points;
-        let edges = |rate: &str| {
-            let name = format!("kind=adamw,learning_rate={rate}");
-            at_edge(
-                points,
-                points.iter().position(|point| point.name == name).unwrap(),
-            )
-        };
-        assert_eq!(edges("0.001"), ["optimizer.learning_rate"]);
-        assert_eq!(edges("0.002"), [""; 0]);
-        assert_eq!(edges("0.004"), ["optimizer.learning_rate"]);
-    }
-
-    #[test]
-    fn what_is_missing_is_said() {
-        let layout = layout("seeds = [7, 8]", &["a", "b"]);
-        assert!(matches!(
-            Results::new(&layout, &State::default(), vec![]),
-            Err(CompareError::NothingToReport { .. })
-        ));
-        let results = Results::new(&layout, &state(&layout, &[(0, 0, 7, 1.0)]), vec![]).unwrap();
-        assert!(!results.complete && results.arms[1].chosen.is_none());
-        assert_eq!(results.arms[0].validation_loss.unwrap().sd, None);
-    }
-}
+mod tests;

@@ -44,8 +44,10 @@ pub enum Verdict {
     Worse,
     /// The interval has zero in it.
     NotDistinguishable,
-    /// An arm has fewer than two runs.
+    /// The study has one seed.
     TooFewSeeds,
+    /// Of the arm or of the first one, a grid is not decided, or a seed has no finite loss.
+    Incomplete,
 }
 
 impl Verdict {
@@ -56,6 +58,7 @@ impl Verdict {
             Self::Worse => "worse",
             Self::NotDistinguishable => "not distinguishable",
             Self::TooFewSeeds => "too few seeds",
+            Self::Incomplete => "incomplete",
         }
     }
 }
@@ -63,8 +66,8 @@ impl Verdict {
 /// The difference of two means.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Mean of the arm less the mean of the first.
-    pub difference: f64,
+    /// Mean of the arm less the mean of the first; none where one of them is incomplete.
+    pub difference: Option<f64>,
     /// The 95 % interval of that difference; none with fewer than two runs of either.
     pub interval: Option<[f64; 2]>,
     /// Degrees of freedom of the interval; none where both deviations are zero.
@@ -73,12 +76,22 @@ pub struct Comparison {
     pub verdict: Verdict,
 }
 
+impl Comparison {
+    /// Of arms that have no means yet.
+    pub const INCOMPLETE: Self = Self {
+        difference: None,
+        interval: None,
+        degrees: None,
+        verdict: Verdict::Incomplete,
+    };
+}
+
 /// Compares an arm with the first, where less is better.
 pub fn compare(arm: &Summary, first: &Summary) -> Comparison {
     let difference = arm.mean - first.mean;
     let (Some(sd_arm), Some(sd_first)) = (arm.sd, first.sd) else {
         return Comparison {
-            difference,
+            difference: Some(difference),
             interval: None,
             degrees: None,
             verdict: Verdict::TooFewSeeds,
@@ -99,7 +112,7 @@ pub fn compare(arm: &Summary, first: &Summary) -> Comparison {
         Verdict::NotDistinguishable
     };
     Comparison {
-        difference,
+        difference: Some(difference),
         interval: Some([low, high]),
         degrees,
         verdict,
@@ -184,7 +197,7 @@ mod tests {
         let [low, high] = found.interval.unwrap();
         let t = (high - low) / 2.0 / 2.5f64.sqrt();
         assert!(
-            (found.difference + 3.0).abs() < 1e-15 && (t - 2.459).abs() < 2e-3,
+            (found.difference.unwrap() + 3.0).abs() < 1e-15 && (t - 2.459).abs() < 2e-3,
             "{t}"
         );
         assert_eq!(found.verdict, Verdict::NotDistinguishable);

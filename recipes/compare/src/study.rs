@@ -205,9 +205,36 @@ impl Study {
     }
 }
 
-/// `--set` arguments of settings.
-pub fn overrides(settings: &Settings) -> impl Iterator<Item = String> {
-    settings.iter().map(|(key, value)| format!("{key}={value}"))
+/// `--set` arguments of several sources of settings, those of later sources after those of earlier ones, so that they win also
+/// where one key is a part of the other (`model.bk` and `model.bk.heads`). A key that a later source has as well is left out: its
+/// value is replaced, not merged.
+pub fn overrides(sources: &[&Settings]) -> Vec<String> {
+    let is_last = |at: usize, key: &String| {
+        let mut later = sources[at + 1..].iter();
+        later.all(|source| !source.contains_key(key))
+    };
+    let of = |(at, source): (usize, &&Settings)| -> Vec<String> {
+        let kept = source.iter().filter(|(key, _)| is_last(at, key));
+        kept.map(|(key, value)| format!("{key}={value}")).collect()
+    };
+    sources.iter().enumerate().flat_map(of).collect()
+}
+
+/// Refuses two keys of one source of which one is, or is a part of, the other: which of them wins could not be told.
+fn check_overlap<T>(place: &str, source: &BTreeMap<String, T>) -> Result<(), CompareError> {
+    let parts = |key: &str| -> Vec<String> { key.split('.').map(|p| p.trim().into()).collect() };
+    for outer in source.keys() {
+        for inner in source.keys().filter(|key| *key != outer) {
+            if parts(inner).starts_with(&parts(outer)) {
+                return Err(CompareError::setting(
+                    format!("{place}.{inner}"),
+                    "set twice",
+                    format!("`{outer}` of the same table has it too; write one of them"),
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn repeated<T: Ord>(values: &[T]) -> Option<&T> {
@@ -216,6 +243,7 @@ fn repeated<T: Ord>(values: &[T]) -> Option<&T> {
 }
 
 fn check_settings(place: &str, settings: &Settings) -> Result<(), CompareError> {
+    check_overlap(place, settings)?;
     match settings.get("seed") {
         Some(seed) => Err(CompareError::setting(
             format!("{place}.seed"),
@@ -227,6 +255,7 @@ fn check_settings(place: &str, settings: &Settings) -> Result<(), CompareError> 
 }
 
 fn check_grid(place: &str, grid: &Grid) -> Result<(), CompareError> {
+    check_overlap(place, grid)?;
     for (key, values) in grid {
         let name = format!("{place}.{key}");
         if key == "seed" {

@@ -28,7 +28,7 @@ pub use error::TrainError;
 pub use evaluate::{Evaluator, Score};
 pub use generate::{SampleConfig, generate};
 pub use learner::{Learner, Update};
-pub use log::show_preparation;
+pub use log::{has_diverged, show_preparation};
 pub use loss::{DeviceBatch, token_nats};
 pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
 pub use plan::Plan;

@@ -29,6 +29,28 @@ struct Interval {
     busy: Duration,
 }
 
+/// How the event of a skipped step begins.
+pub(crate) fn skip_mark(step: u64) -> String {
+    format!("step {step} skipped: ")
+}
+
+/// Whether a run's records end as those of a run that gave up with [`TrainError::NonFinite`]: its last steps, one more than the
+/// `max_skipped` of its recipe, were all skipped, and nothing came after.
+pub fn has_diverged(records: &[Record], max_skipped: u32) -> bool {
+    let skipped = |record: &Record| {
+        let text = record.text.as_deref().unwrap_or_default();
+        record.kind == Kind::Event && text.starts_with(&skip_mark(record.step))
+    };
+    let Some(last) = records.last().filter(|last| skipped(last)) else {
+        return false;
+    };
+    let first = last.step.saturating_sub(max_skipped.into());
+    (first..=last.step).all(|step| {
+        let mut of_step = records.iter().rev().filter(|record| record.step == step);
+        of_step.any(skipped)
+    })
+}
+
 impl Log {
     /// Starts the metrics, or goes on after `resume`; what a killed process wrote beyond that step is dropped.
     pub fn open(setup: &Setup, resume: Option<u64>, view: View) -> Result<Self, TrainError> {

@@ -403,6 +403,12 @@ impl Resolved {
         })
     }
 
+    /// Tokens of the tokenizer; a masked objective's mask is not one of them.
+    pub fn tokenizer_vocab(&self) -> usize {
+        let masked = self.recipe.value.objective.kind == ObjectiveKind::MaskedToken;
+        self.model.backbone.vocab_size - usize::from(masked)
+    }
+
     /// The recipe with the model written out in full, as it goes into the run folder. Reading it again gives the same run.
     ///
     /// # Errors

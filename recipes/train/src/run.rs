@@ -9,7 +9,7 @@ use kiln_text::Tokenizer;
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
-use crate::recipe::{Resolved, TrainRecipe};
+use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{RUN_CONFIG_VERSION, RunConfig, hash_file, load_model};
 
 /// Model, tokenizer and configuration of a run folder.
@@ -84,7 +84,9 @@ impl Run {
     /// # Errors
     /// A missing or damaged `recipe.toml`.
     pub fn recipe(&self) -> Result<TrainRecipe, TrainError> {
-        read_recipe(&self.folder)
+        let path = self.folder.recipe();
+        let name = path.to_string_lossy();
+        Ok(recipe::load::<TrainRecipe>(self.folder.path(), &name, &[])?.value)
     }
 
     /// Where the run's tokenizer is.
@@ -93,47 +95,72 @@ impl Run {
     }
 }
 
-fn read_recipe(folder: &RunFolder) -> Result<TrainRecipe, TrainError> {
+/// The recipe of a run folder, resolved by this version of Kiln: keys which came after the run was made have their defaults.
+/// The data need not be here, as the vocabulary is the one that the run found.
+///
+/// # Errors
+/// A missing or damaged `recipe.toml`, one without `model.backbone.vocab_size`, and those of [`Resolved::new`].
+pub fn read_resolved(folder: &RunFolder) -> Result<Resolved, TrainError> {
     let path = folder.recipe();
-    let name = path.to_string_lossy().into_owned();
-    Ok(recipe::load::<TrainRecipe>(folder.path(), &name, &[])?.value)
+    let recipe = recipe::load::<TrainRecipe>(folder.path(), &path.to_string_lossy(), &[])?;
+    // A mask is one token more than the tokenizer's.
+    let masked = recipe.value.objective.kind == ObjectiveKind::MaskedToken;
+    let written = recipe.value.model.backbone.get("vocab_size");
+    let vocab = written
+        .and_then(toml::Value::as_integer)
+        .and_then(|size| usize::try_from(size).ok()?.checked_sub(usize::from(masked)))
+        .ok_or_else(|| TrainError::BadFile {
+            path,
+            why: "`model.backbone.vocab_size` is not there".into(),
+        })?;
+    Resolved::new(recipe, vocab)
+}
+
+/// The first key in which two resolved recipes differ, with both values as TOML, both being written out in full. Description and
+/// sample do not count, nor do the keys `except` of `[train]`.
+///
+/// # Errors
+/// A value that TOML cannot hold.
+pub fn recipe_difference(
+    before: &Resolved,
+    now: &Resolved,
+    except: &[&str],
+) -> Result<Option<(String, String, String)>, TrainError> {
+    let table = |resolved: &Resolved| -> Result<toml::Table, TrainError> {
+        let recipe = resolved.written_out()?.value;
+        let mut table = toml::Table::try_from(&recipe).map_err(kiln_run::RecipeError::NotToml)?;
+        table.remove("description");
+        table.remove("sample");
+        if let Some(toml::Value::Table(train)) = table.get_mut("train") {
+            train.retain(|key, _| !except.contains(&key));
+        }
+        Ok(table)
+    };
+    Ok(first_difference("", &table(before)?, &table(now)?))
 }
 
 /// Refuses to resume with a recipe that would make another model or another stream of batches. Its length, its log and its
 /// sample may change.
 pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<(), TrainError> {
-    let before = read_recipe(folder)?;
-    let now = now.written_out()?.value;
-    let table = |recipe: &TrainRecipe| -> Result<toml::Table, TrainError> {
-        let mut table = toml::Table::try_from(recipe).map_err(kiln_run::RecipeError::NotToml)?;
-        table.remove("description");
-        table.remove("sample");
-        if let Some(toml::Value::Table(train)) = table.get_mut("train") {
-            for key in [
-                "steps",
-                "tokens",
-                "max_seconds",
-                "log_every",
-                "gradient_probe_every",
-                "keep_checkpoints",
-                "patience",
-                "sweep_windows",
-                "final_sweep",
-            ] {
-                train.remove(key);
-            }
-        }
-        Ok(table)
-    };
-    let (before, now) = (table(&before)?, table(&now)?);
-    match first_difference("", &before, &now) {
+    let may_change = [
+        "steps",
+        "tokens",
+        "max_seconds",
+        "log_every",
+        "gradient_probe_every",
+        "keep_checkpoints",
+        "patience",
+        "sweep_windows",
+        "final_sweep",
+    ];
+    match recipe_difference(&read_resolved(folder)?, now, &may_change)? {
         None => Ok(()),
         Some((key, before, now)) => Err(TrainError::RecipeChanged { key, before, now }),
     }
 }
 
 /// The first key whose value differs between two tables, with both values as TOML; `at` is the dotted path of the tables.
-pub fn first_difference(
+fn first_difference(
     at: &str,
     before: &toml::Table,
     now: &toml::Table,

@@ -12,7 +12,7 @@ use kiln_text::{BigramReport, DataEnv, Prefetcher, TokenBatch, prepare};
 
 use crate::evaluate::Score;
 use crate::learner::{Learner, Update};
-use crate::log::Log;
+use crate::log::{Log, skip_mark};
 use crate::objective::mix;
 use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
@@ -253,7 +253,7 @@ impl Loop<'_> {
         self.position.skipped += 1;
         let times = in_a_row + 1;
         let step = self.position.step;
-        let text = format!("step {step} skipped: {what} was not finite");
+        let text = format!("{}{what} was not finite", skip_mark(step));
         self.log.message(&text);
         self.log.event(&self.position, &text)?;
         let allowed = self.setup.recipe().train.max_skipped;

@@ -286,3 +286,38 @@ fn a_changed_recipe_is_refused_and_a_longer_one_is_not() {
         .unwrap();
     assert_eq!(outcome.step, 8);
 }
+
+/// A run of a Kiln that did not have these keys yet: they have their defaults on both sides.
+#[test]
+fn keys_that_came_later_do_not_end_an_older_run() {
+    let _alone = alone();
+    let corner = Corner::cyclic();
+    corner.start("run", &with(&BK, &["train.steps=6"])).unwrap();
+    let path = corner.path("run").join("recipe.toml");
+    let mut recipe: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+    let model = recipe["model"].as_table_mut().unwrap();
+    assert!(model.remove("resolvent").is_some() && model.remove("conv").is_some());
+    let bk = model["bk"].as_table_mut().unwrap();
+    assert!(bk.remove("control").is_some());
+    let train = recipe["train"].as_table_mut().unwrap();
+    assert!(train.remove("accumulate").is_some());
+    std::fs::write(&path, recipe.to_string()).unwrap();
+    // What the old recipe does say still counts, and so does the default of what it does not.
+    for (change, key) in [
+        ("model.bk.heads=12", "model.bk.heads"),
+        ("train.accumulate=2", "train.accumulate"),
+    ] {
+        let changes = with(&BK, &["train.steps=8", change]);
+        let error = corner.resume("run", &changes).map(|_| ()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("cannot resume: `{key}` was ")),
+            "{error}"
+        );
+    }
+    let outcome = corner.resume("run", &with(&BK, &["train.steps=8"]));
+    assert_eq!(outcome.unwrap().step, 8);
+    let written: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+    assert!(written["model"]["bk"].get("control").is_some());
+}

@@ -229,6 +229,15 @@ fn skipped_steps_are_counted_and_end_the_run() {
             .map(|step| format!("step {step} skipped: the loss was not finite"))
             .collect::<Vec<_>>()
     );
+    let all = common::records(&corner.path("run"));
+    for (records, allowed, diverged) in [
+        (&all[..], 3, true),
+        (&all[..], 4, false),
+        (&all[..all.len() - 1], 3, false),
+        (&[], 3, false),
+    ] {
+        assert_eq!(kiln_train::has_diverged(records, allowed), diverged);
+    }
     let skipped = corner.series("run", Kind::Train, "skipped");
     assert_eq!(skipped, [(1, 1.0), (2, 2.0), (3, 3.0)]);
 }

@@ -1,7 +1,8 @@
 //! Shapes, causality, and generation as the same function as `forward`.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use kiln_zoo::ModelError;
+use kiln_backbone::{InitRng, Mixer};
+use kiln_zoo::{AnyMixer, MixerKind, ModelError};
 
 use crate::common::{
     SEQ, VOCAB, assert_close, bits, cases, causal_cases, device, ids, on_flex, tokens, vector,
@@ -163,6 +164,42 @@ fn pieces_with_state_are_the_whole() {
             assert_eq!(state.position, SEQ, "{}", case.name);
             let joined = vector(Tensor::cat(vec![first, second], 1));
             assert_close(&format!("{} cut at {cut}", case.name), &joined, &whole);
+        }
+    }
+}
+
+/// A mixer without a state starts as from the initial one. What it returns then, if anything, can be continued from.
+#[test]
+fn no_state_is_the_initial_one() {
+    let device = device();
+    for case in causal_cases() {
+        let (config, rng) = (&case.config, &mut InitRng::new(3));
+        let backbone = &config.backbone;
+        let mixer = match config.pattern[0] {
+            MixerKind::Attention => {
+                AnyMixer::Attention(config.attention.init(backbone, rng, &device).unwrap())
+            }
+            MixerKind::Bk => AnyMixer::Bk(config.bk.init(backbone, rng, &device).unwrap()),
+            MixerKind::Resolvent => {
+                AnyMixer::Resolvent(config.resolvent.init(backbone, rng, &device).unwrap())
+            }
+            MixerKind::Conv => AnyMixer::Conv(config.conv.init(backbone, rng, &device).unwrap()),
+        };
+        let values: Vec<f32> = (0..SEQ * backbone.d_model)
+            .map(|i| (i as f32 * 0.7).sin())
+            .collect();
+        let shape = [1, SEQ, backbone.d_model];
+        let x = Tensor::<3>::from_data(TensorData::new(values, shape), &device);
+        let (head, tail) = (x.clone().narrow(1, 0, 9), x.narrow(1, 9, SEQ - 9));
+        let start = mixer.initial_state(1, &device);
+        let (expected, known) = mixer.forward(head.clone(), Some(start));
+        let (found, state) = mixer.forward(head, None);
+        assert_close(case.name, &vector(found), &vector(expected));
+        if let Some(state) = state {
+            let (expected, _) = mixer.forward(tail.clone(), known);
+            let (found, next) = mixer.forward(tail, Some(state));
+            assert_close(case.name, &vector(found), &vector(expected));
+            assert!(next.is_some(), "{}", case.name);
         }
     }
 }

@@ -202,43 +202,88 @@ fn what_is_unfair_is_refused_before_anything_runs() {
 #[test]
 fn a_run_that_fails_is_told_and_the_others_go_on() {
     let corner = corner(STUDY);
-    // A recipe of another model: the process refuses to resume it.
+    // A file where the run's folder should be says nothing about the learning rate: the arm's grid stays open.
     let folder = run(&corner, RUNS[0]);
-    fs::create_dir_all(&folder).unwrap();
-    let recipe = fs::read_to_string(corner.path("recipe.toml")).unwrap();
-    fs::write(
-        folder.join("recipe.toml"),
-        recipe.replace("heads = 8", "heads = 9"),
-    )
-    .unwrap();
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    fs::write(&folder, "").unwrap();
     let said = compare(&corner, &[]);
     let said = said.expect(
         1,
         &[
             "a learning_rate=0.001 seed 3 failed: exit status: 1",
-            "  error: cannot resume: `",
-            "5/5 runs",
+            "  error: ",
+            "4/5 runs",
+            "a  incomplete: 1 of 2 seeds",
+            "   incomplete\n",
         ],
     );
     assert!(said.err.ends_with("seed-3.log\n"), "{said:?}");
+    assert!(!run(&corner, RUNS[2]).exists(), "a's choice is open");
     let found = results(&corner);
     assert_eq!(
         (&found["complete"], &found["arms"][0]["points"][0]["failed"]),
         (&false.into(), &true.into())
     );
-    assert_eq!(found["arms"][0]["chosen"], "learning_rate=0.01");
+    assert!(found["arms"][0]["validation_loss"].is_null(), "{found}");
+    assert_eq!(found["arms"][1]["against_first"]["verdict"], "incomplete");
     let page = fs::read_to_string(corner.path("out/results.md")).unwrap();
     assert!(
         page.contains("- failed: a learning_rate=0.001 seed 3"),
         "{page}"
     );
+    fs::remove_file(&folder).unwrap();
+    compare(&corner, &[]).expect(0, &["3 runs are finished already", "5/5 runs"]);
+    assert_eq!(results(&corner)["complete"], true);
 }
 
-#[cfg(unix)]
 #[test]
-fn ctrl_c_stops_the_children_and_the_same_command_goes_on() {
-    let long = STUDY.replace("\"train.steps\" = 6", "\"train.steps\" = 100000000");
-    let corner = corner(&long);
+fn a_run_that_diverges_is_out_of_its_grid() {
+    // Weights of 1e38 overflow at once.
+    let study = STUDY.replace(
+        "\"train.steps\"",
+        "\"train.max_skipped\" = 2, \"train.steps\"",
+    );
+    let grid = "grid = { \"optimizer.learning_rate\" = [1e-3, 1e-2] }";
+    assert!(study.contains(grid));
+    let corner = corner(&study.replace(
+        grid,
+        "grid = { \"model.backbone.init_std\" = [1e38, 0.02] }",
+    ));
+    compare(&corner, &[]).expect(
+        1,
+        &[
+            ".0 seed 3 failed: exit status: 3",
+            "was not finite 3 steps in a row",
+            "5/5 runs",
+        ],
+    );
+    let found = results(&corner);
+    let arm = &found["arms"][0];
+    assert_eq!(
+        (&found["complete"], &arm["chosen"]),
+        (&true.into(), &"init_std=0.02".into())
+    );
+    let point = arm["points"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|point| point["diverged"] == true);
+    assert_eq!(point.unwrap()["settings"]["model.backbone.init_std"], 1e38);
+    assert_eq!(arm["validation_loss"]["n"], 2);
+    assert!(found["arms"][1]["against_first"]["interval"][0].is_f64());
+    compare(&corner, &["--report-only"]).expect(0, &["results   out/results.md"]);
+    let again = results(&corner);
+    for key in ["arms", "diverged", "complete"] {
+        assert_eq!(found[key], again[key], "{key}");
+    }
+    // The next start tries it again.
+    compare(&corner, &[]).expect(1, &["4 runs are finished already", "exit status: 3"]);
+    assert_eq!(results(&corner)["arms"], found["arms"]);
+}
+
+/// Starts the study, waits for `ready`, and sends what Ctrl-C sends.
+#[cfg(unix)]
+fn interrupted(corner: &Corner, ready: impl Fn() -> bool) {
     let study = corner.text("study.toml");
     let mut child = corner
         .command(&["compare", &study, "--out", "out", "--jobs", "2"])
@@ -247,27 +292,46 @@ fn ctrl_c_stops_the_children_and_the_same_command_goes_on() {
         .spawn()
         .unwrap();
     let start = Instant::now();
-    let has_checkpoint = |name: &str| {
-        let folder = run(&corner, name).join("checkpoints");
-        fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
-    };
-    while !(has_checkpoint(RUNS[0]) && has_checkpoint(RUNS[1])) {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "no checkpoint came"
-        );
+    while !ready() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never came");
         std::thread::sleep(Duration::from_millis(5));
     }
     let id = child.id().to_string();
     let kill = Command::new("kill").args(["-INT", &id]).status();
     assert!(kill.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_children_and_the_same_command_goes_on() {
+    let long = STUDY.replace("\"train.steps\" = 6", "\"train.steps\" = 100000000");
+    let corner = corner(&long);
+    let has_checkpoint = |name: &str| {
+        let folder = run(&corner, name).join("checkpoints");
+        fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    interrupted(&corner, || {
+        has_checkpoint(RUNS[0]) && has_checkpoint(RUNS[1])
+    });
     for name in &RUNS[..2] {
         let said = log(&corner, name);
         assert!(said.contains("stopped as asked"), "{said}");
     }
-    // Fewer steps than were made end a resumed run at once.
+    // An edited study does not resume them: they would be runs of neither study.
     fs::write(corner.path("study.toml"), STUDY).unwrap();
-    compare(&corner, &["--jobs", "2"]).expect(0, &["5/5 runs"]);
-    assert!(log(&corner, RUNS[0]).contains("resuming after step"));
+    for more in [&["--jobs", "2"][..], &["--dry-run"], &["--report-only"]] {
+        compare(&corner, more).expect(
+            1,
+            &["seed-3 was made with `train.steps` = 100000000, but the study says 6; choose another --out"],
+        );
+    }
+    assert_eq!(log(&corner, RUNS[0]).matches("$ RAYON").count(), 1);
+    fs::write(corner.path("study.toml"), &long).unwrap();
+    let resumed = |name: &str| log(&corner, name).contains("resuming after step");
+    interrupted(&corner, || resumed(RUNS[0]) && resumed(RUNS[1]));
+    for name in &RUNS[..2] {
+        let said = log(&corner, name);
+        assert_eq!(said.matches("stopped as asked").count(), 2, "{said}");
+    }
 }

@@ -57,7 +57,7 @@ fn a_grid_is_a_product_and_an_arm_can_bring_its_own() {
 #[test]
 fn overrides_read_back_as_the_same_values() {
     let study = read(STUDY).unwrap().study;
-    for text in overrides(&study.arm[1].set) {
+    for text in overrides(&[&study.arm[1].set]) {
         let (key, value) = text.split_once('=').unwrap();
         let table: toml::Table = format!("v = {value}").parse().unwrap();
         assert_eq!(table["v"], study.arm[1].set[key], "{text}");
@@ -149,6 +149,21 @@ fn what_cannot_be_is_refused() {
             "seeds",
             "parameters_within = -1.0\nseeds",
             "study: `parameters_within` is -1, but",
+        ),
+        (
+            "\"data.name\" = \"text:x y\"",
+            "\"model.bk\" = { heads = 4 }",
+            "study: `arm.set.model.bk.grad_rule` is set twice, but `model.bk` of the same table has it too; write one of them",
+        ),
+        (
+            "\"optimizer.clip_norm\"",
+            "optimizer",
+            "study: `grid.optimizer.learning_rate` is set twice, but `optimizer` of",
+        ),
+        (
+            "\"data.name\" = \"text:x y\"",
+            "\"model. bk .grad_rule\" = \"exact\"",
+            "is set twice, but",
         ),
         ("seeds", "allow = [\"date\"]\nseeds", "did you mean `data`?"),
     ] {

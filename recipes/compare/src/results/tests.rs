@@ -1,0 +1,141 @@
+use super::*;
+use crate::fairness::testing::layout;
+use crate::figures::testing::figures;
+use crate::statistics::Verdict;
+
+fn state(layout: &Layout, losses: &[(usize, usize, u64, f64)]) -> State {
+    let mut state = State::default();
+    for &(arm, point, seed, loss) in losses {
+        let run = RunId { arm, point, seed };
+        state.finished.insert(run, figures(layout, run, loss));
+    }
+    state
+}
+
+#[test]
+fn the_best_point_of_each_arm_is_compared() {
+    let head = "seeds = [7, 8]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }";
+    let layout = layout(head, &["a", "b"]);
+    let losses = [
+        (0, 0, 7, 2.0),
+        (0, 1, 7, 1.8),
+        (0, 1, 8, 1.82),
+        (1, 0, 7, 1.2),
+        (1, 1, 7, 1.4),
+        (1, 0, 8, 1.21),
+        // Left over from an earlier choice: it takes no part.
+        (1, 1, 8, 0.5),
+    ];
+    let results = Results::new(&layout, &state(&layout, &losses), vec![]).unwrap();
+    assert!(results.complete && results.measure == Measure::NatsPerToken);
+    let [a, b] = &results.arms[..] else { panic!() };
+    assert_eq!(a.chosen.as_deref(), Some("learning_rate=0.002"));
+    assert!((a.validation_loss.unwrap().mean - 1.81).abs() < 1e-12);
+    assert!((b.validation_loss.unwrap().mean - 1.205).abs() < 1e-12);
+    let verdict = b.against_first.unwrap();
+    assert!((verdict.difference.unwrap() + 0.605).abs() < 1e-12);
+    assert_eq!(verdict.verdict, Verdict::Better);
+    assert!(a.against_first.is_none() && results.machines.len() == 1);
+    let json: serde_json::Value = serde_json::to_value(&results).unwrap();
+    assert_eq!(
+        (&json["version"], json["runs"].as_array().unwrap().len()),
+        (&2.into(), 7)
+    );
+    assert_eq!(json["study"]["arm"][1]["name"], "b");
+    assert_eq!(json["measure"], "validation nats/token");
+}
+
+#[test]
+fn a_choice_at_the_edge_of_its_grid_is_told() {
+    let head = "seeds = [7]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3, 4e-3], 'optimizer.kind' = ['muon', 'adamw'] }";
+    let layout = layout(head, &["a"]);
+    let points = &layout.arms[0].points;
+    let edges = |rate: &str| {
+        let name = format!("kind=adamw,learning_rate={rate}");
+        at_edge(
+            points,
+            points.iter().position(|point| point.name == name).unwrap(),
+        )
+    };
+    assert_eq!(edges("0.001"), ["optimizer.learning_rate"]);
+    assert_eq!(edges("0.002"), [""; 0]);
+    assert_eq!(edges("0.004"), ["optimizer.learning_rate"]);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let layout = layout("seeds = [7, 8]", &["a", "b"]);
+    assert!(matches!(
+        Results::new(&layout, &State::default(), vec![]),
+        Err(CompareError::NothingToReport { .. })
+    ));
+    let results = Results::new(&layout, &state(&layout, &[(0, 0, 7, 1.0)]), vec![]).unwrap();
+    assert!(!results.complete && results.arms[1].chosen.is_none());
+    let only = SeedResult {
+        seed: 7,
+        value: 1.0,
+    };
+    assert_eq!(results.arms[0].seeds, [only]);
+    assert_eq!(results.arms[0].validation_loss, None);
+    let verdict = results.arms[1].against_first;
+    assert_eq!(verdict, Some(Comparison::INCOMPLETE));
+}
+
+/// A seed that diverged, one without a number, and a grid that a failure left open: no mean of the rest, no verdict.
+#[test]
+fn survivors_get_no_verdict() {
+    let head = "seeds = [7, 8, 9]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }";
+    let layout = layout(head, &["a", "b"]);
+    let mut losses = vec![(0, 0, 7, 2.0), (0, 1, 7, 1.8), (1, 0, 7, 1.2)];
+    losses.extend([(0, 1, 8, 1.82), (0, 1, 9, 1.81), (1, 0, 8, 1.21)]);
+    let run = |point, seed| RunId {
+        arm: 1,
+        point,
+        seed,
+    };
+    let check = |change: &dyn Fn(&mut State), complete: bool| {
+        let mut state = state(&layout, &losses);
+        change(&mut state);
+        let results = Results::new(&layout, &state, vec![]).unwrap();
+        let [a, b] = &results.arms[..] else { panic!() };
+        assert!(a.complete && a.validation_loss.is_some());
+        assert_eq!((results.complete, b.complete), (complete, complete));
+        let verdict = b.against_first.unwrap().verdict;
+        if complete {
+            return assert_eq!(verdict, Verdict::Better);
+        }
+        assert_eq!(verdict, Verdict::Incomplete);
+        assert_eq!((b.validation_loss, b.gradient_cosine), (None, None));
+        assert_eq!(b.chosen.as_deref(), Some("learning_rate=0.001"));
+        assert!(b.seeds.len() >= 2 && b.parameters == Some(1000));
+    };
+    let finish = |state: &mut State, run: RunId, loss| {
+        state.finished.insert(run, figures(&layout, run, loss));
+    };
+    let whole = |state: &mut State| {
+        finish(state, run(0, 9), 1.19);
+        state.diverged.insert(run(1, 7));
+    };
+    check(&whole, true);
+    let seed_gone = |state: &mut State| {
+        whole(state);
+        state.finished.remove(&run(0, 9));
+        state.diverged.insert(run(0, 9));
+    };
+    check(&seed_gone, false);
+    check(
+        &|state| {
+            whole(state);
+            finish(state, run(0, 9), f64::NAN);
+        },
+        false,
+    );
+    check(
+        &|state| {
+            whole(state);
+            state.diverged.clear();
+            state.failed.insert(run(1, 7));
+        },
+        false,
+    );
+}
