@@ -19,13 +19,14 @@ use std::time::Instant;
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
 use burn::tensor::DeviceKind::DefaultDevice;
 use burn::tensor::{Device, Distribution, Tensor};
-use kiln_bk::GradRule;
 #[cfg(feature = "_cube")]
 use kiln_bk::cube::{self, Strategy};
+use kiln_bk::{GradRule, adjoint, reference};
 use num_complex::Complex64 as C;
 
 /// `[batch, seq, heads]`
-const SHAPES: [[usize; 3]; 5] = [
+const SHAPES: [[usize; 3]; 6] = [
+    [16, 1024, 64],
     [16, 1024, 768],
     [64, 1024, 32],
     [8, 4096, 64],
@@ -36,6 +37,8 @@ const SHAPES: [[usize; 3]; 5] = [
 const MAX_CALLS: usize = 16;
 const LONG_RUN: f64 = 0.1;
 const MAX_RUNS: usize = 51;
+/// Elements of the largest problem that the reference is timed on.
+const REFERENCE_MOST: usize = 1 << 20;
 /// Seconds after which a figure makes do with the runs it has.
 const PATIENCE: f64 = 0.3;
 /// Of the largest value or gradient of a sequence.
@@ -58,6 +61,45 @@ trait Implementation {
     fn left_adjoint(&self, features: Tensor<3>, inputs: Inputs) -> Tensor<3>;
     fn diagonal(&self, inputs: Inputs) -> Tensor<3>;
     fn diagonal_adjoint(&self, inputs: Inputs) -> Tensor<3>;
+}
+
+/// The equations in plain tensor operations, position by position: what the kernels are measured against on the CPU.
+struct Reference;
+
+impl Implementation for Reference {
+    fn left(&self, inputs: Inputs) -> Tensor<3> {
+        reference::left(
+            inputs.potential,
+            inputs.hopping,
+            inputs.energy,
+            inputs.state,
+        )
+    }
+
+    fn left_adjoint(&self, features: Tensor<3>, inputs: Inputs) -> Tensor<3> {
+        let Inputs {
+            hopping,
+            state,
+            grad,
+            ..
+        } = inputs;
+        adjoint::left(features, hopping, state, grad, GradRule::Exact).0
+    }
+
+    fn diagonal(&self, inputs: Inputs) -> Tensor<3> {
+        reference::diagonal(inputs.potential, inputs.hopping, inputs.energy)
+    }
+
+    fn diagonal_adjoint(&self, inputs: Inputs) -> Tensor<3> {
+        let Inputs {
+            potential,
+            hopping,
+            energy,
+            grad,
+            ..
+        } = inputs;
+        adjoint::diagonal(potential, hopping, energy, grad, GradRule::Exact).0
+    }
 }
 
 #[cfg(feature = "flex")]
@@ -156,7 +198,9 @@ fn main() {
         let all = wanted(&label);
         let inputs = inputs(shape, &device);
         for (how, implementation) in implementations(&name) {
-            if !(all || wanted(&how)) {
+            // Thousands of positions by a dozen tensor operations each are a matter of minutes.
+            let slow = how == "reference" && batch * seq * heads > REFERENCE_MOST;
+            if slow || !(all || wanted(&how)) {
                 continue;
             }
             check(shape, &inputs, implementation.as_ref());
@@ -186,7 +230,10 @@ fn device(name: &str) -> Device {
 fn implementations(name: &str) -> Vec<(String, Box<dyn Implementation>)> {
     match name {
         #[cfg(feature = "flex")]
-        "flex" => vec![(name.to_owned(), Box::new(on_flex::OnFlex))],
+        "flex" => vec![
+            (name.to_owned(), Box::new(on_flex::OnFlex)),
+            ("reference".to_owned(), Box::new(Reference)),
+        ],
         #[cfg(feature = "_cube")]
         _ => {
             let strategies = [
