@@ -53,6 +53,40 @@ pub struct BackboneConfig {
 }
 
 impl BackboneConfig {
+    /// The shape around a mixer that knows order by itself, as current models have it: RMSNorm, SwiGLU, no biases, tied head, no
+    /// positions, no dropout. `vocab_size` is left 0 for the tokenizer to fill.
+    pub fn modern([d_model, n_layers]: [usize; 2], d_hidden: usize, max_seq: usize) -> Self {
+        Self {
+            vocab_size: 0,
+            d_model,
+            n_layers,
+            max_seq,
+            norm: NormKind::Rms,
+            mlp: MlpKind::Swiglu,
+            d_hidden,
+            positions: Positions::None,
+            bias: false,
+            dropout: 0.0,
+            tie_embeddings: true,
+            init_std: 0.02,
+        }
+    }
+
+    /// The same as nanoGPT has it, but for its positions: LayerNorm, GELU, dropout.
+    pub fn nanogpt(
+        width_and_depth: [usize; 2],
+        d_hidden: usize,
+        max_seq: usize,
+        dropout: f64,
+    ) -> Self {
+        Self {
+            norm: NormKind::Layer,
+            mlp: MlpKind::Gelu,
+            dropout,
+            ..Self::modern(width_and_depth, d_hidden, max_seq)
+        }
+    }
+
     /// Checks every size and range.
     ///
     /// # Errors

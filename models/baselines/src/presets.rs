@@ -1,6 +1,6 @@
 //! Named sizes of the baselines.
 
-use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions, Preset};
+use kiln_backbone::{BackboneConfig, Preset};
 
 use crate::ConvConfig;
 
@@ -27,19 +27,6 @@ fn like_nanogpt(
     max_seq: usize,
     dropout: f64,
 ) -> (BackboneConfig, ConvConfig) {
-    let backbone = BackboneConfig {
-        vocab_size: 0,
-        d_model,
-        n_layers,
-        max_seq,
-        norm: NormKind::Layer,
-        mlp: MlpKind::Gelu,
-        d_hidden,
-        positions: Positions::None,
-        bias: false,
-        dropout,
-        tie_embeddings: true,
-        init_std: 0.02,
-    };
+    let backbone = BackboneConfig::nanogpt([d_model, n_layers], d_hidden, max_seq, dropout);
     (backbone, ConvConfig::default())
 }

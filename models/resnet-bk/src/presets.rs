@@ -1,6 +1,6 @@
 //! Named sizes of ResNet-BK.
 
-use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions, Preset};
+use kiln_backbone::{BackboneConfig, Preset};
 
 use crate::{BkConfig, Chart, Direction};
 
@@ -70,20 +70,7 @@ fn sized(
     d_hidden: usize,
     max_seq: usize,
 ) -> (BackboneConfig, BkConfig) {
-    let backbone = BackboneConfig {
-        vocab_size: 0,
-        d_model,
-        n_layers,
-        max_seq,
-        norm: NormKind::Rms,
-        mlp: MlpKind::Swiglu,
-        d_hidden,
-        positions: Positions::None,
-        bias: false,
-        dropout: 0.0,
-        tie_embeddings: true,
-        init_std: 0.02,
-    };
+    let backbone = BackboneConfig::modern([d_model, n_layers], d_hidden, max_seq);
     let mixer = BkConfig {
         heads,
         ..Default::default()
@@ -101,12 +88,7 @@ fn like_nanogpt(
     max_seq: usize,
     dropout: f64,
 ) -> (BackboneConfig, BkConfig) {
-    let (sized, mixer) = sized(d_model, n_layers, heads, d_hidden, max_seq);
-    let backbone = BackboneConfig {
-        norm: NormKind::Layer,
-        mlp: MlpKind::Gelu,
-        dropout,
-        ..sized
-    };
+    let (_, mixer) = sized(d_model, n_layers, heads, d_hidden, max_seq);
+    let backbone = BackboneConfig::nanogpt([d_model, n_layers], d_hidden, max_seq, dropout);
     (backbone, mixer)
 }

@@ -1,6 +1,6 @@
 //! Named sizes of the resolvent model.
 
-use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions, Preset};
+use kiln_backbone::{BackboneConfig, Preset};
 
 use crate::{ResolventConfig, ResolventForm};
 
@@ -56,20 +56,7 @@ fn modern(
     d_hidden: usize,
     max_seq: usize,
 ) -> (BackboneConfig, ResolventConfig) {
-    let backbone = BackboneConfig {
-        vocab_size: 0,
-        d_model,
-        n_layers,
-        max_seq,
-        norm: NormKind::Rms,
-        mlp: MlpKind::Swiglu,
-        d_hidden,
-        positions: Positions::None,
-        bias: false,
-        dropout: 0.0,
-        tie_embeddings: true,
-        init_std: 0.02,
-    };
+    let backbone = BackboneConfig::modern([d_model, n_layers], d_hidden, max_seq);
     let mixer = ResolventConfig {
         heads,
         d_key,
@@ -87,12 +74,7 @@ fn like_nanogpt(
     max_seq: usize,
     dropout: f64,
 ) -> (BackboneConfig, ResolventConfig) {
-    let (modern, mixer) = modern(width_and_depth, heads_and_key, d_hidden, max_seq);
-    let backbone = BackboneConfig {
-        norm: NormKind::Layer,
-        mlp: MlpKind::Gelu,
-        dropout,
-        ..modern
-    };
+    let (_, mixer) = modern(width_and_depth, heads_and_key, d_hidden, max_seq);
+    let backbone = BackboneConfig::nanogpt(width_and_depth, d_hidden, max_seq, dropout);
     (backbone, mixer)
 }

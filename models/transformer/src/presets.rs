@@ -1,6 +1,6 @@
 //! Named sizes of the Transformer.
 
-use kiln_backbone::{BackboneConfig, MlpKind, NormKind, Positions, Preset};
+use kiln_backbone::{BackboneConfig, Positions, Preset};
 
 use crate::AttentionConfig;
 
@@ -42,18 +42,8 @@ fn nanogpt(
     dropout: f64,
 ) -> (BackboneConfig, AttentionConfig) {
     let backbone = BackboneConfig {
-        vocab_size: 0,
-        d_model,
-        n_layers,
-        max_seq,
-        norm: NormKind::Layer,
-        mlp: MlpKind::Gelu,
-        d_hidden: 4 * d_model,
         positions: Positions::Learned,
-        bias: false,
-        dropout,
-        tie_embeddings: true,
-        init_std: 0.02,
+        ..BackboneConfig::nanogpt([d_model, n_layers], 4 * d_model, max_seq, dropout)
     };
     let attention = AttentionConfig {
         heads,
@@ -70,20 +60,8 @@ fn modern(
     heads: usize,
     max_seq: usize,
 ) -> (BackboneConfig, AttentionConfig) {
-    let backbone = BackboneConfig {
-        vocab_size: 0,
-        d_model,
-        n_layers,
-        max_seq,
-        norm: NormKind::Rms,
-        mlp: MlpKind::Swiglu,
-        d_hidden: (8 * d_model / 3).next_multiple_of(32),
-        positions: Positions::None,
-        bias: false,
-        dropout: 0.0,
-        tie_embeddings: true,
-        init_std: 0.02,
-    };
+    let d_hidden = (8 * d_model / 3).next_multiple_of(32);
+    let backbone = BackboneConfig::modern([d_model, n_layers], d_hidden, max_seq);
     let attention = AttentionConfig {
         heads,
         ..Default::default()

@@ -93,27 +93,20 @@ pub fn left(
 ) -> Tensor<3> {
     let shape = potential.dims();
     let hopping_primitive = lower(hopping.clone());
-    if let Some(tiles) = tiles(strategy, shape, Pass::Forward, &hopping_primitive) {
-        let inputs = [
-            lower(potential),
-            hopping_primitive,
-            lower(energy),
-            lower(state),
-        ];
-        return lift(launch::left_look_back(tiles, inputs));
-    }
-    match plan(strategy, shape, &hopping_primitive) {
-        None => reference::left(potential, hopping, energy, state),
-        Some(plan) => {
-            let inputs = [
-                lower(potential),
-                hopping_primitive,
-                lower(energy),
-                lower(state),
-            ];
-            lift(launch::left(plan, inputs))
-        }
-    }
+    let tiles = tiles(strategy, shape, Pass::Forward, &hopping_primitive);
+    let Some(plan) = plan(strategy, shape, &hopping_primitive) else {
+        return reference::left(potential, hopping, energy, state);
+    };
+    let inputs = [
+        lower(potential),
+        hopping_primitive,
+        lower(energy),
+        lower(state),
+    ];
+    lift(match tiles {
+        Some(tiles) => launch::left_look_back(tiles, inputs),
+        None => launch::left(plan, inputs),
+    })
 }
 
 /// [`adjoint::left`].
