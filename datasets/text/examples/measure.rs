@@ -9,9 +9,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_text::{
-    Bigram, DataConfig, DataEnv, Loader, LoaderConfig, Order, Progress, TokenizerConfig, prepare,
-};
+use kiln_loader::{Loader, LoaderConfig, Order};
+use kiln_text::{Bigram, DataConfig, DataEnv, Progress, TextWindows, TokenizerConfig, prepare};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -62,11 +61,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let config = LoaderConfig {
         batch: 32,
-        seq: 256,
         order: Order::Shuffled,
         seed: 0,
     };
-    let mut loader = Loader::new(Arc::new(prepared.train), config)?;
+    let mut loader = Loader::new(
+        Arc::new(TextWindows::new(Arc::new(prepared.train), 256)?),
+        config,
+    )?;
     let start = Instant::now();
     let tokens: usize = (0..2000)
         .filter_map(|_| loader.next_batch())

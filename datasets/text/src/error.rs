@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::corpus::Split;
 use crate::hash::Hash;
+use kiln_loader::Split;
 
 /// An error of this crate. Every message names the value that was wrong and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +220,9 @@ pub enum DataError {
         reason: String,
     },
 
+    /// Windows of no token.
+    #[error("a window of seq = 0 tokens predicts nothing: give a seq of at least 1")]
+    WindowTooShort,
     /// A split cannot fill one window.
     #[error(
         "the split has {tokens} tokens, a window of seq = {seq} needs {needed}: use more text or a shorter seq"
@@ -231,46 +234,6 @@ pub enum DataError {
         seq: usize,
         /// Tokens that one window needs.
         needed: u64,
-    },
-    /// A loader setting is not usable.
-    #[error("loader setting {field} = {value} must be at least 1")]
-    LoaderSetting {
-        /// Which setting.
-        field: &'static str,
-        /// Its value.
-        value: usize,
-    },
-    /// A saved position belongs to another loader, or lies outside the data.
-    #[error(
-        "the saved data position has {field} = {found}, this loader has {expected}: resume with the data and settings of the first run"
-    )]
-    StateMismatch {
-        /// Which field.
-        field: &'static str,
-        /// Value in the saved position.
-        found: String,
-        /// Value of the loader.
-        expected: String,
-    },
-    /// An input is not the target before it.
-    #[error(
-        "lane {lane} is misaligned: input {position} is token {input}, the target before it is {target}"
-    )]
-    Misaligned {
-        /// Row of the batch.
-        lane: usize,
-        /// Position of the input in its row.
-        position: usize,
-        /// The input there.
-        input: u32,
-        /// The target one position before.
-        target: u32,
-    },
-    /// The thread that loads batches ahead of time panicked.
-    #[error("the batch prefetch thread panicked: {message}; this is a bug, please report it")]
-    PrefetchPanicked {
-        /// The panic message.
-        message: String,
     },
 }
 

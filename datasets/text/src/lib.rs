@@ -1,4 +1,4 @@
-//! Text corpora for training language models: bytes -> documents -> tokens -> memory-mapped shards -> batches.
+//! Text corpora for training language models: bytes -> documents -> tokens -> memory-mapped shards -> windows.
 //!
 //! The crate knows no model and no tensor library. Each module does one of those steps:
 //!
@@ -7,7 +7,7 @@
 //! - [`tokenizer`]: text to token ids and back, and the streaming decoder that generation uses.
 //! - [`shard`] and [`store`]: token ids on disk, verified when opened, read through a memory map.
 //! - [`mod@prepare`]: all of the above in one call, cached by content.
-//! - [`loader`]: batches of aligned inputs and targets, with a position that can be saved and restored.
+//! - [`windows`]: aligned inputs and targets, which kiln-loader puts into batches.
 //! - [`bigram`]: the baseline that every trained model has to beat.
 //!
 //! Nothing here prints: progress and warnings go to the caller's callback as [`Progress`] values.
@@ -21,20 +21,20 @@ pub mod env;
 pub mod error;
 mod files;
 pub mod hash;
-pub mod loader;
 pub mod prepare;
 mod progress;
 pub mod shard;
 pub mod store;
 pub mod tokenizer;
+pub mod windows;
 
 pub use bigram::{Bigram, BigramReport};
-pub use corpus::{Corpus, CorpusInfo, CorpusSource, CorpusState, Document, Split, import, list};
+pub use corpus::{Corpus, CorpusInfo, CorpusSource, CorpusState, Document, import, list};
 pub use env::DataEnv;
 pub use error::DataError;
 pub use hash::Hash;
-pub use loader::{Loader, LoaderConfig, LoaderState, Order, Prefetcher, TokenBatch};
 pub use prepare::{DataConfig, Manifest, Prepared, SplitInfo, prepare};
 pub use progress::Progress;
 pub use store::TokenStore;
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerConfig};
+pub use windows::TextWindows;

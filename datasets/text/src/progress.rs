@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::corpus::Split;
+use kiln_loader::Split;
 
 /// One step of progress. The crate never prints; the caller decides what to show.
 #[derive(Debug, Clone, PartialEq, Eq)]

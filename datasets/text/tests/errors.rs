@@ -1,6 +1,7 @@
 //! Error messages are read by people: their wording is part of the interface.
 
-use kiln_text::{DataError, Split};
+use kiln_loader::Split;
+use kiln_text::DataError;
 
 #[test]
 fn messages_are_pinned() {

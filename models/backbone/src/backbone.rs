@@ -259,12 +259,22 @@ impl<M: Mixer> Backbone<M> {
     /// # Errors
     /// [`ModelError::TooLong`] if positions are learned and `seq` passes `max_seq`.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
+        Ok(self.logits(self.hidden(tokens)?))
+    }
+
+    /// The residual stream after the last block. Where few positions are asked for, their rows are enough for
+    /// [`Backbone::logits`], and with a large vocabulary that saves most of the work.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, seq]`, ids below `vocab_size`
+    /// - returns `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    pub fn hidden(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
         let x = self.embed(tokens, 0)?;
-        let x = self
-            .blocks
-            .iter()
-            .fold(x, |x, block| block.forward(x, None).0);
-        Ok(self.logits(x))
+        let blocks = self.blocks.iter();
+        Ok(blocks.fold(x, |x, block| block.forward(x, None).0))
     }
 
     /// [`Backbone::forward`] from a state, returning the state after the piece: feeds long prompts at once.
@@ -370,7 +380,12 @@ impl<M: Mixer> Backbone<M> {
         Ok(self.dropout.forward(x))
     }
 
-    fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    /// Scores over the vocabulary: the last norm and the head.
+    ///
+    /// # Shapes
+    /// - `x`: `[.., d_model]`, rows of [`Backbone::hidden`]
+    /// - returns `[.., vocab]`
+    pub fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let x = self.norm.forward(x);
         match &self.head {
             Some(head) => project(head, x),

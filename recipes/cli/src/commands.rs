@@ -4,14 +4,14 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 
+use kiln_loader::Split;
 use kiln_run::recipe;
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
 use kiln_text::{DataConfig, DataEnv, Prepared, TokenizerConfig, prepare};
 use kiln_train::{
-    Backend, Evaluator, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult, SampleConfig,
-    Stop, TrainError, TrainRecipe, generate, show_preparation,
+    Backend, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult,
+    SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, show_preparation,
 };
 use thiserror::Error;
 
@@ -93,13 +93,10 @@ pub fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
 
 fn dry_run(args: &Train) -> Result<ExitCode, CommandError> {
     let recipe = load(args)?;
-    let config = &recipe.value.data;
     // Only vocabularies that follow from the text need the text.
-    let vocab = match kiln_train::known_vocab(&config.tokenizer) {
+    let vocab = match kiln_train::known_vocab(&recipe.value)? {
         Some(vocab) => vocab,
-        None => prepare_data(config, &place::data(&args.folders))?
-            .tokenizer
-            .vocab_size() as usize,
+        None => open_source(&recipe.value, &args.folders)?.vocab_size()?,
     };
     let resolved = Resolved::new(recipe, vocab)?;
     let plan = Plan::new(&resolved, &open(&args.compute)?.device)?;
@@ -164,6 +161,11 @@ fn show_outcome(outcome: &Outcome) -> Result<(), CommandError> {
             "stopped early after step {}: no better evaluation",
             outcome.step
         )?,
+        Stop::Reached => writeln!(
+            out,
+            "stopped at step {}: `train.target_accuracy` is reached",
+            outcome.step
+        )?,
         Stop::Finished | Stop::Interrupted => {}
     }
     show_result(&mut out, result)?;
@@ -176,21 +178,30 @@ fn show_outcome(outcome: &Outcome) -> Result<(), CommandError> {
     }
     let report = folder.join("report.html");
     writeln!(out, "\nreport    {}", report.display())?;
-    writeln!(
-        out,
-        "generate  cargo xtask generate {} --prompt \"...\"",
-        folder.display()
-    )?;
+    if result.sample.is_some() {
+        let folder = folder.display();
+        writeln!(
+            out,
+            "generate  cargo xtask generate {folder} --prompt \"...\""
+        )?;
+    }
     Ok(())
 }
 
 fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
+    let line = |held_out: &HeldOut| {
+        let score = &held_out.score;
+        let loss = format!("loss {:.4} nats/token", score.loss());
+        match held_out.bits_per_byte {
+            Some(bits) => format!("{bits:.4} bits/byte   {loss}"),
+            None => format!("accuracy {:.4}   {loss}", score.accuracy()),
+        }
+    };
     writeln!(
         out,
-        "validation  {:.4} bits/byte   loss {:.4} nats/token over {} tokens   (weights of step {})",
-        result.validation_bits_per_byte,
-        result.validation.loss(),
-        result.validation.tokens,
+        "validation  {} over {} tokens   (weights of step {})",
+        line(&result.validation),
+        result.validation.score.tokens,
         result.best_step
     )?;
     if let Some(bigram) = &result.bigram {
@@ -200,12 +211,8 @@ fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
             bigram.bits_per_byte, bigram.nats_per_token
         )?;
     }
-    if let Some((score, bits)) = &result.test {
-        writeln!(
-            out,
-            "test        {bits:.4} bits/byte   loss {:.4} nats/token",
-            score.loss()
-        )?;
+    if let Some(test) = &result.test {
+        writeln!(out, "test        {}", line(test))?;
     }
     writeln!(out, "parameters  {}", format::count(result.params as f64))
 }
@@ -213,59 +220,75 @@ fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
 fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
     let device = open(&args.compute)?.device;
     let run = Run::open(&args.run, &device)?;
-    let trained_on = run.recipe()?.data;
+    let seq = args.seq.map_or(run.config.seq, |seq| seq as usize);
+    let source = open_source(&scored_recipe(args, &run, seq)?, &args.folders)?;
+    let (name, hash) = (source.name()?, source.hash()?.to_string());
+    let trained = &run.config;
+    if source.text().is_some() && name == trained.corpus && hash != trained.corpus_hash {
+        writeln!(
+            io::stderr(),
+            "note: `{}` is not the text this run was trained on any more ({} then, {hash} now); its splits may overlap with the training text",
+            trained.corpus,
+            trained.corpus_hash,
+        )?;
+    }
+    let Some(split) = Split::ALL
+        .into_iter()
+        .find(|split| split.name() == args.split)
+    else {
+        let why = format!(
+            "no split `{}`; the splits are train, validation and test",
+            args.split
+        );
+        return Err(CommandError::Usage(why));
+    };
+    let windows = source.windows(split, seq)?.ok_or_else(|| {
+        CommandError::Usage(format!(
+            "corpus `{name}` has no {split} split; use --split validation"
+        ))
+    })?;
+    let evaluator = Evaluator {
+        objective: trained.objective,
+        vocab: trained.model.backbone.vocab_size,
+        device: &device,
+    };
+    let scores = evaluator.sequential(&run.model, &windows, [args.batch as usize, args.windows])?;
+    let score = Score::total(&scores);
+    let mut out = io::stdout().lock();
+    writeln!(out, "data        {name} ({split})")?;
+    writeln!(out, "targets     {}", score.tokens)?;
+    writeln!(out, "loss        {:.6} nats/token", score.loss())?;
+    writeln!(out, "perplexity  {:.4}", score.perplexity())?;
+    writeln!(out, "accuracy    {:.6}", score.accuracy())?;
+    if let Some(store) = source.text().and_then(|text| text.store(split)) {
+        writeln!(out, "bits/byte   {:.6}", score.bits_per_byte(store))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The recipe of a run with the data that a command line asks it to be scored on.
+fn scored_recipe(args: &Eval, run: &Run, seq: usize) -> Result<TrainRecipe, CommandError> {
+    let mut recipe = run.recipe()?;
+    if let Some(task) = recipe.task {
+        if let Some(name) = &args.data {
+            let why = format!(
+                "--data {name}: this run was trained on the task `{}`, whose examples are drawn; leave --data out",
+                run.config.corpus
+            );
+            return Err(CommandError::Usage(why));
+        }
+        recipe.task = Some(task.with_seq(seq));
+        return Ok(recipe);
+    }
     // The run's own tokenizer goes with any text; a corpus by another name is tokenized with it.
-    let config = DataConfig {
-        name: args.data.clone().unwrap_or(trained_on.name),
+    recipe.data = DataConfig {
+        name: args.data.clone().unwrap_or(recipe.data.name),
         tokenizer: TokenizerConfig::File {
             path: run.tokenizer_path(),
         },
-        max_bytes: trained_on.max_bytes,
+        max_bytes: recipe.data.max_bytes,
     };
-    let prepared = prepare_data(&config, &place::data(&args.folders))?;
-    let manifest = &prepared.manifest;
-    let trained = &run.config;
-    if manifest.corpus == trained.corpus && manifest.corpus_hash.to_string() != trained.corpus_hash
-    {
-        writeln!(
-            io::stderr(),
-            "note: `{}` is not the text this run was trained on any more ({} then, {} now); its splits may overlap with the training text",
-            trained.corpus,
-            trained.corpus_hash,
-            manifest.corpus_hash
-        )?;
-    }
-    let store = match args.split.as_str() {
-        "train" => prepared.train,
-        "validation" => prepared.validation,
-        "test" => prepared.test.ok_or_else(|| {
-            CommandError::Usage(format!(
-                "corpus `{}` has no test split; use --split validation",
-                config.name
-            ))
-        })?,
-        other => {
-            return Err(CommandError::Usage(format!(
-                "no split `{other}`; the splits are train, validation and test"
-            )));
-        }
-    };
-    let store = Arc::new(store);
-    let evaluator = Evaluator {
-        objective: run.config.objective,
-        vocab: run.config.model.backbone.vocab_size,
-        device: &device,
-    };
-    let seq = args.seq.map_or(run.config.seq, |seq| seq as usize);
-    let score =
-        evaluator.sequential(&run.model, &store, [args.batch as usize, seq, args.windows])?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "corpus      {} ({})", config.name, args.split)?;
-    writeln!(out, "tokens      {}", score.tokens)?;
-    writeln!(out, "loss        {:.6} nats/token", score.loss())?;
-    writeln!(out, "perplexity  {:.4}", score.perplexity())?;
-    writeln!(out, "bits/byte   {:.6}", score.bits_per_byte(&store))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(recipe)
 }
 
 fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
@@ -281,9 +304,10 @@ fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
     };
     let mut out = io::stdout().lock();
     config.validate()?;
+    let tokenizer = run.tokenizer()?;
     write!(out, "{}", args.prompt)?;
     let mut failed = None;
-    generate(&run.model, &run.tokenizer, &config, &device, &mut |piece| {
+    generate(&run.model, tokenizer, &config, &device, &mut |piece| {
         let shown = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
         failed = failed.take().or(shown.err());
     })?;
@@ -296,8 +320,14 @@ fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
     }
 }
 
+/// Opens the data of a recipe, telling what it does on standard error.
+pub fn open_source(recipe: &TrainRecipe, folders: &Folders) -> Result<Source, TrainError> {
+    let mut view = View::new(0, Mode::Plain);
+    Source::open(recipe, &place::data(folders), &mut view)
+}
+
 /// Prepares a corpus, telling what it does on standard error.
-pub fn prepare_data(config: &DataConfig, env: &DataEnv) -> Result<Prepared, TrainError> {
+fn prepare_data(config: &DataConfig, env: &DataEnv) -> Result<Prepared, TrainError> {
     let mut view = View::new(0, Mode::Plain);
     Ok(prepare(config, env, &mut |progress| {
         show_preparation(&mut view, &progress)

@@ -13,7 +13,7 @@ use kiln_text::DataConfig;
 use kiln_train::{TrainError, TrainRecipe, known_vocab};
 
 use crate::args::Compare;
-use crate::commands::{CommandError, open, prepare_data};
+use crate::commands::{CommandError, open, open_source};
 use crate::place;
 
 /// Runs a study, or lists the studies there are.
@@ -86,15 +86,14 @@ struct Vocabularies<'a> {
 
 impl Vocabularies<'_> {
     fn of(&mut self, recipe: &TrainRecipe) -> Result<usize, TrainError> {
-        if let Some((_, vocab)) = self.known.iter().find(|(data, _)| *data == recipe.data) {
+        let mut known = self.known.iter();
+        let found = known.find(|(data, _)| *data == recipe.data && recipe.task.is_none());
+        if let Some((_, vocab)) = found {
             return Ok(*vocab);
         }
-        let vocab = match known_vocab(&recipe.data.tokenizer) {
-            Some(vocab) if self.args.dry_run => vocab,
-            _ => {
-                let env = place::data(&self.args.folders);
-                prepare_data(&recipe.data, &env)?.tokenizer.vocab_size() as usize
-            }
+        let vocab = match known_vocab(recipe)? {
+            Some(vocab) if self.args.dry_run || recipe.task.is_some() => return Ok(vocab),
+            _ => open_source(recipe, &self.args.folders)?.vocab_size()?,
         };
         self.known.push((recipe.data.clone(), vocab));
         Ok(vocab)

@@ -100,7 +100,10 @@ impl Counter<'_> {
             train.eval_every,
             train.eval_batches * train.batch
         );
-        let open_ended = if train.max_seconds > 0.0 {
+        let open_ended = if train.target_accuracy > 0.0 {
+            let target = train.target_accuracy.to_string();
+            Some(("train.target_accuracy", target))
+        } else if train.max_seconds > 0.0 {
             Some(("train.max_seconds", train.max_seconds.to_string()))
         } else if train.patience > 0 {
             Some(("train.patience", train.patience.to_string()))
@@ -108,10 +111,18 @@ impl Counter<'_> {
             None
         };
         Ok(Facts {
-            data: format!(
-                "{} ({} bytes at most) as {}",
-                data.name, data.max_bytes, data.tokenizer
-            ),
+            data: match &recipe.task {
+                // Examples follow from the settings, so equal settings are equal data.
+                Some(task) => toml::to_string(task)
+                    .map_err(kiln_run::RecipeError::NotToml)?
+                    .trim_end()
+                    .replace("\n\n", ", ")
+                    .replace('\n', ", "),
+                None => format!(
+                    "{} ({} bytes at most) as {}",
+                    data.name, data.max_bytes, data.tokenizer
+                ),
+            },
             tokens,
             scoring: format!(
                 "{windows} of {} tokens, {objective}, {evaluations}",

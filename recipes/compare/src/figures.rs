@@ -115,7 +115,7 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         gradient_cosine: finite_mean(&records, "gradient_cosine"),
         gradient_cosine_potential: finite_mean(&records, "gradient_cosine_potential"),
         corpus: config.corpus_hash,
-        tokenizer: config.tokenizer,
+        tokenizer: config.tokenizer.unwrap_or_default(),
         provenance: read_json(&folder.provenance())?,
     }))
 }

@@ -171,6 +171,11 @@ impl RunFolder {
         self.path.join("report.html")
     }
 
+    /// `windows.json`: what every held-out window scored.
+    pub fn windows(&self) -> PathBuf {
+        self.path.join("windows.json")
+    }
+
     /// `samples.txt`: text the model wrote.
     pub fn samples(&self) -> PathBuf {
         self.path.join("samples.txt")

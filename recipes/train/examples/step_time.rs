@@ -11,8 +11,8 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use kiln_text::TokenBatch;
-use kiln_train::{DeviceBatch, Learner, OptimizerConfig, token_nats};
+use kiln_loader::TokenBatch;
+use kiln_train::{DeviceBatch, Learner, OptimizerConfig};
 use kiln_zoo::ModelConfig;
 
 /// The allocator of the `kiln` binary.
@@ -42,9 +42,8 @@ fn main() {
         .map(|batch| {
             let start = Instant::now();
             let on_device = DeviceBatch::new(batch, &device);
-            let logits = model.forward(on_device.inputs).unwrap();
+            let nats = on_device.nats(&model).unwrap().mean();
             forwards.push(milliseconds(start));
-            let nats = token_nats(logits, on_device.targets, on_device.mask).mean();
             std::hint::black_box(nats.backward());
             milliseconds(start)
         })

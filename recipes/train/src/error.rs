@@ -27,6 +27,12 @@ pub enum TrainError {
     /// The corpus cannot be read or prepared.
     #[error(transparent)]
     Data(#[from] kiln_text::DataError),
+    /// The task cannot be drawn.
+    #[error("recipe: {0}")]
+    Task(#[from] kiln_tasks::TaskError),
+    /// Batches cannot be made.
+    #[error(transparent)]
+    Loader(#[from] kiln_loader::LoaderError),
     /// The run folder cannot be used.
     #[error(transparent)]
     Folder(#[from] kiln_run::FolderError),
@@ -85,6 +91,14 @@ pub enum TrainError {
     /// The chosen backend cannot be had.
     #[error(transparent)]
     Device(#[from] crate::DeviceError),
+    /// Text was asked of a model of a task.
+    #[error("{path} was trained on the task `{task}` and has no tokenizer: there is no text to generate or to score", path = path.display())]
+    NoText {
+        /// The run folder.
+        path: PathBuf,
+        /// The task.
+        task: String,
+    },
     /// Generation was asked for without a prompt.
     #[error(
         "the prompt is empty: give at least one token to continue from, for example --prompt \"fn main\""

@@ -1,22 +1,26 @@
-//! Held-out loss, weighted by tokens.
+//! Held-out loss and accuracy, weighted by tokens.
 
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use kiln_text::{Loader, LoaderConfig, Order, TokenBatch, TokenStore};
+use kiln_fused::cross_entropy;
+use kiln_loader::{Loader, LoaderConfig, Order, TokenBatch, Windows};
+use kiln_text::TokenStore;
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
-use crate::loss::{DeviceBatch, token_nats};
+use crate::loss::DeviceBatch;
 use crate::recipe::Objective;
 
-/// Sum of losses over tokens.
+/// Sums over the targets of some windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
     /// Negative log-likelihood in nats, summed.
     pub nats: f64,
-    /// Tokens it is summed over.
+    /// Targets it is summed over.
     pub tokens: u64,
+    /// Targets that the model scored highest of all tokens.
+    pub correct: u64,
 }
 
 impl Score {
@@ -30,14 +34,27 @@ impl Score {
         self.loss().exp()
     }
 
+    /// Share of targets that the model scored highest.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.tokens as f64
+    }
+
     /// Bits per byte of source text, at the store's mean of tokens a byte.
     pub fn bits_per_byte(&self, store: &TokenStore) -> f64 {
         store.bits_per_byte(self.loss())
     }
 
-    fn add(&mut self, other: Score) {
+    fn add(&mut self, other: &Self) {
         self.nats += other.nats;
         self.tokens += other.tokens;
+        self.correct += other.correct;
+    }
+
+    /// The score of all windows together.
+    pub fn total(windows: &[Self]) -> Self {
+        let mut total = Self::default();
+        windows.iter().for_each(|window| total.add(window));
+        total
     }
 }
 
@@ -52,36 +69,52 @@ pub struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    /// The loss of a model without autodiff (see `Module::valid`) on one batch. Sums in f64.
+    /// Scores of a model without autodiff (see `Module::valid`) on the lanes of one batch. Sums in f64.
     ///
     /// # Errors
     /// Those of the model.
-    pub fn batch(&self, model: &LanguageModel, batch: &TokenBatch) -> Result<Score, TrainError> {
+    pub fn lanes(
+        &self,
+        model: &LanguageModel,
+        batch: &TokenBatch,
+    ) -> Result<Vec<Score>, TrainError> {
+        let mut lanes = vec![Score::default(); batch.batch];
+        if batch.num_tokens() == 0 {
+            return Ok(lanes);
+        }
         let on_device = DeviceBatch::new(batch, self.device);
-        let logits = model.forward(on_device.inputs)?;
-        let nats = token_nats(logits, on_device.targets, on_device.mask).into_data();
-        Ok(Score {
-            nats: nats.iter::<f32>().map(f64::from).sum(),
-            tokens: batch.num_tokens() as u64,
-        })
+        let logits = on_device.logits(model)?;
+        let targets = on_device.targets;
+        let best = logits.clone().argmax(1).squeeze_dim(1); // [counted]
+        let is_best = best.equal(targets.clone()).into_data();
+        let nats = cross_entropy(logits, targets).into_data();
+        let counted = (0..batch.mask.len()).filter(|at| batch.mask[*at]);
+        for ((at, nats), is_best) in counted.zip(nats.iter::<f32>()).zip(is_best.iter::<bool>()) {
+            lanes[at / batch.seq].add(&Score {
+                nats: nats.into(),
+                tokens: 1,
+                correct: is_best.into(),
+            });
+        }
+        Ok(lanes)
     }
 
-    /// Random crops, the same ones for the same `seed`, so that scores over a run differ by the model alone.
+    /// Scores of random windows, the same ones for the same `seed`, so that scores over a run differ by the model alone.
     ///
     /// # Errors
-    /// A split shorter than a crop; those of the model.
+    /// Those of the model.
     pub fn crops(
         &self,
         model: &LanguageModel,
-        store: &Arc<TokenStore>,
-        [batch, seq, batches]: [usize; 3],
+        windows: &Arc<dyn Windows>,
+        [batch, batches]: [usize; 2],
         seed: u64,
-    ) -> Result<Score, TrainError> {
-        let windows = batch.saturating_mul(batches);
-        self.sweep(model, store, Order::Crops, [batch, seq, windows], seed)
+    ) -> Result<Vec<Score>, TrainError> {
+        let most = batch.saturating_mul(batches);
+        self.sweep(model, windows, Order::Crops, [batch, most], seed)
     }
 
-    /// Every token of a split once, in windows of `seq`; at most `windows` windows if that is not 0.
+    /// Scores of windows that have every target of a split once; of the first `most` if that is not 0.
     ///
     /// Windows do not see each other, so early tokens of a window have little context; the result does not depend on `batch`.
     ///
@@ -90,39 +123,38 @@ impl Evaluator<'_> {
     pub fn sequential(
         &self,
         model: &LanguageModel,
-        store: &Arc<TokenStore>,
-        [batch, seq, windows]: [usize; 3],
-    ) -> Result<Score, TrainError> {
-        let windows = if windows == 0 { usize::MAX } else { windows };
-        self.sweep(model, store, Order::Sequential, [batch, seq, windows], 0)
+        windows: &Arc<dyn Windows>,
+        [batch, most]: [usize; 2],
+    ) -> Result<Vec<Score>, TrainError> {
+        let most = if most == 0 { usize::MAX } else { most };
+        self.sweep(model, windows, Order::Sequential, [batch, most], 0)
     }
 
     fn sweep(
         &self,
         model: &LanguageModel,
-        store: &Arc<TokenStore>,
+        windows: &Arc<dyn Windows>,
         order: Order,
-        [batch, seq, windows]: [usize; 3],
+        [batch, most]: [usize; 2],
         seed: u64,
-    ) -> Result<Score, TrainError> {
-        let config = LoaderConfig {
-            batch,
-            seq,
-            order,
-            seed,
-        };
-        let mut loader = Loader::new(Arc::clone(store), config)?;
-        let mut score = Score::default();
-        for first in (0..windows).step_by(batch) {
+    ) -> Result<Vec<Score>, TrainError> {
+        let config = LoaderConfig { batch, order, seed };
+        let mut loader = Loader::new(Arc::clone(windows), config)?;
+        let mut scores = Vec::new();
+        while scores.len() < most {
             let Some(mut next) = loader.next_batch() else {
                 break;
             };
             // Lanes beyond the last window do not count, so that the result does not depend on the batch.
-            let counted = (windows - first).min(batch) * seq;
-            next.mask[counted..].fill(false);
-            let next = self.objective.apply(next, self.vocab, seed, first as u64);
-            score.add(self.batch(model, &next)?);
+            let lanes = (most - scores.len()).min(batch);
+            next.mask[lanes * next.seq..].fill(false);
+            let next = self
+                .objective
+                .apply(next, self.vocab, seed, scores.len() as u64);
+            let lanes = &self.lanes(model, &next)?[..lanes];
+            // Neither do the empty ones at the end of a sweep.
+            scores.extend(lanes.iter().filter(|lane| lane.tokens > 0));
         }
-        Ok(score)
+        Ok(scores)
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::module::Module;
+use kiln_loader::{Split, Windows};
 use kiln_run::{FileError, atomic_write};
-use kiln_text::{Bigram, BigramReport, TokenStore};
+use kiln_text::{Bigram, BigramReport, Tokenizer};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
@@ -17,7 +18,8 @@ use crate::recipe::ObjectiveKind;
 use crate::report;
 use crate::setup::Setup;
 use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
-use crate::trainer::RunResult;
+use crate::trainer::{HeldOut, RunResult};
+use crate::windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
 
 /// Scores and writes the best weights.
 pub(crate) fn finish(
@@ -32,28 +34,34 @@ pub(crate) fn finish(
     let recipe = &setup.resolved.recipe.value;
     let data = &setup.data;
     let evaluator = setup.evaluator();
-    let score = |store: &Arc<TokenStore>| sweep(setup, &evaluator, &model, store);
-    let validation = score(&data.validation)?;
+    let validation = sweep(setup, &evaluator, &model, &data.validation)?;
     let test = match &data.test {
-        Some(store) => {
-            let test = score(store)?;
-            Some((test, test.bits_per_byte(store)))
-        }
+        Some(windows) => Some(sweep(setup, &evaluator, &model, windows)?),
         None => None,
     };
-    let bigram = match recipe.objective.kind {
-        ObjectiveKind::NextToken => Bigram::fit(&data.train).evaluate(&data.validation),
-        ObjectiveKind::MaskedToken => None,
+    let held_out = |split, windows: &[Score]| {
+        let score = Score::total(windows);
+        HeldOut {
+            score,
+            bits_per_byte: data.bits_per_byte(split, score.loss()),
+        }
     };
-    let sample = match model.is_causal() {
-        true => Some(sample(setup, &model, log)?),
-        false => None,
+    let text = data.source.text();
+    let bigram = match (recipe.objective.kind, text) {
+        (ObjectiveKind::NextToken, Some(text)) => {
+            Bigram::fit(&text.train).evaluate(&text.validation)
+        }
+        _ => None,
     };
+    let sample = match text.filter(|_| model.is_causal()) {
+        Some(text) => Some(sample(setup, &model, &text.tokenizer, log)?),
+        None => None,
+    };
+    write_windows(setup, &validation, test.as_deref())?;
     let result = RunResult {
         best_step,
-        validation,
-        validation_bits_per_byte: validation.bits_per_byte(&data.validation),
-        test,
+        validation: held_out(Split::Validation, &validation),
+        test: test.map(|windows| held_out(Split::Test, &windows)),
         bigram,
         sample,
         params: model.num_params(),
@@ -93,20 +101,23 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
         .map_err(FileError::io("write", &temporary))?;
     let weights = state::hash_file(&temporary)?;
     std::fs::rename(&temporary, &path).map_err(FileError::io("put in place", &path))?;
+    let text = setup.data.source.text();
     let config = RunConfig {
         version: RUN_CONFIG_VERSION,
         model: setup.resolved.model.clone(),
         objective: setup.resolved.recipe.value.objective,
         seq: setup.resolved.seq,
-        corpus: setup.data.manifest.corpus.clone(),
-        corpus_hash: setup.data.manifest.corpus_hash.to_string(),
-        tokenizer: setup.data.tokenizer.hash().to_string(),
+        corpus: setup.data.source.name()?,
+        corpus_hash: setup.data.source.hash()?.to_string(),
+        tokenizer: text.map(|text| text.tokenizer.hash().to_string()),
         weights,
     };
     atomic_write(&setup.folder.config(), |out| {
         serde_json::to_writer_pretty(&mut *out, &config).map_err(std::io::Error::from)
     })?;
-    setup.data.tokenizer.save(&setup.folder.tokenizer())?;
+    if let Some(text) = text {
+        text.tokenizer.save(&setup.folder.tokenizer())?;
+    }
     Ok(())
 }
 
@@ -114,22 +125,41 @@ fn sweep(
     setup: &Setup,
     evaluator: &Evaluator<'_>,
     model: &LanguageModel,
-    store: &Arc<TokenStore>,
-) -> Result<Score, TrainError> {
+    windows: &Arc<dyn Windows>,
+) -> Result<Vec<Score>, TrainError> {
     let train = &setup.resolved.recipe.value.train;
-    let (batch, seq) = (train.batch, setup.resolved.seq);
     match train.final_sweep {
-        true => evaluator.sequential(model, store, [batch, seq, train.sweep_windows]),
+        true => evaluator.sequential(model, windows, [train.batch, train.sweep_windows]),
         false => {
             let seed = setup.evaluation_seed();
-            evaluator.crops(model, store, [batch, seq, train.eval_batches], seed)
+            evaluator.crops(model, windows, [train.batch, train.eval_batches], seed)
         }
     }
 }
 
-fn sample(setup: &Setup, model: &LanguageModel, log: &mut Log) -> Result<String, TrainError> {
+/// `windows.json`: the scores of every window, so that runs on the same data can be compared window by window.
+fn write_windows(
+    setup: &Setup,
+    validation: &[Score],
+    test: Option<&[Score]>,
+) -> Result<(), TrainError> {
+    let scores = WindowScores {
+        version: WINDOWS_VERSION,
+        validation: WindowColumns::of(validation),
+        test: test.map(WindowColumns::of),
+    };
+    Ok(atomic_write(&setup.folder.windows(), |out| {
+        serde_json::to_writer(&mut *out, &scores).map_err(std::io::Error::from)
+    })?)
+}
+
+fn sample(
+    setup: &Setup,
+    model: &LanguageModel,
+    tokenizer: &Tokenizer,
+    log: &mut Log,
+) -> Result<String, TrainError> {
     let config = &setup.resolved.recipe.value.sample;
-    let tokenizer = &setup.data.tokenizer;
     let text = match generate(model, tokenizer, config, &setup.device, &mut |_| {}) {
         Ok(text) => text,
         // A prompt of characters the corpus does not have must not cost the user the run's result.
@@ -149,17 +179,16 @@ fn values(result: &RunResult) -> BTreeMap<String, f64> {
     let mut values = BTreeMap::from([
         ("best_step".to_string(), result.best_step as f64),
         ("params".into(), result.params as f64),
-        ("validation_loss".into(), result.validation.loss()),
-        ("validation_tokens".into(), result.validation.tokens as f64),
-        (
-            "validation_bits_per_byte".into(),
-            result.validation_bits_per_byte,
-        ),
     ]);
-    if let Some((score, bits)) = &result.test {
-        values.insert("test_loss".into(), score.loss());
-        values.insert("test_tokens".into(), score.tokens as f64);
-        values.insert("test_bits_per_byte".into(), *bits);
+    let splits = [
+        ("validation", Some(&result.validation)),
+        ("test", result.test.as_ref()),
+    ];
+    for (split, held_out) in splits {
+        if let Some(held_out) = held_out {
+            values.extend(held_out.values(split));
+            values.insert(format!("{split}_tokens"), held_out.score.tokens as f64);
+        }
     }
     if let Some(BigramReport {
         bits_per_byte,

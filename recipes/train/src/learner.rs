@@ -2,11 +2,11 @@
 
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
-use kiln_text::TokenBatch;
+use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
-use crate::loss::{DeviceBatch, token_nats};
+use crate::loss::DeviceBatch;
 use crate::optimizer::{global_norm, scale};
 
 /// A model with its optimizer.
@@ -47,9 +47,7 @@ impl Learner {
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
         for batch in batches {
-            let on_device = DeviceBatch::new(batch, device);
-            let logits = self.model.forward(on_device.inputs)?;
-            let nats = token_nats(logits, on_device.targets, on_device.mask).sum();
+            let nats = DeviceBatch::new(batch, device).nats(&self.model)?.sum();
             let share = nats.div_scalar(tokens as f64);
             loss += f64::from(share.clone().into_scalar::<f32>());
             let grads = GradientsParams::from_grads(share.backward(), &self.model);

@@ -3,6 +3,7 @@
 //! [`train`] turns a [`TrainRecipe`] into a run folder; [`Run`] opens a finished one to evaluate it or generate from it.
 //! The loop is in `trainer`, what it starts from in `setup`, one update in `learner`, and everything a checkpoint holds in `state`.
 
+mod data;
 mod device;
 mod error;
 mod evaluate;
@@ -22,22 +23,24 @@ mod schedule;
 mod setup;
 mod state;
 mod trainer;
+mod windows;
 
+pub use data::{Source, Text, known_vocab};
 pub use device::{Backend, DeviceError, OpenDevice};
 pub use error::TrainError;
 pub use evaluate::{Evaluator, Score};
 pub use generate::{SampleConfig, generate};
 pub use learner::{Learner, Update};
 pub use log::{has_diverged, show_preparation};
-pub use loss::{DeviceBatch, token_nats};
+pub use loss::DeviceBatch;
 pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
 pub use plan::Plan;
 pub use probe::{Agreement, GradientProbe, probe};
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
-    known_vocab,
 };
 pub use run::{Run, read_resolved, recipe_difference};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{Position, RUN_CONFIG_VERSION, RunConfig, load_model, save_model};
-pub use trainer::{Outcome, Request, RunResult, Stop, train};
+pub use trainer::{HeldOut, Outcome, Request, RunResult, Stop, train};
+pub use windows::{WINDOWS_VERSION, WindowColumns, WindowScores};

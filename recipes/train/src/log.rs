@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kiln_loader::Split;
 use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
 
 use crate::TrainError;
@@ -10,13 +11,15 @@ use crate::learner::Update;
 use crate::probe::GradientProbe;
 use crate::setup::Setup;
 use crate::state::Position;
+use crate::trainer::HeldOut;
 
 /// Metrics and view of one run.
 pub(crate) struct Log {
     metrics: MetricsWriter,
     view: View,
     every: u64,
-    bits_per_nat: f64,
+    /// None for a task.
+    bits_per_nat: Option<f64>,
     interval: Interval,
 }
 
@@ -51,6 +54,20 @@ pub fn has_diverged(records: &[Record], max_skipped: u32) -> bool {
     })
 }
 
+impl HeldOut {
+    /// Its measures, as metrics name them.
+    pub(crate) fn values(&self, split: &str) -> BTreeMap<String, f64> {
+        let mut values = BTreeMap::from([
+            (format!("{split}_loss"), self.score.loss()),
+            (format!("{split}_accuracy"), self.score.accuracy()),
+        ]);
+        if let Some(bits) = self.bits_per_byte {
+            values.insert(format!("{split}_bits_per_byte"), bits);
+        }
+        values
+    }
+}
+
 impl Log {
     /// Starts the metrics, or goes on after `resume`; what a killed process wrote beyond that step is dropped.
     pub fn open(setup: &Setup, resume: Option<u64>, view: View) -> Result<Self, TrainError> {
@@ -63,7 +80,7 @@ impl Log {
             metrics,
             view,
             every: setup.resolved.recipe.value.train.log_every,
-            bits_per_nat: setup.data.train.bits_per_byte(1.0),
+            bits_per_nat: setup.data.bits_per_byte(Split::Train, 1.0),
             interval: Interval::default(),
         })
     }
@@ -88,7 +105,7 @@ impl Log {
         let rate_tokens = sums.tokens as f64 / sums.busy.as_secs_f64();
         self.view.update(&Progress {
             loss,
-            bits_per_byte: Some(loss * self.bits_per_nat),
+            bits_per_byte: self.bits_per_nat.map(|bits| loss * bits),
             lr: Some(rate),
             grad_norm: Some(update.grad_norm),
             tokens_per_s: rate_tokens,
@@ -126,22 +143,20 @@ impl Log {
     pub fn evaluation(
         &mut self,
         position: &Position,
-        loss: f64,
-        bits_per_byte: f64,
+        held_out: &HeldOut,
         best: bool,
     ) -> Result<(), TrainError> {
         let mark = if best { "  best so far" } else { "" };
+        let measure = match held_out.bits_per_byte {
+            Some(bits) => format!("{} bits/byte", format::number(bits)),
+            None => format!("accuracy {:.4}", held_out.score.accuracy()),
+        };
         self.message(&format!(
-            "step {}: validation loss {}, {} bits/byte{mark}",
+            "step {}: validation loss {}, {measure}{mark}",
             position.step,
-            format::number(loss),
-            format::number(bits_per_byte)
+            format::number(held_out.score.loss()),
         ));
-        let values = BTreeMap::from([
-            ("validation_loss".into(), loss),
-            ("validation_bits_per_byte".into(), bits_per_byte),
-        ]);
-        self.append(position, Kind::Eval, values, None)
+        self.append(position, Kind::Eval, held_out.values("validation"), None)
     }
 
     /// Notes the results of the run.

@@ -1,86 +1,101 @@
-//! Cross-entropy, summed over the tokens that count.
+//! Cross-entropy at the positions that count.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kiln_fused::cross_entropy;
-use kiln_text::TokenBatch;
+use kiln_loader::TokenBatch;
+use kiln_zoo::{LanguageModel, ModelError};
 
-/// A batch on a device.
+/// A batch on a device. Of its `[batch, seq]` positions, those whose target counts are numbered in row-major order.
 pub struct DeviceBatch {
     /// Token ids `[batch, seq]`.
     pub inputs: Tensor<2, Int>,
-    /// Ids to predict `[batch, seq]`.
-    pub targets: Tensor<2, Int>,
-    /// 1 where a target counts, 0 elsewhere `[batch, seq]`; none if all count.
-    pub mask: Option<Tensor<2>>,
+    /// Ids to predict where they count, `[counted]`.
+    pub targets: Tensor<1, Int>,
+    /// Places of these targets among all `batch * seq`, `[counted]`; none if all count.
+    pub places: Option<Tensor<1, Int>>,
 }
 
 impl DeviceBatch {
     /// Copies a batch to a device.
     pub fn new(batch: &TokenBatch, device: &Device) -> Self {
-        let shape = [batch.batch, batch.seq];
-        let ids = |values: &[u32]| {
-            let values: Vec<i32> = values.iter().map(|&id| id as i32).collect();
-            Tensor::from_data(TensorData::new(values, shape), device)
+        let inputs: Vec<i32> = batch.inputs.iter().map(|&id| id as i32).collect();
+        let ids = |values: Vec<i32>| {
+            let shape = [values.len()];
+            Tensor::<1, Int>::from_data(TensorData::new(values, shape), device)
         };
-        let mask = (!batch.mask.iter().all(|&counts| counts)).then(|| {
-            let values: Vec<f32> = batch
-                .mask
-                .iter()
-                .map(|&counts| f32::from(u8::from(counts)))
-                .collect();
-            Tensor::from_data(TensorData::new(values, shape), device)
-        });
+        let places: Vec<_> = (0..batch.mask.len()).filter(|at| batch.mask[*at]).collect();
+        let targets = places.iter().map(|&at| batch.targets[at] as i32).collect();
+        let all = places.len() == batch.mask.len();
         Self {
-            inputs: ids(&batch.inputs),
-            targets: ids(&batch.targets),
-            mask,
+            inputs: ids(inputs).reshape([batch.batch, batch.seq]),
+            targets: ids(targets),
+            places: (!all).then(|| ids(places.iter().map(|&at| at as i32).collect())),
         }
     }
-}
 
-/// Negative log-likelihood of each target in nats, 0 where the mask is 0.
-///
-/// # Shapes
-/// - `logits`: `[batch, seq, vocab]`
-/// - returns `[batch * seq]`
-pub fn token_nats(
-    logits: Tensor<3>,
-    targets: Tensor<2, Int>,
-    mask: Option<Tensor<2>>,
-) -> Tensor<1> {
-    let [batch, seq, vocab] = logits.dims();
-    let tokens = batch * seq;
-    let nats = cross_entropy(logits.reshape([tokens, vocab]), targets.reshape([tokens]));
-    match mask {
-        Some(mask) => nats * mask.reshape([tokens]),
-        None => nats,
+    /// Scores over the vocabulary where targets count, `[counted, vocab]`. No other row meets the head.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn logits(&self, model: &LanguageModel) -> Result<Tensor<2>, ModelError> {
+        let hidden = model.hidden(self.inputs.clone())?;
+        let [batch, seq, d_model] = hidden.dims();
+        let rows = hidden.reshape([batch * seq, d_model]);
+        Ok(model.logits(match &self.places {
+            Some(places) => rows.select(0, places.clone()),
+            None => rows,
+        }))
+    }
+
+    /// Negative log-likelihood of each target that counts in nats, `[counted]`.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn nats(&self, model: &LanguageModel) -> Result<Tensor<1>, ModelError> {
+        Ok(cross_entropy(self.logits(model)?, self.targets.clone()))
     }
 }
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
+    use burn::tensor::activation::log_softmax;
+    use kiln_zoo::ModelConfig;
 
+    /// Rows that are taken before the head have the nats of the whole forward pass.
     #[test]
-    fn two_tokens_by_hand() {
+    fn nats_are_those_of_the_whole_forward_pass() {
         let device = Device::flex();
-        // softmax of (0, ln 3) is (1/4, 3/4).
-        let logits =
-            Tensor::<3>::from_floats([[[0.0, 3.0_f32.ln()], [0.0, 3.0_f32.ln()]]], &device);
-        let targets = Tensor::<2, Int>::from_ints([[0, 1]], &device);
-        let nats = token_nats(logits.clone(), targets.clone(), None)
-            .into_data()
-            .try_to_vec::<f32>()
-            .unwrap();
-        assert!(
-            (nats[0] - 4.0_f32.ln()).abs() < 1e-6 && (nats[1] - (4.0_f32 / 3.0).ln()).abs() < 1e-6,
-            "{nats:?}"
-        );
-        let mask = Tensor::<2>::from_floats([[0.0, 1.0]], &device);
-        let masked = token_nats(logits, targets, Some(mask))
-            .into_data()
-            .try_to_vec::<f32>()
-            .unwrap();
-        assert_eq!((masked[0], masked[1]), (0.0, nats[1]));
+        let mut config = ModelConfig::preset("transformer-tiny").unwrap_or_else(|| unreachable!());
+        config.backbone.vocab_size = 11;
+        let model = config
+            .init(3, &device)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let (batch, seq) = (2, 5);
+        let tokens = |shift: u32| (0..10).map(|i| (3 * i + shift) % 11).collect();
+        for counted in [vec![1, 4, 5, 9], vec![0], (0..10).collect()] {
+            let batch = TokenBatch {
+                batch,
+                seq,
+                inputs: tokens(0),
+                targets: tokens(3),
+                mask: (0..10).map(|at| counted.contains(&at)).collect(),
+            };
+            let on_device = DeviceBatch::new(&batch, &device);
+            assert_eq!(on_device.places.is_none(), counted.len() == 10);
+            let nats = on_device
+                .nats(&model)
+                .unwrap_or_else(|error| panic!("{error}"));
+            let nats: Vec<f32> = nats.into_data().iter::<f32>().collect();
+            let whole = model
+                .forward(on_device.inputs)
+                .unwrap_or_else(|error| panic!("{error}"));
+            let whole: Vec<f32> = log_softmax(whole, 2).into_data().iter::<f32>().collect();
+            assert_eq!(nats.len(), counted.len());
+            for (found, at) in nats.iter().zip(counted) {
+                let expected = -whole[at * 11 + batch.targets[at] as usize];
+                assert!((found - expected).abs() < 1e-5, "{at}: {found} {expected}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a batch asks the model to predict.
 
-use kiln_text::TokenBatch;
+use kiln_loader::TokenBatch;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

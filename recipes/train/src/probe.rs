@@ -3,11 +3,11 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use kiln_text::TokenBatch;
+use kiln_loader::TokenBatch;
 use kiln_zoo::{GradRule, LanguageModel, potential_weights, with_grad_rule};
 
 use crate::TrainError;
-use crate::loss::{DeviceBatch, token_nats};
+use crate::loss::DeviceBatch;
 
 /// A gradient of a recipe's rule, held against the exact one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,9 +42,7 @@ pub fn probe(
 ) -> Result<GradientProbe, TrainError> {
     let gradient = |model: &LanguageModel| -> Result<GradientsParams, TrainError> {
         reseed();
-        let on_device = DeviceBatch::new(batch, device);
-        let logits = model.forward(on_device.inputs)?;
-        let nats = token_nats(logits, on_device.targets, on_device.mask).sum();
+        let nats = DeviceBatch::new(batch, device).nats(model)?.sum();
         let mean = nats.div_scalar(batch.num_tokens() as f64);
         Ok(GradientsParams::from_grads(mean.backward(), model))
     };

@@ -1,13 +1,15 @@
 //! `report.html` of a training run.
 
+use kiln_loader::Split;
 use kiln_run::report::{Chart, Sample, Series, Style, Table};
 use kiln_run::{Kind, Record, Report, format, metrics};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
+use crate::data::Source;
 use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::RunResult;
+use crate::trainer::{HeldOut, RunResult};
 
 /// Writes the report from the run's own metrics file, so that it shows a resumed run whole.
 pub(crate) fn write(
@@ -21,14 +23,15 @@ pub(crate) fn write(
     let report = Report {
         title: format!(
             "{} on {}",
-            recipe.value.model.preset, setup.data.manifest.corpus
+            recipe.value.model.preset,
+            setup.data.source.name()?
         ),
         subtitle: match recipe.value.description.is_empty() {
             true => recipe.name.clone(),
             false => format!("{}: {}", recipe.name, recipe.value.description),
         },
         highlights: highlights(result, position),
-        facts: facts(setup, model, position, result),
+        facts: facts(setup, model, position, result)?,
         charts: charts(&records, setup, result),
         tables: vec![table(result)],
         samples: result
@@ -51,10 +54,13 @@ pub(crate) fn write(
 }
 
 fn highlights(result: &RunResult, position: &Position) -> Vec<(String, String)> {
-    let mut all = vec![(
-        "validation bits per byte".to_string(),
-        format::number(result.validation_bits_per_byte),
-    )];
+    let mut all = vec![match result.validation.bits_per_byte {
+        Some(bits) => ("validation bits per byte".to_string(), format::number(bits)),
+        None => {
+            let accuracy = result.validation.score.accuracy();
+            ("validation accuracy".into(), format!("{accuracy:.4}"))
+        }
+    }];
     if let Some(bigram) = &result.bigram {
         all.push((
             "bigram baseline".into(),
@@ -63,7 +69,7 @@ fn highlights(result: &RunResult, position: &Position) -> Vec<(String, String)> 
     }
     all.push((
         "validation loss, nats a token".into(),
-        format::number(result.validation.loss()),
+        format::number(result.validation.score.loss()),
     ));
     all.push(("parameters".into(), format::count(result.params as f64)));
     all.push((
@@ -79,10 +85,10 @@ fn facts(
     model: &LanguageModel,
     position: &Position,
     result: &RunResult,
-) -> Vec<(String, String)> {
+) -> Result<Vec<(String, String)>, TrainError> {
     let resolved = &setup.resolved;
     let recipe = &resolved.recipe.value;
-    let data = &setup.data.manifest;
+    let source = &setup.data.source;
     let seq = resolved.seq;
     let config = &resolved.model;
     let size = |split: &kiln_text::SplitInfo| {
@@ -97,12 +103,10 @@ fn facts(
         named("device", setup.device_name.clone()),
         named("seed", recipe.seed.to_string()),
         named(
-            "corpus",
-            format!("{} ({})", data.corpus, data.corpus_hash.short()),
+            "data",
+            format!("{} ({})", source.name()?, source.hash()?.short()),
         ),
-        named("train", size(&data.train)),
-        named("validation", size(&data.validation)),
-        named("vocabulary", data.vocab_size.to_string()),
+        named("vocabulary", source.vocab_size()?.to_string()),
         named(
             "layers x width",
             format!("{} x {}", config.backbone.n_layers, config.backbone.d_model),
@@ -120,13 +124,28 @@ fn facts(
             format::count(config.flops_per_token(model, seq) as f64),
         ),
     ];
+    match source {
+        Source::Text(text) => {
+            facts.push(named("train", size(&text.manifest.train)));
+            facts.push(named("validation", size(&text.manifest.validation)));
+        }
+        Source::Task(task) => {
+            let examples = match task.train_examples {
+                0 => "drawn without end".into(),
+                examples => examples.to_string(),
+            };
+            facts.push(named("training examples", examples));
+            let held_out = task.held_out_examples.to_string();
+            facts.push(named("examples of a held-out split", held_out));
+        }
+    }
     if config.is_causal() {
         facts.push(named(
             "generation state a sequence",
             format::bytes(model.state_bytes(seq)),
         ));
     }
-    facts
+    Ok(facts)
 }
 
 fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
@@ -137,24 +156,29 @@ fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
             .filter_map(|record| Some((record.step as f64, *record.values.get(key)?)))
             .collect()
     };
-    let one = |title: &str, label: &str, key: &str| Chart {
+    let one = |title: &str, label: &str, kind: Kind, key: &str| Chart {
         title: title.into(),
         x_label: "step".into(),
         y_label: label.into(),
-        series: vec![Series::new(label, series(Kind::Train, key))],
+        series: vec![Series::new(label, series(kind, key))],
         ..Default::default()
     };
-    let per_nat = setup.data.train.bits_per_byte(1.0);
+    let train_chart = |title, label, key| one(title, label, Kind::Train, key);
+    let bits_per_nat = setup.data.bits_per_byte(Split::Train, 1.0);
+    let (unit, measure) = match bits_per_nat {
+        Some(_) => ("bits per byte", "validation_bits_per_byte"),
+        None => ("nats per token", "validation_loss"),
+    };
     let train = series(Kind::Train, "loss")
         .into_iter()
-        .map(|(step, loss)| (step, loss * per_nat));
+        .map(|(step, loss)| (step, loss * bits_per_nat.unwrap_or(1.0)));
     let loss = Chart {
         title: "Loss".into(),
         x_label: "step".into(),
-        y_label: "bits per byte".into(),
+        y_label: unit.into(),
         series: vec![
             Series::new("training", train.collect()).style(Style::Faint),
-            Series::new("validation", series(Kind::Eval, "validation_bits_per_byte")),
+            Series::new("validation", series(Kind::Eval, measure)),
         ],
         references: result
             .bigram
@@ -165,51 +189,73 @@ fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
     };
     let mut charts = vec![
         loss,
-        one("Learning rate", "learning rate", "learning_rate"),
         one(
+            "Accuracy",
+            "share of targets",
+            Kind::Eval,
+            "validation_accuracy",
+        ),
+        train_chart("Learning rate", "learning rate", "learning_rate"),
+        train_chart(
             "Gradient norm before clipping",
             "gradient norm",
             "grad_norm",
         ),
-        one("Throughput", "tokens per second", "tokens_per_s"),
-        one("Memory", "bytes", "memory_bytes"),
+        train_chart("Throughput", "tokens per second", "tokens_per_s"),
+        train_chart("Memory", "bytes", "memory_bytes"),
     ];
     charts.retain(|chart| chart.series.iter().any(|series| !series.points.is_empty()));
     charts
 }
 
 fn table(result: &RunResult) -> Table {
-    let row = |name: &str, loss: f64, bits: f64, tokens: u64| {
+    let none = || format::NONE.to_string();
+    let row = |name: &str, loss: f64, accuracy: Option<f64>, bits: Option<f64>, tokens: u64| {
         vec![
             name.to_string(),
             format!("{loss:.4}"),
             format!("{:.2}", loss.exp()),
-            format!("{bits:.4}"),
+            bits.map_or_else(none, |bits| format!("{bits:.4}")),
+            accuracy.map_or_else(none, |accuracy| format!("{accuracy:.4}")),
             tokens.to_string(),
         ]
     };
-    let mut rows = vec![row(
-        "model, validation",
-        result.validation.loss(),
-        result.validation_bits_per_byte,
-        result.validation.tokens,
-    )];
+    let model = |name: &str, held_out: &HeldOut| {
+        let score = &held_out.score;
+        let (loss, accuracy) = (score.loss(), score.accuracy());
+        row(
+            name,
+            loss,
+            Some(accuracy),
+            held_out.bits_per_byte,
+            score.tokens,
+        )
+    };
+    let mut rows = vec![model("model, validation", &result.validation)];
     if let Some(bigram) = &result.bigram {
         rows.push(row(
             "bigram, validation",
             bigram.nats_per_token,
-            bigram.bits_per_byte,
+            None,
+            Some(bigram.bits_per_byte),
             bigram.tokens,
         ));
     }
-    if let Some((score, bits)) = &result.test {
-        rows.push(row("model, test", score.loss(), *bits, score.tokens));
+    if let Some(test) = &result.test {
+        rows.push(model("model, test", test));
     }
     Table {
-        title: "Held-out text".into(),
-        columns: ["", "nats a token", "perplexity", "bits a byte", "tokens"]
-            .map(String::from)
-            .to_vec(),
+        title: "Held-out data".into(),
+        columns: [
+            "",
+            "nats a token",
+            "perplexity",
+            "bits a byte",
+            "accuracy",
+            "targets",
+        ]
+        .map(String::from)
+        .to_vec(),
         rows,
         best: None,
         note: "Means over tokens. The weights are those of the best evaluation.".into(),

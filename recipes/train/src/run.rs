@@ -12,15 +12,14 @@ use crate::TrainError;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{RUN_CONFIG_VERSION, RunConfig, hash_file, load_model};
 
-/// Model, tokenizer and configuration of a run folder.
+/// Model, configuration and, for text, tokenizer of a run folder.
 pub struct Run {
     folder: RunFolder,
     /// What the model is.
     pub config: RunConfig,
     /// Its weights, without autodiff.
     pub model: LanguageModel,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
+    tokenizer: Option<Tokenizer>,
 }
 
 impl Run {
@@ -52,15 +51,10 @@ impl Run {
             );
             return Err(bad(config_path, why));
         }
-        let tokenizer = Tokenizer::load(&folder.tokenizer())?;
-        let hash = tokenizer.hash().to_string();
-        if hash != config.tokenizer {
-            let why = format!(
-                "the model was trained with the tokenizer of hash {}, but this one has {hash}; put the right tokenizer back",
-                config.tokenizer
-            );
-            return Err(bad(folder.tokenizer(), why));
-        }
+        let tokenizer = match &config.tokenizer {
+            Some(expected) => Some(tokenizer(&folder, expected)?),
+            None => None,
+        };
         let model = load_model(&config.model, &folder.model(), device)?.valid();
         let weights = folder.model();
         let found = hash_file(&weights)?;
@@ -89,9 +83,35 @@ impl Run {
         Ok(recipe::load::<TrainRecipe>(self.folder.path(), &name, &[])?.value)
     }
 
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// [`TrainError::NoText`] for a model of a task.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, TrainError> {
+        self.tokenizer.as_ref().ok_or_else(|| TrainError::NoText {
+            path: self.folder.path().into(),
+            task: self.config.corpus.clone(),
+        })
+    }
+
     /// Where the run's tokenizer is.
     pub fn tokenizer_path(&self) -> PathBuf {
         self.folder.tokenizer()
+    }
+}
+
+/// The tokenizer of a run folder, if it is the `expected` one.
+fn tokenizer(folder: &RunFolder, expected: &str) -> Result<Tokenizer, TrainError> {
+    let tokenizer = Tokenizer::load(&folder.tokenizer())?;
+    let hash = tokenizer.hash().to_string();
+    match hash == expected {
+        true => Ok(tokenizer),
+        false => Err(TrainError::BadFile {
+            path: folder.tokenizer(),
+            why: format!(
+                "the model was trained with the tokenizer of hash {expected}, but this one has {hash}; put the right tokenizer back"
+            ),
+        }),
     }
 }
 
@@ -150,6 +170,7 @@ pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<()
         "gradient_probe_every",
         "keep_checkpoints",
         "patience",
+        "target_accuracy",
         "sweep_windows",
         "final_sweep",
     ];

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use kiln_loader::{Loader, LoaderConfig};
 use kiln_run::hardware::{Hardware, Provenance};
 use kiln_run::{CheckpointStore, RunFolder, View};
-use kiln_text::{Loader, LoaderConfig, Prepared, TokenStore};
 
 use crate::TrainError;
+use crate::data::Data;
 use crate::evaluate::Evaluator;
 use crate::learner::Learner;
 use crate::objective::mix;
@@ -25,27 +26,6 @@ pub(crate) mod stream {
     pub const MASK: u64 = 5;
 }
 
-/// Stores and tokenizer of a corpus, shared with the loader's thread.
-pub(crate) struct Data {
-    pub train: Arc<TokenStore>,
-    pub validation: Arc<TokenStore>,
-    pub test: Option<Arc<TokenStore>>,
-    pub tokenizer: kiln_text::Tokenizer,
-    pub manifest: kiln_text::Manifest,
-}
-
-impl From<Prepared> for Data {
-    fn from(prepared: Prepared) -> Self {
-        Self {
-            train: Arc::new(prepared.train),
-            validation: Arc::new(prepared.validation),
-            test: prepared.test.map(Arc::new),
-            tokenizer: prepared.tokenizer,
-            manifest: prepared.manifest,
-        }
-    }
-}
-
 /// Everything that stays the same during a run.
 pub(crate) struct Setup {
     pub resolved: Resolved,
@@ -54,26 +34,6 @@ pub(crate) struct Setup {
     pub checkpoints: CheckpointStore,
     pub device: Device,
     pub device_name: String,
-}
-
-/// Refuses before the first step what would otherwise end the run at its first evaluation or its final sweep.
-pub(crate) fn check_splits(prepared: &Prepared, seq: usize) -> Result<(), TrainError> {
-    let splits = [
-        ("train", Some(&prepared.train)),
-        ("validation", Some(&prepared.validation)),
-        ("test", prepared.test.as_ref()),
-    ];
-    for (name, store) in splits {
-        let tokens = store.map_or(u64::MAX, TokenStore::len);
-        if tokens <= seq as u64 {
-            let needed = seq + 1;
-            let why = format!(
-                "the {name} split has {tokens} tokens, and one window needs {needed}: use more text or a shorter seq"
-            );
-            return Err(TrainError::setting("train.seq", seq, why));
-        }
-    }
-    Ok(())
 }
 
 impl Setup {
@@ -172,7 +132,6 @@ impl Setup {
         let recipe = self.recipe();
         let config = LoaderConfig {
             batch: recipe.train.batch,
-            seq: self.resolved.seq,
             order: recipe.train.order,
             seed: mix(&[recipe.seed, stream::BATCHES]),
         };

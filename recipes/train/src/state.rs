@@ -7,8 +7,9 @@ use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
+use kiln_loader::LoaderState;
 use kiln_run::{Checkpoint, CheckpointStore, FileError};
-use kiln_text::{Hash, LoaderState};
+use kiln_text::Hash;
 use kiln_zoo::{LanguageModel, ModelConfig};
 use serde::{Deserialize, Serialize};
 
@@ -49,12 +50,12 @@ pub struct RunConfig {
     pub objective: Objective,
     /// Tokens of a training sequence.
     pub seq: usize,
-    /// Corpus the model was trained on.
+    /// Corpus or task the model was trained on.
     pub corpus: String,
-    /// SHA-256 of that corpus: `rust-deps` changes with every `Cargo.lock`.
+    /// SHA-256 of that corpus (`rust-deps` changes with every `Cargo.lock`) or of the task's settings.
     pub corpus_hash: String,
-    /// SHA-256 of the tokenizer the model was trained with.
-    pub tokenizer: String,
+    /// SHA-256 of the tokenizer the model was trained with; none for a task.
+    pub tokenizer: Option<String>,
     /// SHA-256 of `model.safetensors`: the format has no checksum, and a flipped bit would be a strange loss.
     pub weights: String,
 }

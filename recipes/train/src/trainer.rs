@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
+use kiln_loader::{Prefetcher, Split, TokenBatch};
 use kiln_run::hardware;
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Mode, Progress, RunFolder, View, format};
-use kiln_text::{BigramReport, DataEnv, Prefetcher, TokenBatch, prepare};
+use kiln_text::{BigramReport, DataEnv};
 
+use crate::data::{Data, Source};
 use crate::evaluate::Score;
 use crate::learner::{Learner, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
 use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
-use crate::setup::{Setup, check_splits, stream};
+use crate::setup::{Setup, stream};
 use crate::state::{self, Position};
 use crate::{OpenDevice, TrainError};
 
@@ -66,6 +68,8 @@ pub enum Stop {
     OutOfTime,
     /// `train.patience` evaluations without a better one.
     NoProgress,
+    /// An evaluation had `train.target_accuracy`.
+    Reached,
     /// Someone asked for it; a checkpoint was written.
     Interrupted,
 }
@@ -74,18 +78,25 @@ pub enum Stop {
 pub struct RunResult {
     /// Step of the best weights.
     pub best_step: u64,
-    /// Validation score of the best weights: the full sweep, or crops if the recipe asks for no sweep.
-    pub validation: Score,
-    /// The same in bits per byte.
-    pub validation_bits_per_byte: f64,
-    /// Test score and bits per byte, where the corpus has a test split.
-    pub test: Option<(Score, f64)>,
-    /// The bigram baseline on the validation split; none for masked objectives, which it cannot answer.
+    /// Validation score of the best weights: the full sweep, or random windows if the recipe asks for no sweep.
+    pub validation: HeldOut,
+    /// Test score, where there is a test split.
+    pub test: Option<HeldOut>,
+    /// The bigram baseline on the validation split; none for tasks, and for masked objectives, which it cannot answer.
     pub bigram: Option<BigramReport>,
-    /// Generated text; none for bidirectional models.
+    /// Generated text; none for tasks and for bidirectional models.
     pub sample: Option<String>,
     /// Trainable and frozen parameters.
     pub params: usize,
+}
+
+/// The score of a held-out split.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOut {
+    /// Sums over its targets.
+    pub score: Score,
+    /// The loss in bits per byte of text; none for a task.
+    pub bits_per_byte: Option<f64>,
 }
 
 /// Trains a model as a recipe says, into a run folder.
@@ -99,12 +110,9 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         RunFolder::check_free(&request.out)?;
     }
     let mut view = View::new(0, request.view);
-    let prepared = prepare(&request.recipe.value.data, request.data, &mut |progress| {
-        crate::log::show_preparation(&mut view, &progress);
-    })?;
-    let vocab = prepared.tokenizer.vocab_size() as usize;
-    let resolved = Resolved::new(request.recipe, vocab)?;
-    check_splits(&prepared, resolved.seq)?;
+    let source = Source::open(&request.recipe.value, request.data, &mut view)?;
+    let resolved = Resolved::new(request.recipe, source.vocab_size()?)?;
+    let data = Data::new(source, resolved.seq)?;
     let folder = match request.resume {
         true => RunFolder::resume(&request.out)?,
         false => RunFolder::create(&request.out)?,
@@ -112,7 +120,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     let setup = Setup {
         checkpoints: folder.checkpoints(),
         resolved,
-        data: prepared.into(),
+        data,
         folder,
         device: request.device.device,
         device_name: request.device.name,
@@ -126,6 +134,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         log,
         interrupt: request.interrupt,
         started: Instant::now(),
+        reached: false,
     }
     .run(learner)
 }
@@ -136,6 +145,8 @@ struct Loop<'a> {
     log: Log,
     interrupt: Interrupt,
     started: Instant,
+    /// Whether an evaluation had `train.target_accuracy`.
+    reached: bool,
 }
 
 impl Loop<'_> {
@@ -303,6 +314,8 @@ impl Loop<'_> {
             Some(Stop::Finished)
         } else if train.max_seconds > 0.0 && self.position.elapsed_s >= train.max_seconds {
             Some(Stop::OutOfTime)
+        } else if self.reached {
+            Some(Stop::Reached)
         } else if train.patience > 0 && self.position.evals_since_best >= train.patience {
             Some(Stop::NoProgress)
         } else {
@@ -310,17 +323,19 @@ impl Loop<'_> {
         }
     }
 
-    /// Scores the validation split on random crops; true if this is the best yet.
+    /// Scores random windows of the validation split; true if this is the best yet.
     fn evaluate(&mut self, learner: &Learner) -> Result<bool, TrainError> {
         let setup = self.setup;
         let train = &setup.recipe().train;
         let seed = setup.evaluation_seed();
-        let shape = [train.batch, setup.resolved.seq, train.eval_batches];
+        let batches = [train.batch, train.eval_batches];
         let model = learner.model.valid();
-        let score = setup
+        let windows = setup
             .evaluator()
-            .crops(&model, &setup.data.validation, shape, seed)?;
+            .crops(&model, &setup.data.validation, batches, seed)?;
+        let score = Score::total(&windows);
         let loss = score.loss();
+        self.reached = train.target_accuracy > 0.0 && score.accuracy() >= train.target_accuracy;
         let best = loss.is_finite() && self.position.best.is_none_or(|best| loss < best);
         if best {
             self.position.best = Some(loss);
@@ -328,12 +343,11 @@ impl Loop<'_> {
         } else {
             self.position.evals_since_best += 1;
         }
-        self.log.evaluation(
-            &self.position,
-            loss,
-            score.bits_per_byte(&setup.data.validation),
-            best,
-        )?;
+        let held_out = HeldOut {
+            score,
+            bits_per_byte: setup.data.bits_per_byte(Split::Validation, loss),
+        };
+        self.log.evaluation(&self.position, &held_out, best)?;
         Ok(best)
     }
 

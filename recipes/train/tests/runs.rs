@@ -11,8 +11,9 @@ mod common;
 
 use burn::tensor::Device;
 use common::{BK, CYCLE, Corner, with};
-use kiln_run::Kind;
-use kiln_train::{Evaluator, Run, SampleConfig, Stop, TrainError, generate};
+use kiln_loader::Split;
+use kiln_run::{Kind, Mode, View};
+use kiln_train::{Evaluator, Run, SampleConfig, Score, Source, Stop, TrainError, generate};
 
 fn greedy(prompt: &str, tokens: usize) -> SampleConfig {
     SampleConfig {
@@ -38,7 +39,7 @@ fn a_deterministic_stream_is_learnt_and_continued() {
         let outcome = corner.start("run", &with(changes, &steps)).unwrap();
         assert_eq!((outcome.stop, outcome.step), (Stop::Finished, 150));
         let result = outcome.result.unwrap();
-        let loss = result.validation.loss();
+        let loss = result.validation.score.loss();
         assert!(loss < 0.1, "{name}: {loss} nats a token");
         let expected: String = CYCLE.chars().cycle().skip(1).take(40).collect();
         assert_eq!(result.sample.as_deref(), Some(&expected[..]), "{name}");
@@ -50,7 +51,7 @@ fn a_deterministic_stream_is_learnt_and_continued() {
         let mut pieces = String::new();
         let text = generate(
             &run.model,
-            &run.tokenizer,
+            run.tokenizer().unwrap(),
             &greedy("xyz", 5),
             &device,
             &mut |piece| pieces.push_str(piece),
@@ -77,13 +78,13 @@ fn masked_tokens_are_learnt_from_both_sides() {
     let result = outcome.result.unwrap();
     let evals = corner.series("run", Kind::Eval, "validation_loss");
     // Guessing is ln 36 = 3.58 nats.
-    assert!(result.validation.loss() < 2.0, "{evals:?}");
+    assert!(result.validation.score.loss() < 2.0, "{evals:?}");
     assert!(result.sample.is_none() && result.bigram.is_none());
     let device = Device::flex();
     let run = Run::open(&corner.path("run"), &device).unwrap();
     let error = generate(
         &run.model,
-        &run.tokenizer,
+        run.tokenizer().unwrap(),
         &greedy("a", 1),
         &device,
         &mut |_| {},
@@ -179,16 +180,18 @@ fn the_best_weights_are_handed_over() {
     let finals = corner.records("run", Kind::Final);
     assert_eq!(finals.len(), 1);
     assert_eq!(finals[0].values["best_step"], best as f64);
-    let prepared = kiln_text::prepare(&corner.recipe(&[]).value.data, &corner.data(), &mut |_| {});
+    let mut view = View::new(0, Mode::Plain);
+    let source = Source::open(&corner.recipe(&[]).value, &corner.data(), &mut view).unwrap();
     let evaluator = Evaluator {
         objective: run.config.objective,
         vocab: run.config.model.backbone.vocab_size,
         device: &device,
     };
-    let validation = std::sync::Arc::new(prepared.unwrap().validation);
-    let score = evaluator
-        .sequential(&run.model, &validation, [4, 16, 0])
+    let validation = source.windows(Split::Validation, 16).unwrap().unwrap();
+    let windows = evaluator
+        .sequential(&run.model, &validation, [4, 0])
         .unwrap();
+    let score = Score::total(&windows);
     let told = finals[0].values["validation_loss"];
     assert!(
         (score.loss() / told - 1.0).abs() < 1e-6,

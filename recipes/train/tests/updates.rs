@@ -10,7 +10,7 @@ mod common;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use common::{distance, values};
-use kiln_text::TokenBatch;
+use kiln_loader::TokenBatch;
 use kiln_train::{Learner, OptimizerConfig, OptimizerKind, Update};
 use kiln_zoo::ModelConfig;
 

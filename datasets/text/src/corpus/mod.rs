@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use kiln_loader::Split;
 
 pub use catalog::{CorpusInfo, CorpusState, import, list};
 
@@ -18,38 +18,6 @@ use crate::env::DataEnv;
 use crate::error::DataError;
 use crate::hash::{Hash, Hasher};
 use crate::progress::Progress;
-
-/// A part of a corpus. A model learns from one, is tuned on another and judged on the third.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    /// Learned from.
-    Train,
-    /// Used to choose settings and to stop.
-    Validation,
-    /// Looked at once, at the end.
-    Test,
-}
-
-impl Split {
-    /// All splits, in the order in which they are hashed and written.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
-
-    /// `train`, `validation` or `test`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        }
-    }
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A corpus by name.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::path::PathBuf;
 
 use super::discover::Package;
-use super::{Document, Split};
+use kiln_loader::Split;
+
+use super::Document;
 use crate::error::DataError;
 use crate::files;
 use crate::hash::Hash;

@@ -96,7 +96,8 @@ pub(super) fn verified(path: &Path) -> Result<String, DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::{Corpus, Split};
+    use crate::corpus::Corpus;
+    use kiln_loader::Split;
 
     fn env(root: &Path) -> DataEnv {
         DataEnv {

@@ -99,7 +99,8 @@ fn split_by_position(documents: &[Document]) -> [Vec<Document>; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::{Corpus, Split};
+    use crate::corpus::Corpus;
+    use kiln_loader::Split;
 
     fn texts(splits: &[Vec<Document>; 3]) -> [String; 3] {
         splits

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 pub use config::{DataConfig, Manifest, SplitInfo};
 
-use crate::corpus::{Corpus, CorpusSource, Document, Split};
+use crate::corpus::{Corpus, CorpusSource, Document};
 use crate::env::DataEnv;
 use crate::error::DataError;
 use crate::files::{self, Scratch};
@@ -21,6 +21,7 @@ use crate::progress::Progress;
 use crate::shard::{self, ShardIdentity, ShardWriter};
 use crate::store::TokenStore;
 use crate::tokenizer::Tokenizer;
+use kiln_loader::Split;
 
 /// Data that is ready to be trained on.
 #[derive(Debug)]

@@ -19,11 +19,12 @@ pub use config::{TokenizerConfig, UnknownTokenizer};
 pub use hugging_face::HuggingFaceTokenizer;
 pub use stream::StreamDecoder;
 
-use crate::corpus::{Corpus, Split};
+use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::files;
 use crate::hash::Hash;
 use crate::progress::Progress;
+use kiln_loader::Split;
 
 /// A tokenizer, ready to use.
 #[derive(Clone)]

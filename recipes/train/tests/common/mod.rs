@@ -64,12 +64,15 @@ impl Corner {
         self.folder.path().join(name)
     }
 
-    /// [`TINY`] with changes.
+    /// [`TINY`] with changes; on the task that they name, if they do.
     pub fn recipe(&self, changes: &[&str]) -> Recipe<TrainRecipe> {
         let text = format!("data.name=text:{}", self.path("text.txt").display());
+        let is_task = changes.iter().any(|change| change.starts_with("task."));
+        let of_text = |set: &str| set.starts_with("data.") || set.starts_with("train.seq=");
         let sets: Vec<String> = TINY
             .iter()
             .chain([&text.as_str()])
+            .filter(|set| !is_task || !of_text(set))
             .chain(changes)
             .map(ToString::to_string)
             .collect();

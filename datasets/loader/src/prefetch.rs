@@ -4,8 +4,7 @@ use std::any::Any;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::{Loader, LoaderState, TokenBatch};
-use crate::error::DataError;
+use crate::{Loader, LoaderError, LoaderState, TokenBatch};
 
 /// A batch, and the position that follows it: what to save once the batch has been trained on.
 type Item = (TokenBatch, LoaderState);
@@ -44,8 +43,8 @@ impl Prefetcher {
     /// The next batch and the position after it; none when the loader is at its end.
     ///
     /// # Errors
-    /// [`DataError::PrefetchPanicked`] once, if the thread panicked; none after that.
-    pub fn next_batch(&mut self) -> Result<Option<Item>, DataError> {
+    /// [`LoaderError::PrefetchPanicked`] once, if the thread panicked; none after that.
+    pub fn next_batch(&mut self) -> Result<Option<Item>, LoaderError> {
         if let Some(item) = self
             .receiver
             .as_ref()
@@ -55,7 +54,7 @@ impl Prefetcher {
         }
         self.receiver = None;
         match self.thread.take().map(JoinHandle::join) {
-            Some(Err(panic)) => Err(DataError::PrefetchPanicked {
+            Some(Err(panic)) => Err(LoaderError::PrefetchPanicked {
                 message: panic_message(&*panic),
             }),
             Some(Ok(())) | None => Ok(None),
@@ -82,23 +81,18 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::{LoaderConfig, Order};
-    use crate::store::TokenStore;
+    use crate::tests::counting;
+    use crate::{LoaderConfig, Order};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn loader(order: Order) -> Loader {
-        let store = TokenStore::from_tokens((0..100).collect(), 100, 100).unwrap();
-        Loader::new(
-            Arc::new(store),
-            LoaderConfig {
-                batch: 2,
-                seq: 8,
-                order,
-                seed: 3,
-            },
-        )
-        .unwrap()
+        let config = LoaderConfig {
+            batch: 2,
+            order,
+            seed: 3,
+        };
+        Loader::new(counting(100, 8), config).unwrap()
     }
 
     #[test]

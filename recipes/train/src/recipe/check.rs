@@ -1,0 +1,143 @@
+//! What a recipe's types cannot check.
+
+use kiln_loader::Order;
+use kiln_tasks::TaskConfig;
+use kiln_text::{DataConfig, TokenizerConfig};
+
+use super::{ObjectiveKind, TrainRecipe};
+use crate::TrainError;
+
+impl TrainRecipe {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the first key out of its range.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let train = &self.train;
+        for (key, value) in [
+            ("train.batch", train.batch),
+            ("train.accumulate", train.accumulate),
+            ("train.eval_batches", train.eval_batches),
+            ("train.keep_checkpoints", train.keep_checkpoints),
+        ] {
+            if value == 0 {
+                return Err(TrainError::setting(key, 0, "must be at least 1"));
+            }
+        }
+        for (key, value) in [
+            ("train.eval_every", train.eval_every),
+            ("train.checkpoint_every", train.checkpoint_every),
+            ("train.log_every", train.log_every),
+        ] {
+            if value == 0 {
+                return Err(TrainError::setting(key, 0, "must be at least 1 step"));
+            }
+        }
+        if train.steps == 0 && train.tokens == 0 {
+            return Err(TrainError::setting(
+                "train.steps",
+                0,
+                "one of `train.steps` and `train.tokens` must say how long to train",
+            ));
+        }
+        if let Some(task) = &self.task {
+            self.validate_task(task)?;
+        }
+        if let TokenizerConfig::Bpe {
+            vocab_size: size @ 0..256,
+        } = self.data.tokenizer
+        {
+            return Err(TrainError::setting(
+                "data.tokenizer",
+                format!("bpe:{size}"),
+                "a byte-level vocabulary has at least the 256 bytes: write bpe:256 or more",
+            ));
+        }
+        if train.order == Order::Sequential {
+            return Err(TrainError::setting(
+                "train.order",
+                "sequential",
+                "training needs an order without end: crops or shuffled",
+            ));
+        }
+        let real = [
+            ("train.max_seconds", train.max_seconds, 0.0, f64::MAX),
+            ("train.target_accuracy", train.target_accuracy, 0.0, 1.0),
+            (
+                "optimizer.learning_rate",
+                self.optimizer.learning_rate,
+                f64::MIN_POSITIVE,
+                10.0,
+            ),
+            (
+                "optimizer.weight_decay",
+                self.optimizer.weight_decay,
+                0.0,
+                10.0,
+            ),
+            (
+                "optimizer.clip_norm",
+                self.optimizer.clip_norm,
+                0.0,
+                f64::MAX,
+            ),
+            (
+                "optimizer.epsilon",
+                self.optimizer.epsilon,
+                f64::MIN_POSITIVE,
+                1.0,
+            ),
+            ("optimizer.betas", self.optimizer.betas[0], 0.0, 0.999_999),
+            ("optimizer.betas", self.optimizer.betas[1], 0.0, 0.999_999),
+            (
+                "schedule.final_fraction",
+                self.schedule.final_fraction,
+                0.0,
+                1.0,
+            ),
+            (
+                "schedule.decay_fraction",
+                self.schedule.decay_fraction,
+                1e-6,
+                1.0,
+            ),
+            (
+                "objective.mask_ratio",
+                self.objective.mask_ratio.0,
+                1e-3,
+                1.0,
+            ),
+        ];
+        for (key, value, low, high) in real {
+            if !(low..=high).contains(&value) {
+                return Err(TrainError::setting(
+                    key,
+                    value,
+                    match high {
+                        f64::MAX => format!("must be at least {low:e}"),
+                        _ => format!("must lie in [{low:e}, {high:e}]"),
+                    },
+                ));
+            }
+        }
+        self.sample.validate()
+    }
+
+    fn validate_task(&self, task: &TaskConfig) -> Result<(), TrainError> {
+        task.validate()?;
+        if self.data != DataConfig::default() {
+            let why = "a recipe with a [task] reads no text: leave [data] out";
+            let data = format!("{} as {}", self.data.name, self.data.tokenizer);
+            return Err(TrainError::setting("data", data, why));
+        }
+        if self.objective.kind != ObjectiveKind::NextToken {
+            let why = "a task has its own targets: leave [objective] out";
+            return Err(TrainError::setting("objective.kind", "masked-token", why));
+        }
+        if task.train_examples == 0 && self.train.order == Order::Shuffled {
+            let why = "examples without end cannot be shuffled: set `train.order = \"crops\"`, or `task.train_examples`";
+            return Err(TrainError::setting("train.order", "shuffled", why));
+        }
+        Ok(())
+    }
+}
