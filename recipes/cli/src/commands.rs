@@ -27,6 +27,12 @@ pub enum CommandError {
     /// The study cannot be run.
     #[error(transparent)]
     Compare(#[from] kiln_compare::CompareError),
+    /// The cost of a model cannot be measured.
+    #[error(transparent)]
+    Cost(#[from] kiln_cost::CostError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] kiln_run::FileError),
     /// An argument that no command line parser could check.
     #[error("{0}")]
     Usage(String),
@@ -57,6 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Train(args) => train(args),
         Command::Compare(args) => crate::compare::compare(&args),
         Command::Eval(args) => eval(&args),
+        Command::Cost(args) => crate::cost::cost(&args),
         Command::Generate(args) => continue_text(&args),
         Command::Data(args) => data(args),
         Command::Doctor => doctor(),

@@ -36,6 +36,12 @@ pub enum CostError {
         /// What is wrong.
         why: String,
     },
+    /// A run or a recipe cannot be opened.
+    #[error(transparent)]
+    Train(#[from] kiln_train::TrainError),
+    /// The model cannot be built.
+    #[error("model: {0}")]
+    Model(#[from] kiln_zoo::ModelError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] kiln_run::FileError),
