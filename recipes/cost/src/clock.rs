@@ -4,8 +4,11 @@ use std::time::Instant;
 
 use crate::Spread;
 
-/// Repetitions after warm-up, unless one of them takes longer than its whole share of the budget.
+/// Repetitions after warm-up, unless one of them takes longer than its whole share of the budget and is not [`SHORT`].
 const LEAST: usize = 3;
+
+/// Seconds of work that is always repeated.
+const SHORT: f64 = 0.5;
 
 /// More repetitions than this say nothing new.
 const MOST: usize = 1000;
@@ -54,7 +57,7 @@ pub(crate) fn repeat<E>(
 ) -> Result<Vec<f64>, E> {
     let start = Instant::now();
     work()?;
-    let least = match start.elapsed().as_secs_f64() > share {
+    let least = match start.elapsed().as_secs_f64() > share.max(SHORT) {
         true => 1,
         false => LEAST,
     };
@@ -116,7 +119,12 @@ mod tests {
             assert!(warm);
             times.len()
         };
-        assert_eq!(count(0.0, 0.001), 1, "the warm-up alone takes longer");
+        assert_eq!(count(0.0, 0.001), LEAST, "short work is repeated");
+        assert_eq!(
+            count(0.1, SHORT + 0.01),
+            1,
+            "the warm-up alone takes longer"
+        );
         assert_eq!(count(0.004, 0.003), LEAST);
         assert!((4..40).contains(&count(0.2, 0.005)));
         assert_eq!(count(60.0, 0.0), MOST);

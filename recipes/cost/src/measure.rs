@@ -189,12 +189,15 @@ impl Worker<'_> {
     ) -> Result<RowCost, Trouble> {
         let model = &self.subject.model;
         let prompt = self.prompt([batch, length]);
-        let prefilled = || -> Result<ModelState, Trouble> {
+        let mut last = None;
+        let prefill = self.pace(share(), batch * length, || {
+            // Two states of a long prompt at once would count as its peak of memory.
+            drop(last.take());
             let start = model.initial_state(batch, self.device)?;
-            Ok(model.forward_with_state(prompt.clone(), start)?.1)
-        };
-        let prefill = self.pace(share(), batch * length, || prefilled().map(drop))?;
-        let state = prefilled()?;
+            last = Some(model.forward_with_state(prompt.clone(), start)?.1);
+            Ok(())
+        })?;
+        let state = last.ok_or(Trouble::Ended)?;
         let counted = model.counted_state_bytes(&state);
         let decode = self.decode(batch, &state, share())?;
         drop(state);
