@@ -31,6 +31,7 @@ Run (builds the kiln binary for the backend, then passes all arguments on):
   train RECIPE           train a model into a run folder
   compare STUDY          run several arms under one protocol, over a grid and seeds
   eval RUN               evaluate a trained model
+  cost RUN               measure a model's time, state, memory and energy by length
   generate RUN           write text with a trained model
   data ...               list, prepare or import datasets
       --backend B        flex (default), wgpu, vulkan, webgpu, metal, cuda or rocm
@@ -49,7 +50,9 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
 
 /// Commands of the `kiln` binary that `cargo xtask` passes on to it.
-const KILN_COMMANDS: [&str; 6] = ["recipes", "train", "compare", "eval", "generate", "data"];
+const KILN_COMMANDS: [&str; 7] = [
+    "recipes", "train", "compare", "eval", "cost", "generate", "data",
+];
 const OWN_COMMANDS: [&str; 6] = ["help", "doctor", "test", "tidy", "docs", "ci"];
 
 /// Why a command did not succeed; the variant sets the exit status.

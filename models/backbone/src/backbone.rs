@@ -364,6 +364,14 @@ impl<M: Mixer> Backbone<M> {
             .sum()
     }
 
+    /// Bytes of the tensors in a state, all lanes together; none if a mixer does not tell.
+    pub fn counted_state_bytes(&self, state: &BackboneState<M::State>) -> Option<u64> {
+        let mixers = self.blocks.iter().zip(&state.mixers);
+        mixers
+            .map(|(block, state)| block.mixer.counted_state_bytes(state))
+            .sum()
+    }
+
     fn embed(&self, tokens: Tensor<2, Int>, offset: usize) -> Result<Tensor<3>, ModelError> {
         let [_, seq] = tokens.dims();
         let mut x = embedding(self.tokens.val(), tokens); // [batch, seq, d_model]

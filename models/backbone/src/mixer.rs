@@ -41,4 +41,15 @@ pub trait Mixer: Module {
 
     /// Bytes of f32 state a lane holds after `seq` tokens.
     fn state_bytes(&self, seq: usize) -> u64;
+
+    /// Bytes of the tensors in a state, all lanes together, counted off the tensors themselves; none if the mixer does not tell.
+    /// After `seq` tokens it is the number of lanes times [`Mixer::state_bytes`].
+    fn counted_state_bytes(&self, _state: &Self::State) -> Option<u64> {
+        None
+    }
+}
+
+/// Bytes of a tensor's numbers.
+pub fn tensor_bytes<const D: usize>(tensor: &Tensor<D>) -> u64 {
+    (tensor.shape().num_elements() * tensor.dtype().size()) as u64
 }

@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, ShortConv, project};
+use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, ShortConv, project, tensor_bytes};
 use kiln_fused::swiglu;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,10 @@ impl Mixer for ConvMixer {
 
     fn state_bytes(&self, _seq: usize) -> u64 {
         self.conv.state_bytes()
+    }
+
+    fn counted_state_bytes(&self, state: &Tensor<3>) -> Option<u64> {
+        Some(tensor_bytes(state))
     }
 }
 

@@ -10,6 +10,7 @@ use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, InitRng, Mixer, ModelError, inverse_softplus, project, spread_energies,
+    tensor_bytes,
 };
 use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
 use kiln_fused::{cayley, soft_bound, swiglu};
@@ -338,6 +339,10 @@ impl Mixer for BkMixer {
     /// One complex f32 a head, whatever the length.
     fn state_bytes(&self, _seq: usize) -> u64 {
         (2 * self.heads * size_of::<f32>()) as u64
+    }
+
+    fn counted_state_bytes(&self, state: &Tensor<2>) -> Option<u64> {
+        Some(tensor_bytes(state))
     }
 }
 

@@ -16,7 +16,7 @@ use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, InitRng, Mixer, ModelError, ShortConv, inverse_softplus, project,
-    spread_energies,
+    spread_energies, tensor_bytes,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::{rms_norm, soft_bound, swiglu};
@@ -289,6 +289,12 @@ impl Mixer for ResolventMixer {
             conv.map_or(0, ShortConv::state_bytes)
         });
         (self.heads * head * size_of::<f32>()) as u64 + convs.iter().sum::<u64>()
+    }
+
+    fn counted_state_bytes(&self, state: &ResolventMixerState) -> Option<u64> {
+        let ResolventState { left, memory } = &state.resolvent;
+        let history: u64 = state.history.iter().flatten().map(tensor_bytes).sum();
+        Some(tensor_bytes(left) + tensor_bytes(memory) + history)
     }
 }
 

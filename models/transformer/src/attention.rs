@@ -5,7 +5,7 @@
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, project};
+use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, project, tensor_bytes};
 use kiln_fused::{causal_attention, reference};
 use serde::{Deserialize, Serialize};
 
@@ -188,5 +188,11 @@ impl Mixer for CausalSelfAttention {
     /// A key and a value of d_model f32 for each past token.
     fn state_bytes(&self, seq: usize) -> u64 {
         (2 * seq * self.heads * self.d_head * size_of::<f32>()) as u64
+    }
+
+    fn counted_state_bytes(&self, state: &KvCache) -> Option<u64> {
+        let bytes =
+            |(keys, values): &(Tensor<4>, Tensor<4>)| tensor_bytes(keys) + tensor_bytes(values);
+        Some(state.0.as_ref().map_or(0, bytes))
     }
 }

@@ -142,6 +142,20 @@ impl Mixer for AnyMixer {
             Self::Conv(mixer) => mixer.state_bytes(seq),
         }
     }
+
+    fn counted_state_bytes(&self, state: &AnyState) -> Option<u64> {
+        match (self, state) {
+            (Self::Attention(mixer), AnyState::Attention(state)) => {
+                mixer.counted_state_bytes(state)
+            }
+            (Self::Bk(mixer), AnyState::Bk(state)) => mixer.counted_state_bytes(state),
+            (Self::Resolvent(mixer), AnyState::Resolvent(state)) => {
+                mixer.counted_state_bytes(state)
+            }
+            (Self::Conv(mixer), AnyState::Conv(state)) => mixer.counted_state_bytes(state),
+            _ => None,
+        }
+    }
 }
 
 fn wrap<S>(

@@ -28,6 +28,8 @@ pub enum Command {
     Compare(Compare),
     /// Score a finished run on held-out text
     Eval(Eval),
+    /// Measure what a model costs: time, state, memory and energy by length
+    Cost(Cost),
     /// Continue a prompt with a finished run's model
     Generate(Generate),
     /// List, prepare or import corpora
@@ -129,6 +131,46 @@ pub struct Eval {
     /// Most windows to score; 0 is all
     #[arg(long, default_value_t = 0)]
     pub windows: usize,
+}
+
+#[derive(Debug, Group)]
+pub struct Cost {
+    /// Run folder; or a preset's or recipe's name, whose model is measured with its initial weights
+    pub model: String,
+    /// Measure these too, and set them beside the first
+    #[arg(long, value_name = "MODEL", num_args = 1..)]
+    pub against: Vec<String>,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub folders: Folders,
+    /// Tokens before decoding
+    #[arg(
+        long,
+        default_value = "64,256,1024",
+        value_name = "N,...",
+        value_delimiter = ','
+    )]
+    pub lengths: Vec<usize>,
+    /// Sequences side by side
+    #[arg(
+        long,
+        default_value = "1,8",
+        value_name = "N,...",
+        value_delimiter = ','
+    )]
+    pub batches: Vec<usize>,
+    /// Seconds for each model, divided among its rows
+    #[arg(
+        long,
+        default_value_t = 60.0,
+        value_name = "S",
+        allow_negative_numbers = true
+    )]
+    pub seconds: f64,
+    /// Folder of the page, and of what has no run folder; the default is the run folder, or runs/cost-NAME
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

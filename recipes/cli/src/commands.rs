@@ -11,7 +11,8 @@ use kiln_run::{Interrupt, Mode, RunFolder, View, format};
 use kiln_text::{DataConfig, DataEnv, Prepared, TokenizerConfig, prepare};
 use kiln_train::{
     Backend, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult,
-    SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, show_preparation,
+    SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, known_vocab,
+    show_preparation,
 };
 use thiserror::Error;
 
@@ -27,6 +28,12 @@ pub enum CommandError {
     /// The study cannot be run.
     #[error(transparent)]
     Compare(#[from] kiln_compare::CompareError),
+    /// The cost of a model cannot be measured.
+    #[error(transparent)]
+    Cost(#[from] kiln_cost::CostError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] kiln_run::FileError),
     /// An argument that no command line parser could check.
     #[error("{0}")]
     Usage(String),
@@ -57,6 +64,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Train(args) => train(args),
         Command::Compare(args) => crate::compare::compare(&args),
         Command::Eval(args) => eval(&args),
+        Command::Cost(args) => crate::cost::cost(&args),
         Command::Generate(args) => continue_text(&args),
         Command::Data(args) => data(args),
         Command::Doctor => doctor(),
@@ -93,11 +101,7 @@ pub fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
 
 fn dry_run(args: &Train) -> Result<ExitCode, CommandError> {
     let recipe = load(args)?;
-    // Only vocabularies that follow from the text need the text.
-    let vocab = match kiln_train::known_vocab(&recipe.value)? {
-        Some(vocab) => vocab,
-        None => open_source(&recipe.value, &args.folders)?.vocab_size()?,
-    };
+    let vocab = vocab_size(&recipe.value, &args.folders)?;
     let resolved = Resolved::new(recipe, vocab)?;
     let plan = Plan::new(&resolved, &open(&args.compute)?.device)?;
     let mut out = io::stdout().lock();
@@ -324,6 +328,14 @@ fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
 pub fn open_source(recipe: &TrainRecipe, folders: &Folders) -> Result<Source, TrainError> {
     let mut view = View::new(0, Mode::Plain);
     Source::open(recipe, &place::data(folders), &mut view)
+}
+
+/// Size of a recipe's vocabulary. Only one that follows from the text needs the text.
+pub fn vocab_size(recipe: &TrainRecipe, folders: &Folders) -> Result<usize, TrainError> {
+    match known_vocab(recipe)? {
+        Some(vocab) => Ok(vocab),
+        None => open_source(recipe, folders)?.vocab_size(),
+    }
 }
 
 /// Prepares a corpus, telling what it does on standard error.

@@ -96,6 +96,7 @@ fn losses() -> Chart {
         ],
         references: vec![("bigram entropy".into(), 2.45), ("uniform".into(), 44.17)],
         log_x: false,
+        log_y: false,
     }
 }
 
@@ -133,6 +134,7 @@ fn frontier() -> Chart {
             .style(Style::Dotted),
         ],
         log_x: true,
+        log_y: false,
         ..Chart::default()
     }
 }

@@ -176,6 +176,11 @@ impl RunFolder {
         self.path.join("windows.json")
     }
 
+    /// `cost.json`: what the model costs on a device, once that is measured.
+    pub fn cost(&self) -> PathBuf {
+        self.path.join("cost.json")
+    }
+
     /// `samples.txt`: text the model wrote.
     pub fn samples(&self) -> PathBuf {
         self.path.join("samples.txt")

@@ -138,6 +138,18 @@ pub fn memory() -> Memory {
     }
 }
 
+/// Makes [`Memory::peak`] start anew from what is resident now. Returns whether the system allows it: only then does the
+/// peak that is read later belong to what came in between.
+pub fn reset_memory_peak() -> bool {
+    // See proc(5): 5 resets the peak resident set.
+    fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Main memory that a process could have without swapping, in bytes, where the system tells.
+pub fn memory_available() -> Option<u64> {
+    kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 fn processor() -> Option<String> {
     if cfg!(target_os = "macos") {
         return output(Command::new("sysctl").args(["-n", "machdep.cpu.brand_string"]));
@@ -217,6 +229,19 @@ mod tests {
         let memory = memory();
         assert!(memory.resident.unwrap() > 0 && memory.peak.unwrap() >= memory.resident.unwrap());
         assert!(memory_total().unwrap() > memory.peak.unwrap());
+        assert!(memory_total().unwrap() > memory_available().unwrap());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peak_starts_anew() {
+        const SIZE: usize = 256 << 20;
+        // Every page is written, so that it is in main memory, and the block goes back to the system when dropped.
+        drop(std::hint::black_box(vec![1u8; SIZE]));
+        let before = memory().peak.unwrap();
+        if reset_memory_peak() {
+            assert!(memory().peak.unwrap() + SIZE as u64 / 2 < before);
+        }
     }
 
     #[test]

@@ -148,6 +148,33 @@ fn forward_is_step_repeated() {
 }
 
 #[test]
+fn the_state_has_the_bytes_the_model_says() {
+    let device = device();
+    let mut told = Vec::new();
+    for case in causal_cases() {
+        let model = case.model(3, &device);
+        for seq in [1, SEQ] {
+            let start = model.initial_state(2, &device).unwrap();
+            let all = ids(&tokens(2, seq), 2, &device);
+            let (_, state) = model.forward_with_state(all, start).unwrap();
+            if let Some(counted) = model.counted_state_bytes(&state) {
+                assert_eq!(
+                    counted,
+                    2 * model.state_bytes(seq),
+                    "{} at {seq}",
+                    case.name
+                );
+                told.push(case.config.mixer(0));
+            }
+        }
+    }
+    use MixerKind::{Attention, Bk, Conv, Resolvent};
+    for kind in [Attention, Bk, Conv, Resolvent] {
+        assert!(told.contains(&kind), "{kind:?} does not count its state");
+    }
+}
+
+#[test]
 fn pieces_with_state_are_the_whole() {
     let device = device();
     for case in causal_cases() {

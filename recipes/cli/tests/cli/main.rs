@@ -8,6 +8,7 @@
 
 mod common;
 mod compare;
+mod cost;
 mod disk;
 mod folders;
 mod recipes;

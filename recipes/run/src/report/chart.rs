@@ -3,7 +3,7 @@
 
 use super::html::escape;
 use super::plot::Plot;
-use super::scale::is_drawable;
+use super::scale::{SMALLEST, is_drawable};
 use crate::format;
 
 /// Colours of the style sheet; later series take them again, dashed.
@@ -55,6 +55,8 @@ pub struct Chart {
     pub references: Vec<(String, f64)>,
     /// Whether the horizontal axis is logarithmic. Points at or below zero are then left out.
     pub log_x: bool,
+    /// Whether the vertical axis is logarithmic. Points at or below zero are then gaps.
+    pub log_y: bool,
 }
 
 impl Series {
@@ -133,7 +135,15 @@ pub(super) fn measure(value: f64) -> String {
 impl Chart {
     /// The figure. `id` must differ between the charts of a page.
     pub(super) fn figure(&self, id: usize) -> String {
-        let plot = Plot::new(self);
+        let positive;
+        let drawn = match self.log_y {
+            true => {
+                positive = self.positive();
+                &positive
+            }
+            false => self,
+        };
+        let plot = Plot::new(drawn);
         let summaries: Vec<String> = self.series.iter().map(Series::summary).collect();
         let mut out = format!(
             "<figure class=\"card\">\n<figcaption><h3>{}</h3>",
@@ -152,6 +162,19 @@ impl Chart {
         }
         out.push_str("</figure>\n");
         out
+    }
+
+    /// The chart with gaps in place of what a logarithmic axis has no place for.
+    fn positive(&self) -> Self {
+        let mut chart = self.clone();
+        let points = chart
+            .series
+            .iter_mut()
+            .flat_map(|series| &mut series.points);
+        for (_, y) in points.filter(|(_, y)| *y < SMALLEST) {
+            *y = f64::NAN;
+        }
+        chart
     }
 
     /// A single curve is named by the title, a single point in the plot.

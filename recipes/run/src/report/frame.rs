@@ -47,7 +47,7 @@ impl Frame {
             to,
             start: HEIGHT - BOTTOM,
             end: TOP,
-            log: false,
+            log: chart.log_y,
         };
         Self {
             x,
@@ -105,13 +105,14 @@ fn horizontal(points: &[Point], log: bool) -> (f64, f64) {
 }
 
 /// The curves' robust ranges together, with the references that do not stretch them more than
-/// twofold.
+/// twofold; on a logarithmic axis all of it in decades.
 fn vertical(chart: &Chart) -> (f64, f64) {
+    let height = |y: f64| if chart.log_y { y.log10() } else { y };
     let ranges = chart.series.iter().filter_map(|series| {
         let drawn = series
             .finite()
             .filter(|(x, _)| !chart.log_x || *x >= SMALLEST);
-        robust_range(&drawn.map(|(_, y)| y).collect::<Vec<_>>())
+        robust_range(&drawn.map(|(_, y)| height(y)).collect::<Vec<_>>())
     });
     let (low, high) = extent(ranges.flat_map(|(low, high)| [low, high])).unwrap_or((0.0, 1.0));
     let span = if same(low, high) {
@@ -119,7 +120,8 @@ fn vertical(chart: &Chart) -> (f64, f64) {
     } else {
         high - low
     };
-    let near = chart.references.iter().map(|(_, value)| *value);
+    // What has no place on a logarithmic axis is no number there, and never near.
+    let near = chart.references.iter().map(|(_, value)| height(*value));
     let near = near.filter(|value| *value >= low - span && *value <= high + span);
     let (low, high) = extent(near.chain([low, high])).unwrap_or((low, high));
     let padding = if same(low, high) {
@@ -128,12 +130,15 @@ fn vertical(chart: &Chart) -> (f64, f64) {
         0.06 * (high - low)
     };
     // Room below zero for a measure that has none would be a lie.
-    let from = if low >= 0.0 {
+    let from = if low >= 0.0 && !chart.log_y {
         (low - padding).max(0.0)
     } else {
         low - padding
     };
-    (from, high + padding)
+    match chart.log_y {
+        true => (10f64.powf(from), 10f64.powf(high + padding)),
+        false => (from, high + padding),
+    }
 }
 
 /// Whether two values are too close for ticks between them to be told apart.

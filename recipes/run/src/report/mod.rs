@@ -9,6 +9,7 @@ mod html;
 mod labels;
 mod plot;
 mod scale;
+mod text;
 
 use std::path::Path;
 

@@ -67,6 +67,7 @@ fn everything_is_escaped() {
             ],
             references: vec![(evil.clone(), 1.5), (evil.clone(), 99.0)],
             log_x: false,
+            log_y: false,
         }],
         tables: vec![Table {
             title: evil.clone(),
@@ -149,6 +150,47 @@ fn a_gap_breaks_the_line() {
 }
 
 #[test]
+fn a_power_law_is_straight_on_two_logarithmic_axes() {
+    let points = [
+        (10.0, 1e-3),
+        (100.0, 1e-2),
+        (1000.0, 0.1),
+        (1e4, 1.0),
+        (1e5, 0.0),
+    ];
+    let page = page_of(Chart {
+        series: vec![curve("a", points.to_vec())],
+        references: vec![("zero".into(), 0.0)],
+        log_x: true,
+        log_y: true,
+        ..Chart::default()
+    });
+    let path = page.split("solid\"><path d=\"").nth(1).unwrap();
+    let path = path.split('"').next().unwrap();
+    let at: Vec<(f64, f64)> = path
+        .split(['M', 'L'])
+        .filter_map(|pair| pair.split_once(' '))
+        .map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap()))
+        .collect();
+    assert_eq!(at.len(), 4, "zero has no place: {path}");
+    let slopes = at
+        .windows(2)
+        .map(|pair| (pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0));
+    let slopes: Vec<f64> = slopes.collect();
+    // Pixels are written to a tenth.
+    assert!(
+        slopes
+            .iter()
+            .all(|slope| (slope - slopes[0]).abs() < 2e-3 && *slope < 0.0),
+        "{slopes:?}"
+    );
+    assert!(
+        page.contains(">0.01</text>") && page.contains("The reference zero (0)"),
+        "{page}"
+    );
+}
+
+#[test]
 fn what_is_left_out_is_told() {
     let mut points: Vec<(f64, f64)> = (0..200)
         .map(|i| (f64::from(i), 2.0 - f64::from(i) / 200.0))
@@ -203,15 +245,16 @@ proptest! {
         points in prop::collection::vec((any::<f64>(), any::<f64>()), 0..12),
         reference in any::<f64>(),
         log_x in any::<bool>(),
+        log_y in any::<bool>(),
     ) {
         let references = vec![("r".to_string(), reference)];
         let series = vec![curve("a", points.clone()), curve("b", points).style(Style::Points)];
-        page_of(Chart { series, references, log_x, ..Chart::default() });
+        page_of(Chart { series, references, log_x, log_y, ..Chart::default() });
     }
 
     #[test]
-    fn narrow_ranges_make_a_page(base in -1e9f64..1e9, exponent in -320i32..0, log_x in any::<bool>()) {
+    fn narrow_ranges_make_a_page(base in -1e9f64..1e9, exponent in -320i32..0, log_x in any::<bool>(), log_y in any::<bool>()) {
         let points = (0..5).map(|i| (base.abs() + f64::from(i) * 10f64.powi(exponent), base)).collect();
-        page_of(Chart { series: vec![curve("a", points)], log_x, ..Chart::default() });
+        page_of(Chart { series: vec![curve("a", points)], log_x, log_y, ..Chart::default() });
     }
 }
