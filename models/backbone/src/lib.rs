@@ -21,5 +21,5 @@ pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;
 pub use init::{InitRng, stable_param_ids};
 pub use layers::{Mlp, MlpKind, Norm, NormKind, project};
-pub use mixer::Mixer;
+pub use mixer::{Direction, Mixer};
 pub use preset::Preset;

@@ -2,6 +2,18 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Which tokens the output at a position depends on, for mixers that can be built either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Those up to it, for next-token models.
+    #[default]
+    Causal,
+    /// All of them, for masked-token models.
+    Bidirectional,
+}
 
 /// A layer that moves information between positions.
 ///

@@ -6,14 +6,14 @@ use kiln_backbone::Mixer;
 use kiln_baselines::ConvMixer;
 use kiln_resnet_bk::BkMixer;
 use kiln_resolvent::{ResolventMixer, ResolventMixerState};
-use kiln_transformer::{CausalSelfAttention, KvCache};
+use kiln_transformer::{KvCache, SelfAttention};
 use serde::{Deserialize, Serialize};
 
 /// A mixer in a layer pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MixerKind {
-    /// Causal softmax attention.
+    /// Softmax attention.
     Attention,
     /// The resolvent's diagonal as features.
     Bk,
@@ -31,7 +31,7 @@ pub enum MixerKind {
 )]
 pub enum AnyMixer {
     /// See [`MixerKind::Attention`].
-    Attention(CausalSelfAttention),
+    Attention(SelfAttention),
     /// See [`MixerKind::Bk`].
     Bk(BkMixer),
     /// See [`MixerKind::Resolvent`].

@@ -3,10 +3,11 @@
 use burn::module::ParamId;
 use burn::tensor::Device;
 use kiln_backbone::{
-    Backbone, BackboneConfig, BackboneState, InitRng, ModelError, Preset, stable_param_ids,
+    Backbone, BackboneConfig, BackboneState, Direction, InitRng, ModelError, Preset,
+    stable_param_ids,
 };
 use kiln_baselines::ConvConfig;
-use kiln_resnet_bk::{BkConfig, Direction, GradRule};
+use kiln_resnet_bk::{BkConfig, GradRule};
 use kiln_resolvent::ResolventConfig;
 use kiln_transformer::AttentionConfig;
 use serde::{Deserialize, Serialize};
@@ -137,7 +138,12 @@ impl ModelConfig {
 
     /// Whether every layer sees the past only.
     pub fn is_causal(&self) -> bool {
-        self.bk.direction == Direction::Causal || !self.pattern.contains(&MixerKind::Bk)
+        let causal = |mixer: &MixerKind| match mixer {
+            MixerKind::Attention => self.attention.direction == Direction::Causal,
+            MixerKind::Bk => self.bk.direction == Direction::Causal,
+            MixerKind::Resolvent | MixerKind::Conv => true,
+        };
+        self.pattern.iter().all(causal)
     }
 
     /// Forward multiplications and additions a token of a sequence of `seq` costs. Training costs three times that.

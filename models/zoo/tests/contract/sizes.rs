@@ -177,6 +177,9 @@ fn presets_that_are_compared_are_of_one_size() {
         ("resolvent-gpt", "gpt2-small", 50_304),
         ("conv3-char-cpu", "nanogpt-cpu", 65),
         ("conv3-char-gpu", "nanogpt-gpu", 65),
+        ("window-char-cpu", "nanogpt-cpu", 65),
+        ("window-small", "transformer-small", 1024),
+        ("transformer-masked", "resnet-bk-masked", 66),
     ] {
         let a = counted(&preset(name, vocab)) as f64;
         let b = counted(&preset(transformer, vocab)) as f64;
