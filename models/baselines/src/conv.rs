@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn two_tokens_by_hand() {
         let device = Device::flex();
-        let (backbone, _) = (crate::PRESETS[0].config)();
+        let (backbone, _) = (crate::CONV_PRESETS[0].config)();
         let backbone = BackboneConfig {
             d_model: 1,
             ..backbone

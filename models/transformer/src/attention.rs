@@ -194,10 +194,11 @@ impl SelfAttention {
         }
     }
 
-    /// The positions out of `seq` that a query after them can see.
+    /// Positions out of `seq` that a query after them can see; of bidirectional attention there is no query after them.
     fn held(&self, seq: usize) -> usize {
         match self.mask {
-            AttentionMask::Full | AttentionMask::Causal => seq,
+            AttentionMask::Full => 0,
+            AttentionMask::Causal => seq,
             AttentionMask::Window { window, sinks } => seq.min(sinks + window - 1),
         }
     }

@@ -70,6 +70,9 @@ pub struct ModelSection {
     /// Keys of convolution layers.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub conv: toml::Table,
+    /// Keys of layers of gated linear attention.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub gla: toml::Table,
 }
 
 /// What a model learns to predict.
@@ -425,6 +428,7 @@ impl Resolved {
         section.bk = table(toml::Table::try_from(&self.model.bk))?;
         section.resolvent = table(toml::Table::try_from(&self.model.resolvent))?;
         section.conv = table(toml::Table::try_from(&self.model.conv))?;
+        section.gla = table(toml::Table::try_from(&self.model.gla))?;
         Ok(recipe)
     }
 }

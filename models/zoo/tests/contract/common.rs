@@ -66,6 +66,8 @@ fn reduce(mut config: ModelConfig) -> ModelConfig {
     config.bk.heads = config.bk.heads.min(10);
     config.resolvent.heads = 4;
     config.resolvent.d_key = 6;
+    config.gla.heads = 4;
+    config.gla.d_key = 6;
     config
 }
 

@@ -184,6 +184,8 @@ fn no_state_is_the_initial_one() {
                 AnyMixer::Resolvent(config.resolvent.init(backbone, rng, &device).unwrap())
             }
             MixerKind::Conv => AnyMixer::Conv(config.conv.init(backbone, rng, &device).unwrap()),
+            MixerKind::Gla => AnyMixer::Gla(config.gla.init(backbone, rng, &device).unwrap()),
+            MixerKind::Fnet => panic!("{}: Fourier mixing is not causal", case.name),
         };
         let values: Vec<f32> = (0..SEQ * backbone.d_model)
             .map(|i| (i as f32 * 0.7).sin())
