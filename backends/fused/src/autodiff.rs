@@ -13,7 +13,10 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
-use crate::backend::{FusedAdjoint, FusedBackend};
+use crate::{
+    backend::{FusedAdjoint, FusedBackend},
+    mask::AttentionMask,
+};
 
 /// Adds the gradients of those parents that take one.
 fn register<B: Backend, const N: usize>(
@@ -268,8 +271,17 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
         }
     }
 
-    fn fused_attention(packed: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        unary::<B, C, _>(packed, heads, B::fused_attention, B::attention_adjoint)
+    fn fused_attention(
+        packed: FloatTensor<Self>,
+        heads: usize,
+        mask: AttentionMask,
+    ) -> FloatTensor<Self> {
+        unary::<B, C, _>(
+            packed,
+            (heads, mask),
+            |packed, (heads, mask)| B::fused_attention(packed, heads, mask),
+            |packed, (heads, mask), grad| B::attention_adjoint(packed, heads, mask, grad),
+        )
     }
 
     fn fused_causal_conv(

@@ -5,6 +5,8 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
+use crate::mask::AttentionMask;
+
 /// A backend with fused implementations. `Dispatch` implements it by asking the backend of the tensors it is given, and
 /// `Autodiff` by recording one node an operation; other backends never get here (the public functions see to it).
 #[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
@@ -40,8 +42,12 @@ pub trait FusedBackend: Backend {
         heads: usize,
     ) -> FloatTensor<Self>;
 
-    /// See [`causal_attention`](crate::causal_attention).
-    fn fused_attention(packed: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    /// See [`attention`](crate::attention).
+    fn fused_attention(
+        packed: FloatTensor<Self>,
+        heads: usize,
+        mask: AttentionMask,
+    ) -> FloatTensor<Self>;
 
     /// See [`causal_conv`](crate::causal_conv); the first `past` rows of each lane of x are history.
     fn fused_causal_conv(
@@ -109,6 +115,7 @@ pub trait FusedAdjoint: Backend {
     fn attention_adjoint(
         packed: FloatTensor<Self>,
         heads: usize,
+        mask: AttentionMask,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 

@@ -14,7 +14,7 @@
 //! rms_norm             y = gamma x / sqrt(mean x^2 + e)               x, gamma
 //! layer_norm           y = gamma (x - mean) / sqrt(var + e) + beta    x, gamma
 //! rotate               pairs of queries and keys turned by position   cos, sin
-//! causal_attention     y_i = sum_{j<=i} softmax_j(q_i k_j) v_j        packed q, k, v
+//! attention            y_i = sum_{j seen} softmax_j(q_i k_j) v_j      packed q, k, v
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
@@ -25,7 +25,7 @@
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself.
 //!
 //! # Promises of the Flex kernels
-//! - A row of the output depends on that row of the input only, bit for bit; for attention and convolution, on it and the rows before.
+//! - A row of the output depends on that row of the input only, bit for bit; for causal attention and convolution, on it and the rows before.
 //! - Results are the same on every run and for every number of threads: work is cut into pieces whose size follows from
 //!   the shapes alone, and sums over pieces are added in order.
 //! - Elementary functions are within 1e-6 of the exact value, relative to it (see the tests for the exact statements).
@@ -43,13 +43,15 @@ mod autodiff;
 mod backend;
 #[cfg(feature = "flex")]
 mod flex;
+mod mask;
 mod ops;
 mod optimizer;
 pub mod reference;
 
 pub use backend::{FusedAdjoint, FusedBackend};
+pub use mask::AttentionMask;
 pub use ops::{
-    causal_attention, causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm,
-    rotate, soft_bound, square_sum, swiglu,
+    attention, causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate,
+    soft_bound, square_sum, swiglu,
 };
 pub use optimizer::AdamW;

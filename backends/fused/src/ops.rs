@@ -5,7 +5,7 @@ use burn::{
     tensor::{Int, Tensor, assert_shape},
 };
 
-use crate::{backend::FusedBackend, reference};
+use crate::{backend::FusedBackend, mask::AttentionMask, reference};
 
 /// Whether the kernels take this tensor.
 pub(crate) fn fused<const D: usize>(x: &Tensor<D>) -> bool {
@@ -227,30 +227,40 @@ pub fn rotate(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -
     ))
 }
 
-/// Causal softmax attention, `y_i = sum_{j<=i} softmax_j(q_i . k_j / sqrt(d_head)) v_j` for each head by itself
-/// (arXiv 1706.03762), on the projections as the linear layer leaves them.
+/// Softmax attention, `y_i = sum_j softmax_j(q_i . k_j / sqrt(d_head)) v_j` over the positions j that the mask lets i see, for
+/// each head by itself (arXiv 1706.03762), on the projections as the linear layer leaves them.
 ///
 /// # Shapes
 /// - packed `[batch, seq, 3 * heads * d_head]`: all heads' queries, then keys, then values
 /// - output `[batch, seq, heads * d_head]`
 ///
 /// # Cost
-/// `2 batch heads seq^2 d_head` operations forward (blocks wholly in the future are left out) and 2.5 times that
-/// backward; scratch of a block of queries by `seq` a thread, so nothing quadratic in seq.
+/// `4 batch heads seq keys d_head` operations forward, where keys is the number that a block of 64 queries sees: seq without a
+/// mask, on average half of it with the causal one (blocks wholly in the future are left out), and at most
+/// `window + sinks + 63` with a window. Backward takes 2.5 times that; scratch is a block of queries by those keys a thread, so
+/// nothing quadratic in seq. [`reference`](mod@reference) computes and masks the whole square.
 ///
 /// # Panics
-/// If the last axis is not a multiple of `3 * heads`.
-pub fn causal_attention(packed: Tensor<3>, heads: usize) -> Tensor<3> {
+/// If the last axis is not a multiple of `3 * heads`, or a window is 0.
+pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor<3> {
     let [_, _, width] = packed.dims();
     assert!(
         heads > 0 && width % (3 * heads) == 0,
-        "causal_attention: the last axis, {width}, must be a multiple of 3 * heads = {}",
+        "attention: the last axis, {width}, must be a multiple of 3 * heads = {}",
         3 * heads
     );
+    assert!(
+        !matches!(mask, AttentionMask::Window { window: 0, .. }),
+        "attention: a window of 0 sees no key; it must be at least 1"
+    );
     if !fused(&packed) {
-        return reference::causal_attention(packed, heads);
+        return reference::attention(packed, heads, mask);
     }
-    Tensor::from_dispatch(Dispatch::fused_attention(packed.into_dispatch(), heads))
+    Tensor::from_dispatch(Dispatch::fused_attention(
+        packed.into_dispatch(),
+        heads,
+        mask,
+    ))
 }
 
 /// Causal depthwise convolution, `u_t = sum_j w_j x_{t - (width - 1) + j}` in each channel by itself, and `silu(u)` if asked

@@ -1,10 +1,12 @@
 //! The equations in plain tensor operations. Everything else must equal them.
 
 use burn::tensor::{
-    Bool, Int, Tensor,
+    Bool, Device, Int, Tensor,
     activation::{self, log_softmax, softmax},
     module,
 };
+
+use crate::mask::AttentionMask;
 
 /// `x W + b`, each row by itself.
 ///
@@ -119,35 +121,60 @@ pub fn rotate(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -
     Tensor::cat(vec![turned, values], 2).reshape([batch, seq, width])
 }
 
-/// `y_i = sum_{j<=i} softmax_j(q_i . k_j / sqrt(d_head)) v_j` for each head by itself (arXiv 1706.03762).
+/// `y_i = sum_j softmax_j(q_i . k_j / sqrt(d_head)) v_j` over the positions j that the mask lets i see, for each head by itself
+/// (arXiv 1706.03762).
 ///
 /// # Shapes
 /// - packed `[batch, seq, 3 * heads * d_head]`; output `[batch, seq, heads * d_head]`
-pub fn causal_attention(packed: Tensor<3>, heads: usize) -> Tensor<3> {
-    attention(unpack(packed, heads), 0, |weights| weights)
+pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor<3> {
+    attend(unpack(packed, heads), mask, |weights| weights)
 }
 
-/// [`causal_attention`] where keys and values of `past` positions stand before the first query, with a map of the
-/// weights for dropout.
+/// [`attention`] where keys and values of the past stand before the first query, with a map of the weights for dropout.
+///
+/// The last `seq` keys are those of the queries. Between sinks and window, where no query looks, keys may be left out.
 ///
 /// # Shapes
 /// - q `[batch, heads, seq, d_head]`, k and v `[batch, heads, past + seq, d_head]`
 /// - output `[batch, seq, heads * d_head]`
-pub fn attention(
+pub fn attend(
     [q, k, v]: [Tensor<4>; 3],
-    past: usize,
+    mask: AttentionMask,
     map_weights: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<3> {
     let [batch, heads, seq, d_head] = q.dims();
+    let past = k.dims()[2] - seq;
     let scale = (d_head as f64).powf(-0.5);
     let mut scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [batch, heads, seq, past + seq]
-    if seq > 1 {
-        // tril_mask is true above the diagonal: those are the future.
-        let future = Tensor::<2, Bool>::tril_mask([seq, past + seq], past as i64, &scores.device());
-        scores = scores.mask_fill(future.unsqueeze(), f32::NEG_INFINITY);
+    if let Some(hidden) = hidden(mask, [seq, past], &scores.device()) {
+        scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
     }
     let mixed = map_weights(softmax(scores, 3)).matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
     mixed.reshape([batch, seq, heads * d_head])
+}
+
+/// True where a query does not see a key, `[seq, past + seq]`; none where all see all.
+fn hidden(
+    mask: AttentionMask,
+    [seq, past]: [usize; 2],
+    device: &Device,
+) -> Option<Tensor<2, Bool>> {
+    let shape = [seq, past + seq];
+    // tril_mask is true above the diagonal, triu_mask below.
+    let future = || Tensor::<2, Bool>::tril_mask(shape, past as i64, device);
+    match mask {
+        AttentionMask::Full => None,
+        AttentionMask::Window { window, sinks } if past + seq > window + sinks => {
+            let first = past as i64 + 1 - window as i64; // that the first query sees
+            let before = Tensor::<2, Bool>::triu_mask(shape, first, device);
+            let before = match sinks {
+                0 => before,
+                _ => before.slice_fill([0..seq, 0..sinks], false),
+            };
+            Some(before.bool_or(future()))
+        }
+        AttentionMask::Causal | AttentionMask::Window { .. } => (seq > 1).then(future),
+    }
 }
 
 /// `u_t = sum_j w_j x_{t - (width - 1) + j}` in each channel by itself, then `silu(u)` if asked for; zeros stand before the

@@ -364,8 +364,8 @@ impl<M: Mixer> Backbone<M> {
             .sum()
     }
 
-    /// Bytes of the tensors in a state, all lanes together; none if a mixer does not tell.
-    pub fn counted_state_bytes(&self, state: &BackboneState<M::State>) -> Option<u64> {
+    /// Bytes of the tensors in a state, all lanes together.
+    pub fn counted_state_bytes(&self, state: &BackboneState<M::State>) -> u64 {
         let mixers = self.blocks.iter().zip(&state.mixers);
         mixers
             .map(|(block, state)| block.mixer.counted_state_bytes(state))

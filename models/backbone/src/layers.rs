@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::init::{InitRng, constant};
 
 /// Added to variances before the root is taken, as PyTorch's default.
-const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// Which normalisation stands before every sub-layer and before the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ mod init;
 mod layers;
 mod mixer;
 mod preset;
+mod projection;
 
 pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
 pub use conv::ShortConv;
@@ -21,5 +22,6 @@ pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;
 pub use init::{InitRng, stable_param_ids};
 pub use layers::{Mlp, MlpKind, Norm, NormKind, project};
-pub use mixer::{Mixer, tensor_bytes};
+pub use mixer::{Direction, Mixer, tensor_bytes};
 pub use preset::Preset;
+pub use projection::{ConvProjection, gated_output, split_heads, weight_flops};

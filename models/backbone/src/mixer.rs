@@ -2,6 +2,18 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Which tokens the output at a position depends on, for mixers that can be built either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Those up to it, for next-token models.
+    #[default]
+    Causal,
+    /// All of them, for masked-token models.
+    Bidirectional,
+}
 
 /// A layer that moves information between positions.
 ///
@@ -42,11 +54,9 @@ pub trait Mixer: Module {
     /// Bytes of f32 state a lane holds after `seq` tokens.
     fn state_bytes(&self, seq: usize) -> u64;
 
-    /// Bytes of the tensors in a state, all lanes together, counted off the tensors themselves; none if the mixer does not tell.
-    /// After `seq` tokens it is the number of lanes times [`Mixer::state_bytes`].
-    fn counted_state_bytes(&self, _state: &Self::State) -> Option<u64> {
-        None
-    }
+    /// Bytes of the tensors in a state, all lanes together, counted off the tensors themselves. After `seq` tokens it is the number
+    /// of lanes times [`Mixer::state_bytes`].
+    fn counted_state_bytes(&self, state: &Self::State) -> u64;
 }
 
 /// Bytes of a tensor's numbers.

@@ -107,8 +107,8 @@ impl Mixer for ConvMixer {
         self.conv.state_bytes()
     }
 
-    fn counted_state_bytes(&self, state: &Tensor<3>) -> Option<u64> {
-        Some(tensor_bytes(state))
+    fn counted_state_bytes(&self, state: &Tensor<3>) -> u64 {
+        tensor_bytes(state)
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn two_tokens_by_hand() {
         let device = Device::flex();
-        let (backbone, _) = (crate::PRESETS[0].config)();
+        let (backbone, _) = (crate::CONV_PRESETS[0].config)();
         let backbone = BackboneConfig {
             d_model: 1,
             ..backbone

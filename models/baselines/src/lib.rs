@@ -1,7 +1,12 @@
-//! Baselines that a mixer must beat: what a short convolution alone achieves (arXiv 1612.08083, 2212.14052).
+//! Baselines that a mixer must beat: what a short convolution alone achieves (arXiv 1612.08083, 2212.14052), gated linear
+//! attention (arXiv 2312.06635, 2405.21060), and mixing without parameters (arXiv 2105.03824).
 
 mod conv;
+mod fnet;
+mod gla;
 mod presets;
 
 pub use conv::{ConvConfig, ConvMixer};
-pub use presets::PRESETS;
+pub use fnet::FnetMixer;
+pub use gla::{GlaConfig, GlaMixer, GlaState};
+pub use presets::{CONV_PRESETS, FNET_PRESETS, GLA_PRESETS};

@@ -7,5 +7,5 @@ mod mixer;
 mod presets;
 
 pub use kiln_bk::GradRule;
-pub use mixer::{BkConfig, BkMixer, Chart, Control, Direction};
+pub use mixer::{BkConfig, BkMixer, Chart, Control};
 pub use presets::PRESETS;

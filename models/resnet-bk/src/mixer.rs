@@ -9,8 +9,8 @@ use burn::nn::Linear;
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, InitRng, Mixer, ModelError, inverse_softplus, project, spread_energies,
-    tensor_bytes,
+    BackboneConfig, Direction, InitRng, Mixer, ModelError, inverse_softplus, project,
+    spread_energies, tensor_bytes,
 };
 use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
 use kiln_fused::{cayley, soft_bound, swiglu};
@@ -18,16 +18,6 @@ use serde::{Deserialize, Serialize};
 
 /// Learned widths stay above this: |L| <= 1/eta then bounds every feature by 1000.
 const ETA_FLOOR: f64 = 1e-3;
-
-/// Which part of the resolvent a head reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// L_i, the last diagonal entry of the leading block's resolvent: sees tokens up to i. For next-token models.
-    Causal,
-    /// G_ii of the whole resolvent: sees every token. For masked-token models.
-    Bidirectional,
-}
 
 /// Coordinates in which the features leave the upper half plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +53,7 @@ pub enum Control {
 pub struct BkConfig {
     /// Number of heads, each with its own potential, energy and hopping.
     pub heads: usize,
-    /// Causal or bidirectional.
+    /// Causal heads read L_i, the last diagonal entry of the leading block's resolvent; bidirectional ones G_ii of the whole.
     pub direction: Direction,
     /// Constant part of the diagonal (-2 is the discrete Laplacian).
     pub h0: f64,
@@ -341,8 +331,8 @@ impl Mixer for BkMixer {
         (2 * self.heads * size_of::<f32>()) as u64
     }
 
-    fn counted_state_bytes(&self, state: &Tensor<2>) -> Option<u64> {
-        Some(tensor_bytes(state))
+    fn counted_state_bytes(&self, state: &Tensor<2>) -> u64 {
+        tensor_bytes(state)
     }
 }
 

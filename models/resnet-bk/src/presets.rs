@@ -1,8 +1,8 @@
 //! Named sizes of ResNet-BK.
 
-use kiln_backbone::{BackboneConfig, Preset};
+use kiln_backbone::{BackboneConfig, Direction, Preset};
 
-use crate::{BkConfig, Chart, Direction};
+use crate::{BkConfig, Chart};
 
 /// Every ResNet-BK preset.
 pub const PRESETS: &[Preset<BkConfig>] = &[

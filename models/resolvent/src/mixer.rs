@@ -15,47 +15,22 @@ use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, InitRng, Mixer, ModelError, ShortConv, inverse_softplus, project,
-    spread_energies, tensor_bytes,
+    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, gated_output, inverse_softplus,
+    project, split_heads, spread_energies, tensor_bytes, weight_flops,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
-use kiln_fused::{rms_norm, soft_bound, swiglu};
+use kiln_fused::soft_bound;
 
 use crate::ResolventConfig;
 use crate::config::ETA_FLOOR;
-
-/// Added to mean squares before the root is taken.
-const EPSILON: f64 = 1e-5;
-
-/// silu(conv(W x)), or W x without a convolution.
-#[derive(Module, Debug)]
-struct Projection {
-    linear: Linear,
-    conv: Option<ShortConv>,
-}
-
-impl Projection {
-    /// `[batch, seq, d_model]` to `[batch, seq, channels]`, with the history after.
-    fn forward(&self, x: Tensor<3>, history: Option<Tensor<3>>) -> (Tensor<3>, Option<Tensor<3>>) {
-        let projected = project(&self.linear, x);
-        match &self.conv {
-            Some(conv) => conv.forward(projected, history, true),
-            None => (projected, None),
-        }
-    }
-
-    fn flops_per_token(&self) -> u64 {
-        weight_flops(&self.linear) + self.conv.as_ref().map_or(0, ShortConv::flops_per_token)
-    }
-}
 
 /// The resolvent mixer.
 #[derive(Module, Debug)]
 pub struct ResolventMixer {
     // Three products instead of a packed one: the gradient of a part of a tensor is as large as the whole.
-    query: Projection,
-    key: Projection,
-    value: Projection,
+    query: ConvProjection,
+    key: ConvProjection,
+    value: ConvProjection,
     potential: Linear,
     gate: Option<Linear>,
     /// Weight of a position's own value, `[d_model]`.
@@ -115,10 +90,9 @@ impl ResolventConfig {
             .map(|(energy, eta)| (energy, inverse_softplus(eta - ETA_FLOOR)))
             .unzip();
         let hopping = vec![inverse_softplus(self.hopping); heads];
-        let projection = |channels, rng: &mut InitRng| Projection {
-            linear: rng.linear(d_model, channels, bias, std, device),
-            conv: (self.conv_width > 1)
-                .then(|| ShortConv::init(channels, self.conv_width, rng, device)),
+        let projection = |channels, rng: &mut InitRng| {
+            let sizes = [d_model, channels];
+            ConvProjection::init(sizes, self.conv_width, bias, std, rng, device)
         };
         Ok(ResolventMixer {
             query: projection(heads * self.d_key, rng),
@@ -174,18 +148,6 @@ impl ResolventMixer {
         softplus(self.hopping_raw.val(), 1.0)
     }
 
-    /// Queries and keys `[batch, seq, heads * d_key]` to `[batch, seq, heads, d_key]`, times `scale` and, if asked for, divided
-    /// by their root mean square.
-    fn heads(&self, x: Tensor<3>, scale: f64) -> Tensor<4> {
-        let [batch, seq, _] = x.dims();
-        let device = x.device();
-        let x = x.reshape([batch, seq, self.heads, self.d_key]);
-        match self.qk_norm {
-            true => rms_norm(x, Tensor::full([self.d_key], scale, &device), EPSILON),
-            false => x.mul_scalar(scale),
-        }
-    }
-
     /// Leaves out the keys of some tokens, in training only: p_j = 0 for all i takes column j out of the weights and, as those
     /// of a query that drops single weights do, leaves the others' mean alone.
     fn forget(&self, keys: Tensor<4>) -> Tensor<4> {
@@ -208,10 +170,8 @@ impl Mixer for ResolventMixer {
                 left: Tensor::zeros([batch, 2 * heads], device),
                 memory: Tensor::zeros([batch, heads, rows, self.d_value], device),
             },
-            history: [&self.query, &self.key, &self.value].map(|projection| {
-                let conv = projection.conv.as_ref()?;
-                Some(conv.initial_history(batch, device))
-            }),
+            history: [&self.query, &self.key, &self.value]
+                .map(|projection| projection.initial_history(batch, device)),
         }
     }
 
@@ -220,7 +180,7 @@ impl Mixer for ResolventMixer {
         x: Tensor<3>,
         state: Option<ResolventMixerState>,
     ) -> (Tensor<3>, Option<ResolventMixerState>) {
-        let [batch, seq, d_model] = x.dims();
+        let [batch, seq, _] = x.dims();
         let continues = state.is_some();
         let (resolvent, history) = match state {
             Some(state) => (Some(state.resolvent), state.history),
@@ -230,8 +190,9 @@ impl Mixer for ResolventMixer {
         let (q, q_history) = self.query.forward(x.clone(), q_history);
         let (k, k_history) = self.key.forward(x.clone(), k_history);
         let (v, v_history) = self.value.forward(x.clone(), v_history);
-        let q = self.heads(q, (self.d_key as f64).powf(-0.5));
-        let k = self.forget(self.heads(k, 1.0));
+        let scale = (self.d_key as f64).powf(-0.5);
+        let q = split_heads(q, self.heads, scale, self.qk_norm);
+        let k = self.forget(split_heads(k, self.heads, 1.0, self.qk_norm));
         let v = v.reshape([batch, seq, self.heads, self.d_value]);
         let potential = self.diagonal(x.clone());
         let (hopping, z) = (self.hopping(), self.z());
@@ -246,18 +207,13 @@ impl Mixer for ResolventMixer {
             Some(own) => mixed.output + own,
             None => mixed.output,
         };
-        let normed = rms_norm(read, self.norm.val(), EPSILON);
-        let y = normed.reshape([batch, seq, d_model]);
-        let y = match &self.gate {
-            Some(gate) => swiglu(project(gate, x), y),
-            None => y,
-        };
+        let y = gated_output(read, x, &self.norm, self.gate.as_ref(), &self.output);
         let state = ResolventMixerState {
             resolvent: mixed.state,
             history: [q_history, k_history, v_history],
         };
         // Without a history to extend the convolutions return none, and a state without it could not be continued from.
-        (project(&self.output, y), continues.then_some(state))
+        (y, continues.then_some(state))
     }
 
     fn step(&self, x: Tensor<2>, state: ResolventMixerState) -> (Tensor<2>, ResolventMixerState) {
@@ -284,22 +240,15 @@ impl Mixer for ResolventMixer {
     /// L and T of each head in f32, and the convolution's history, whatever the length.
     fn state_bytes(&self, _seq: usize) -> u64 {
         let head = 2 + self.memory_rows() * self.d_value;
-        let convs = [&self.query, &self.key, &self.value].map(|projection| {
-            let conv = projection.conv.as_ref();
-            conv.map_or(0, ShortConv::state_bytes)
-        });
+        let convs = [&self.query, &self.key, &self.value].map(ConvProjection::state_bytes);
         (self.heads * head * size_of::<f32>()) as u64 + convs.iter().sum::<u64>()
     }
 
-    fn counted_state_bytes(&self, state: &ResolventMixerState) -> Option<u64> {
+    fn counted_state_bytes(&self, state: &ResolventMixerState) -> u64 {
         let ResolventState { left, memory } = &state.resolvent;
         let history: u64 = state.history.iter().flatten().map(tensor_bytes).sum();
-        Some(tensor_bytes(left) + tensor_bytes(memory) + history)
+        tensor_bytes(left) + tensor_bytes(memory) + history
     }
-}
-
-fn weight_flops(layer: &Linear) -> u64 {
-    2 * layer.weight.shape().num_elements() as u64
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
-//! Causal multi-head attention. y_i = sum_{j<=i} softmax_j(q_i . k_j / sqrt(d_head)) v_j   (arXiv 1706.03762)
+//! Multi-head self-attention. y_i = sum_{j seen from i} softmax_j(q_i . k_j / sqrt(d_head)) v_j   (arXiv 1706.03762)
 //!
-//! Axes: batch, seq, heads, d_head. State: keys and values of all past positions, so it grows with seq.
+//! Causal attention sees j <= i; with a window (arXiv 2004.05150) the last `window` of them and, as in StreamingLLM
+//! (arXiv 2309.17453), the first `sinks` positions of the sequence, which take the weight that a query has no use for.
+//! Bidirectional attention sees all. Axes: batch, seq, heads, d_head. State: keys and values of the past positions that a
+//! later query can see, so it grows with seq unless there is a window.
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, project, tensor_bytes};
-use kiln_fused::{causal_attention, reference};
+use kiln_backbone::{BackboneConfig, Direction, InitRng, Mixer, ModelError, project, tensor_bytes};
+use kiln_fused::{AttentionMask, attention, reference};
 use serde::{Deserialize, Serialize};
 
 use crate::Rope;
@@ -21,6 +24,15 @@ pub struct AttentionConfig {
     pub rope: bool,
     /// Slowest rotation: a full turn in about 2 pi * `rope_base` positions.
     pub rope_base: f64,
+    /// Causal or bidirectional.
+    #[serde(default)]
+    pub direction: Direction,
+    /// Positions that a token sees, its own included; 0 is all. Of causal attention only.
+    #[serde(default)]
+    pub window: usize,
+    /// First positions of the sequence that every later token sees besides its window.
+    #[serde(default)]
+    pub sinks: usize,
 }
 
 impl Default for AttentionConfig {
@@ -29,29 +41,44 @@ impl Default for AttentionConfig {
             heads: 4,
             rope: true,
             rope_base: 10_000.0,
+            direction: Direction::Causal,
+            window: 0,
+            sinks: 0,
         }
     }
 }
 
-/// Causal multi-head attention.
+/// Multi-head self-attention.
 #[derive(Module, Debug)]
-pub struct CausalSelfAttention {
+pub struct SelfAttention {
     query_key_value: Linear,
     output: Linear,
     dropout: Dropout,
     heads: usize,
     d_head: usize,
     rope_base: Option<f64>,
+    #[module(skip)]
+    mask: AttentionMask,
 }
 
-/// Keys and values of the past, `[batch, heads, past, d_head]` each; none before the first token.
+/// Keys and values of the past that later queries can see; none before the first token.
 #[derive(Clone, Debug, Default)]
-pub struct KvCache(Option<(Tensor<4>, Tensor<4>)>);
+pub struct KvCache {
+    /// Positions seen so far.
+    past: usize,
+    /// Keys and values, `[batch, heads, held, d_head]` each.
+    held: Option<(Tensor<4>, Tensor<4>)>,
+}
 
 impl KvCache {
-    /// Number of positions held.
+    /// Number of positions seen so far.
     pub fn past(&self) -> usize {
-        self.0.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
+        self.past
+    }
+
+    /// Number of positions held, of those that were seen.
+    pub fn held(&self) -> usize {
+        self.held.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
     }
 }
 
@@ -59,7 +86,8 @@ impl AttentionConfig {
     /// Checks every size and range against the backbone's.
     ///
     /// # Errors
-    /// If `heads` does not divide `d_model`, rotation is asked for with an odd head, or its base is not positive.
+    /// If `heads` does not divide `d_model`, rotation is asked for with an odd head, its base is not positive, or window, sinks
+    /// and direction contradict each other.
     pub fn validate(&self, backbone: &BackboneConfig) -> Result<(), ModelError> {
         let (d_model, heads) = (backbone.d_model, self.heads);
         if heads == 0 {
@@ -77,6 +105,7 @@ impl AttentionConfig {
                 whole_value: d_model,
             });
         }
+        self.validate_mask()?;
         if !self.rope {
             return Ok(());
         }
@@ -96,6 +125,35 @@ impl AttentionConfig {
         Ok(())
     }
 
+    fn validate_mask(&self) -> Result<(), ModelError> {
+        let conflict = |text: String| Err(ModelError::Conflict(text));
+        match (self.direction, self.window, self.sinks) {
+            (_, 0, 0) => Ok(()),
+            (_, 0, sinks) => conflict(format!(
+                "`attention.sinks` is {sinks}, but without a window every token sees the first ones already; set `attention.window`, or leave sinks out"
+            )),
+            (Direction::Bidirectional, window, _) => conflict(format!(
+                "`attention.window` is {window}, but bidirectional attention has no window; set it to 0, or `attention.direction = \"causal\"`"
+            )),
+            (Direction::Causal, 1, _) => conflict(
+                "`attention.window` is 1, where no token sees the one before it; use at least 2, or 0 for all tokens".into(),
+            ),
+            (Direction::Causal, _, _) => Ok(()),
+        }
+    }
+
+    /// What a query sees; of a valid configuration.
+    fn mask(&self) -> AttentionMask {
+        match (self.direction, self.window) {
+            (Direction::Bidirectional, _) => AttentionMask::Full,
+            (Direction::Causal, 0) => AttentionMask::Causal,
+            (Direction::Causal, window) => AttentionMask::Window {
+                window,
+                sinks: self.sinks,
+            },
+        }
+    }
+
     /// Builds the mixer for a block of `backbone`.
     ///
     /// # Errors
@@ -105,23 +163,24 @@ impl AttentionConfig {
         backbone: &BackboneConfig,
         rng: &mut InitRng,
         device: &Device,
-    ) -> Result<CausalSelfAttention, ModelError> {
+    ) -> Result<SelfAttention, ModelError> {
         self.validate(backbone)?;
         let (d_model, heads) = (backbone.d_model, self.heads);
         let d_head = d_model / heads;
         let bias = backbone.bias;
-        Ok(CausalSelfAttention {
+        Ok(SelfAttention {
             query_key_value: rng.linear(d_model, 3 * d_model, bias, backbone.init_std, device),
             output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
             dropout: DropoutConfig::new(backbone.dropout).init(),
             heads,
             d_head,
             rope_base: self.rope.then_some(self.rope_base),
+            mask: self.mask(),
         })
     }
 }
 
-impl CausalSelfAttention {
+impl SelfAttention {
     /// Queries, keys and values of all heads, `[batch, seq, 3 * d_model]`, rotated for positions from `offset`.
     fn pack(&self, x: Tensor<3>, offset: usize) -> Tensor<3> {
         let [_, seq, _] = x.dims();
@@ -134,9 +193,40 @@ impl CausalSelfAttention {
             None => packed,
         }
     }
+
+    /// Positions out of `seq` that a query after them can see; of bidirectional attention there is no query after them.
+    fn held(&self, seq: usize) -> usize {
+        match self.mask {
+            AttentionMask::Full => 0,
+            AttentionMask::Causal => seq,
+            AttentionMask::Window { window, sinks } => seq.min(sinks + window - 1),
+        }
+    }
+
+    /// Keys or values without those that no later query sees: the sinks and the end of the window are left.
+    fn kept(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, length, _] = x.dims();
+        let held = self.held(length);
+        match self.mask {
+            AttentionMask::Window { sinks, .. } if held < length => {
+                let last = x.clone().narrow(2, length - (held - sinks), held - sinks);
+                match sinks {
+                    0 => last,
+                    _ => Tensor::cat(vec![x.narrow(2, 0, sinks), last], 2),
+                }
+            }
+            _ => x,
+        }
+    }
+
+    /// The cache after `past` positions, from all keys and values at hand.
+    fn cache(&self, past: usize, keys: Tensor<4>, values: Tensor<4>) -> Option<KvCache> {
+        let held = Some((self.kept(keys), self.kept(values)));
+        self.is_causal().then_some(KvCache { past, held })
+    }
 }
 
-impl Mixer for CausalSelfAttention {
+impl Mixer for SelfAttention {
     type State = KvCache;
 
     fn initial_state(&self, _batch: usize, _device: &Device) -> KvCache {
@@ -144,29 +234,32 @@ impl Mixer for CausalSelfAttention {
     }
 
     fn forward(&self, x: Tensor<3>, state: Option<KvCache>) -> (Tensor<3>, Option<KvCache>) {
+        let [_, seq, _] = x.dims();
+        // A bidirectional mixer has no past.
+        let state = state.filter(|_| self.is_causal());
         let past = state.as_ref().map_or(0, KvCache::past);
         let drops = self.dropout.prob > 0.0 && x.device().is_autodiff();
         let packed = self.pack(x, past);
         if past == 0 && !drops {
-            let next = state.map(|_| {
+            let next = state.and_then(|_| {
                 let [_, k, v] = reference::unpack(packed.clone(), self.heads);
-                KvCache(Some((k, v)))
+                self.cache(seq, k, v)
             });
-            let mixed = causal_attention(packed, self.heads);
+            let mixed = attention(packed, self.heads, self.mask);
             return (project(&self.output, mixed), next);
         }
         let [q, k, v] = reference::unpack(packed, self.heads);
-        let (k, v) = match state.and_then(|cache| cache.0) {
+        let (k, v) = match state.and_then(|cache| cache.held) {
             Some((keys, values)) => (
                 Tensor::cat(vec![keys, k], 2),
                 Tensor::cat(vec![values, v], 2),
             ),
             None => (k, v),
         };
-        let next = KvCache(Some((k.clone(), v.clone())));
+        let next = self.cache(past + seq, k.clone(), v.clone());
         let drop = |weights| self.dropout.forward(weights);
-        let mixed = reference::attention([q, k, v], past, drop);
-        (project(&self.output, mixed), Some(next))
+        let mixed = reference::attend([q, k, v], self.mask, drop);
+        (project(&self.output, mixed), next)
     }
 
     fn step(&self, x: Tensor<2>, state: KvCache) -> (Tensor<2>, KvCache) {
@@ -175,24 +268,115 @@ impl Mixer for CausalSelfAttention {
     }
 
     fn is_causal(&self) -> bool {
-        true
+        self.mask != AttentionMask::Full
     }
 
-    /// Projections: 2 * 4 d^2. Scores and mixing: 2 * 2 * seq * d, over the whole square as kernels compute it
-    /// (Chowdhery et al., arXiv 2204.02311, appendix B).
+    /// Projections: 2 * 4 d^2. Scores and mixing: 2 * 2 * keys * d, over the whole square as kernels compute it
+    /// (Chowdhery et al., arXiv 2204.02311, appendix B), or over window and sinks.
     fn flops_per_token(&self, seq: usize) -> u64 {
         let d = (self.heads * self.d_head) as u64;
-        8 * d * d + 4 * d * seq as u64
+        let keys = match self.mask {
+            AttentionMask::Full | AttentionMask::Causal => seq,
+            AttentionMask::Window { window, sinks } => seq.min(window + sinks),
+        };
+        8 * d * d + 4 * d * keys as u64
     }
 
-    /// A key and a value of d_model f32 for each past token.
+    /// A key and a value of d_model f32 for each past token that is held.
     fn state_bytes(&self, seq: usize) -> u64 {
-        (2 * seq * self.heads * self.d_head * size_of::<f32>()) as u64
+        (2 * self.held(seq) * self.heads * self.d_head * size_of::<f32>()) as u64
     }
 
-    fn counted_state_bytes(&self, state: &KvCache) -> Option<u64> {
+    fn counted_state_bytes(&self, state: &KvCache) -> u64 {
         let bytes =
             |(keys, values): &(Tensor<4>, Tensor<4>)| tensor_bytes(keys) + tensor_bytes(values);
-        Some(state.0.as_ref().map_or(0, bytes))
+        state.held.as_ref().map_or(0, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mixer(config: AttentionConfig) -> SelfAttention {
+        let (backbone, _) = (crate::PRESETS[0].config)();
+        let (rng, device) = (&mut InitRng::new(1), Device::flex());
+        config.init(&backbone, rng, &device).unwrap()
+    }
+
+    fn windowed(window: usize, sinks: usize) -> SelfAttention {
+        mixer(AttentionConfig {
+            window,
+            sinks,
+            ..Default::default()
+        })
+    }
+
+    /// The cache holds what `state_bytes` says, however the tokens came in, and stops growing at a window.
+    #[test]
+    fn a_window_bounds_the_state() {
+        let device = Device::flex();
+        for (mixer, most) in [
+            (windowed(5, 2), 6),
+            (windowed(5, 0), 4),
+            (windowed(2, 0), 1),
+            (windowed(0, 0), usize::MAX),
+        ] {
+            let d_model = mixer.heads * mixer.d_head;
+            for pieces in [vec![1; 12], vec![12], vec![3, 5, 1, 3], vec![9, 3]] {
+                let (mut state, mut seen) = (mixer.initial_state(1, &device), 0);
+                for seq in pieces {
+                    let x = Tensor::ones([1, seq, d_model], &device);
+                    state = mixer.forward(x, Some(state)).1.unwrap();
+                    seen += seq;
+                    assert_eq!((state.past(), state.held()), (seen, seen.min(most)));
+                    let bytes = (2 * state.held() * d_model * size_of::<f32>()) as u64;
+                    assert_eq!(mixer.state_bytes(seen), bytes);
+                }
+            }
+        }
+    }
+
+    /// Operations stop growing with the sequence where the window and the sinks are full.
+    #[test]
+    fn a_window_bounds_the_operations() {
+        let (whole, window) = (windowed(0, 0), windowed(16, 4));
+        assert_eq!(window.flops_per_token(20), whole.flops_per_token(20));
+        assert_eq!(window.flops_per_token(999), whole.flops_per_token(20));
+        assert!(whole.flops_per_token(21) > whole.flops_per_token(20));
+    }
+
+    #[test]
+    fn masks_that_contradict_themselves_are_named() {
+        let (backbone, _) = (crate::PRESETS[0].config)();
+        for (direction, window, sinks, expected) in [
+            (
+                Direction::Causal,
+                0,
+                4,
+                "`attention.sinks` is 4, but without a window every token sees the first ones already; set `attention.window`, or leave sinks out",
+            ),
+            (
+                Direction::Causal,
+                1,
+                0,
+                "`attention.window` is 1, where no token sees the one before it; use at least 2, or 0 for all tokens",
+            ),
+            (
+                Direction::Bidirectional,
+                8,
+                0,
+                "`attention.window` is 8, but bidirectional attention has no window; set it to 0, or `attention.direction = \"causal\"`",
+            ),
+        ] {
+            let config = AttentionConfig {
+                direction,
+                window,
+                sinks,
+                ..Default::default()
+            };
+            let error = config.validate(&backbone).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Named sizes of the Transformer.
 
-use kiln_backbone::{BackboneConfig, Positions, Preset};
+use kiln_backbone::{BackboneConfig, Direction, Positions, Preset};
 
 use crate::AttentionConfig;
 
@@ -31,7 +31,45 @@ pub const PRESETS: &[Preset<AttentionConfig>] = &[
         purpose: "12 layers, 12 heads, d 768, context 1024: the size of GPT-2 small",
         config: || nanogpt(768, 12, 12, 1024, 0.0),
     },
+    Preset {
+        name: "window-char-cpu",
+        purpose: "nanogpt-cpu with a sliding window of 16 tokens and 4 sinks",
+        config: || windowed(nanogpt(128, 4, 4, 64, 0.0), 16),
+    },
+    Preset {
+        name: "window-small",
+        purpose: "transformer-small with a sliding window of 64 tokens and 4 sinks",
+        config: || windowed(modern(192, 6, 6, 256), 64),
+    },
+    Preset {
+        name: "transformer-masked",
+        purpose: "bidirectional attention for masked-token training, the size of resnet-bk-masked; cannot generate",
+        config: || {
+            let (backbone, attention) = modern(64, 2, 4, 128);
+            let direction = Direction::Bidirectional;
+            (
+                backbone,
+                AttentionConfig {
+                    direction,
+                    ..attention
+                },
+            )
+        },
+    },
 ];
+
+/// A window for causal attention, and the four sinks that StreamingLLM found to be enough (arXiv 2309.17453, table 2).
+fn windowed(
+    (backbone, attention): (BackboneConfig, AttentionConfig),
+    window: usize,
+) -> (BackboneConfig, AttentionConfig) {
+    let attention = AttentionConfig {
+        window,
+        sinks: 4,
+        ..attention
+    };
+    (backbone, attention)
+}
 
 /// GPT-2's shape as nanoGPT trains it: learned positions, LayerNorm, GELU, no biases, tied head.
 fn nanogpt(

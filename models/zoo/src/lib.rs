@@ -5,9 +5,9 @@
 mod mixer;
 mod model;
 
-pub use kiln_backbone::{BackboneConfig, MlpKind, ModelError, NormKind, Positions};
-pub use kiln_baselines::ConvConfig;
-pub use kiln_resnet_bk::{BkConfig, Chart, Control, Direction, GradRule};
+pub use kiln_backbone::{BackboneConfig, Direction, MlpKind, ModelError, NormKind, Positions};
+pub use kiln_baselines::{ConvConfig, GlaConfig};
+pub use kiln_resnet_bk::{BkConfig, Chart, Control, GradRule};
 pub use kiln_resolvent::{ResolventConfig, ResolventForm};
 pub use kiln_transformer::AttentionConfig;
 pub use mixer::{AnyMixer, AnyState, MixerKind};

@@ -3,17 +3,17 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::Mixer;
-use kiln_baselines::ConvMixer;
+use kiln_baselines::{ConvMixer, FnetMixer, GlaMixer, GlaState};
 use kiln_resnet_bk::BkMixer;
 use kiln_resolvent::{ResolventMixer, ResolventMixerState};
-use kiln_transformer::{CausalSelfAttention, KvCache};
+use kiln_transformer::{KvCache, SelfAttention};
 use serde::{Deserialize, Serialize};
 
 /// A mixer in a layer pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MixerKind {
-    /// Causal softmax attention.
+    /// Softmax attention.
     Attention,
     /// The resolvent's diagonal as features.
     Bk,
@@ -21,6 +21,10 @@ pub enum MixerKind {
     Resolvent,
     /// A gated short convolution.
     Conv,
+    /// Gated linear attention.
+    Gla,
+    /// Fourier transforms over positions and channels; bidirectional.
+    Fnet,
 }
 
 /// Any mixer.
@@ -31,13 +35,17 @@ pub enum MixerKind {
 )]
 pub enum AnyMixer {
     /// See [`MixerKind::Attention`].
-    Attention(CausalSelfAttention),
+    Attention(SelfAttention),
     /// See [`MixerKind::Bk`].
     Bk(BkMixer),
     /// See [`MixerKind::Resolvent`].
     Resolvent(ResolventMixer),
     /// See [`MixerKind::Conv`].
     Conv(ConvMixer),
+    /// See [`MixerKind::Gla`].
+    Gla(GlaMixer),
+    /// See [`MixerKind::Fnet`].
+    Fnet(FnetMixer),
 }
 
 /// The state of any mixer.
@@ -55,6 +63,10 @@ pub enum AnyState {
     Resolvent(ResolventMixerState),
     /// The last values, `[batch, width - 1, d_model]`.
     Conv(Tensor<3>),
+    /// S of every head, and the last inputs of the convolution.
+    Gla(GlaState),
+    /// Nothing: the mixer is bidirectional.
+    Fnet,
 }
 
 /// A state of one mixer handed to another is a defect of the caller: states come from `initial_state` of the same model.
@@ -69,6 +81,8 @@ impl Mixer for AnyMixer {
             Self::Bk(mixer) => AnyState::Bk(mixer.initial_state(batch, device)),
             Self::Resolvent(mixer) => AnyState::Resolvent(mixer.initial_state(batch, device)),
             Self::Conv(mixer) => AnyState::Conv(mixer.initial_state(batch, device)),
+            Self::Gla(mixer) => AnyState::Gla(mixer.initial_state(batch, device)),
+            Self::Fnet(_) => AnyState::Fnet,
         }
     }
 
@@ -89,6 +103,13 @@ impl Mixer for AnyMixer {
             (Self::Conv(mixer), None) => wrap(mixer.forward(x, None), AnyState::Conv),
             (Self::Conv(mixer), Some(AnyState::Conv(state))) => {
                 wrap(mixer.forward(x, Some(state)), AnyState::Conv)
+            }
+            (Self::Gla(mixer), None) => wrap(mixer.forward(x, None), AnyState::Gla),
+            (Self::Gla(mixer), Some(AnyState::Gla(state))) => {
+                wrap(mixer.forward(x, Some(state)), AnyState::Gla)
+            }
+            (Self::Fnet(mixer), None | Some(AnyState::Fnet)) => {
+                wrap(mixer.forward(x, None), |()| AnyState::Fnet)
             }
             _ => panic!("{FOREIGN_STATE}"),
         }
@@ -112,6 +133,11 @@ impl Mixer for AnyMixer {
                 let (y, state) = mixer.step(x, state);
                 (y, AnyState::Conv(state))
             }
+            (Self::Gla(mixer), AnyState::Gla(state)) => {
+                let (y, state) = mixer.step(x, state);
+                (y, AnyState::Gla(state))
+            }
+            (Self::Fnet(mixer), AnyState::Fnet) => (mixer.step(x, ()).0, AnyState::Fnet),
             _ => panic!("{FOREIGN_STATE}"),
         }
     }
@@ -122,6 +148,8 @@ impl Mixer for AnyMixer {
             Self::Bk(mixer) => mixer.is_causal(),
             Self::Resolvent(mixer) => mixer.is_causal(),
             Self::Conv(mixer) => mixer.is_causal(),
+            Self::Gla(mixer) => mixer.is_causal(),
+            Self::Fnet(mixer) => mixer.is_causal(),
         }
     }
 
@@ -131,6 +159,8 @@ impl Mixer for AnyMixer {
             Self::Bk(mixer) => mixer.flops_per_token(seq),
             Self::Resolvent(mixer) => mixer.flops_per_token(seq),
             Self::Conv(mixer) => mixer.flops_per_token(seq),
+            Self::Gla(mixer) => mixer.flops_per_token(seq),
+            Self::Fnet(mixer) => mixer.flops_per_token(seq),
         }
     }
 
@@ -140,10 +170,12 @@ impl Mixer for AnyMixer {
             Self::Bk(mixer) => mixer.state_bytes(seq),
             Self::Resolvent(mixer) => mixer.state_bytes(seq),
             Self::Conv(mixer) => mixer.state_bytes(seq),
+            Self::Gla(mixer) => mixer.state_bytes(seq),
+            Self::Fnet(mixer) => mixer.state_bytes(seq),
         }
     }
 
-    fn counted_state_bytes(&self, state: &AnyState) -> Option<u64> {
+    fn counted_state_bytes(&self, state: &AnyState) -> u64 {
         match (self, state) {
             (Self::Attention(mixer), AnyState::Attention(state)) => {
                 mixer.counted_state_bytes(state)
@@ -153,7 +185,9 @@ impl Mixer for AnyMixer {
                 mixer.counted_state_bytes(state)
             }
             (Self::Conv(mixer), AnyState::Conv(state)) => mixer.counted_state_bytes(state),
-            _ => None,
+            (Self::Gla(mixer), AnyState::Gla(state)) => mixer.counted_state_bytes(state),
+            (Self::Fnet(mixer), AnyState::Fnet) => mixer.counted_state_bytes(&()),
+            _ => panic!("{FOREIGN_STATE}"),
         }
     }
 }

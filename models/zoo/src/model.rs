@@ -3,10 +3,11 @@
 use burn::module::ParamId;
 use burn::tensor::Device;
 use kiln_backbone::{
-    Backbone, BackboneConfig, BackboneState, InitRng, ModelError, Preset, stable_param_ids,
+    Backbone, BackboneConfig, BackboneState, Direction, InitRng, ModelError, Preset,
+    stable_param_ids,
 };
-use kiln_baselines::ConvConfig;
-use kiln_resnet_bk::{BkConfig, Direction, GradRule};
+use kiln_baselines::{ConvConfig, FnetMixer, GlaConfig};
+use kiln_resnet_bk::{BkConfig, GradRule};
 use kiln_resolvent::ResolventConfig;
 use kiln_transformer::AttentionConfig;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub struct ModelConfig {
     /// Settings of convolution layers, if the pattern has any.
     #[serde(default)]
     pub conv: ConvConfig,
+    /// Settings of layers of gated linear attention, if the pattern has any.
+    #[serde(default)]
+    pub gla: GlaConfig,
 }
 
 impl ModelConfig {
@@ -63,12 +67,28 @@ impl ModelConfig {
             })
         };
         let conv = || {
-            find(kiln_baselines::PRESETS, name, |backbone, conv| Self {
+            find(kiln_baselines::CONV_PRESETS, name, |backbone, conv| Self {
                 conv,
                 ..Self::of(MixerKind::Conv, backbone)
             })
         };
-        attention.or_else(bk).or_else(resolvent).or_else(conv)
+        let gla = || {
+            find(kiln_baselines::GLA_PRESETS, name, |backbone, gla| Self {
+                gla,
+                ..Self::of(MixerKind::Gla, backbone)
+            })
+        };
+        let fnet = || {
+            find(kiln_baselines::FNET_PRESETS, name, |backbone, ()| {
+                Self::of(MixerKind::Fnet, backbone)
+            })
+        };
+        attention
+            .or_else(bk)
+            .or_else(resolvent)
+            .or_else(conv)
+            .or_else(gla)
+            .or_else(fnet)
     }
 
     /// One kind of mixer with its default settings.
@@ -80,6 +100,7 @@ impl ModelConfig {
             bk: BkConfig::default(),
             resolvent: ResolventConfig::default(),
             conv: ConvConfig::default(),
+            gla: GlaConfig::default(),
         }
     }
 
@@ -102,6 +123,8 @@ impl ModelConfig {
                 MixerKind::Bk => self.bk.validate()?,
                 MixerKind::Resolvent => self.resolvent.validate(&self.backbone)?,
                 MixerKind::Conv => self.conv.validate()?,
+                MixerKind::Gla => self.gla.validate(&self.backbone)?,
+                MixerKind::Fnet => {}
             }
         }
         Ok(())
@@ -130,6 +153,11 @@ impl ModelConfig {
                 let mixer = self.conv.init(&self.backbone, rng, device)?;
                 Ok(AnyMixer::Conv(mixer))
             }
+            MixerKind::Gla => {
+                let mixer = self.gla.init(&self.backbone, rng, device)?;
+                Ok(AnyMixer::Gla(mixer))
+            }
+            MixerKind::Fnet => Ok(AnyMixer::Fnet(FnetMixer::new(self.backbone.d_model))),
         };
         let model = self.backbone.init(mixer, &mut InitRng::new(seed), device)?;
         Ok(stable_param_ids(model))
@@ -137,7 +165,13 @@ impl ModelConfig {
 
     /// Whether every layer sees the past only.
     pub fn is_causal(&self) -> bool {
-        self.bk.direction == Direction::Causal || !self.pattern.contains(&MixerKind::Bk)
+        let causal = |mixer: &MixerKind| match mixer {
+            MixerKind::Attention => self.attention.direction == Direction::Causal,
+            MixerKind::Bk => self.bk.direction == Direction::Causal,
+            MixerKind::Resolvent | MixerKind::Conv | MixerKind::Gla => true,
+            MixerKind::Fnet => false,
+        };
+        self.pattern.iter().all(causal)
     }
 
     /// Forward multiplications and additions a token of a sequence of `seq` costs. Training costs three times that.
@@ -166,7 +200,11 @@ pub fn with_grad_rule(mut model: LanguageModel, rule: GradRule) -> LanguageModel
 pub fn potential_weights(model: &LanguageModel) -> Vec<ParamId> {
     let id = |mixer: &AnyMixer| match mixer {
         AnyMixer::Bk(mixer) => Some(mixer.potential_weight()),
-        AnyMixer::Attention(_) | AnyMixer::Resolvent(_) | AnyMixer::Conv(_) => None,
+        AnyMixer::Attention(_)
+        | AnyMixer::Resolvent(_)
+        | AnyMixer::Conv(_)
+        | AnyMixer::Gla(_)
+        | AnyMixer::Fnet(_) => None,
     };
     model
         .blocks
@@ -204,6 +242,8 @@ pub fn presets() -> Vec<PresetInfo> {
     infos(kiln_transformer::PRESETS)
         .chain(infos(kiln_resnet_bk::PRESETS))
         .chain(infos(kiln_resolvent::PRESETS))
-        .chain(infos(kiln_baselines::PRESETS))
+        .chain(infos(kiln_baselines::CONV_PRESETS))
+        .chain(infos(kiln_baselines::GLA_PRESETS))
+        .chain(infos(kiln_baselines::FNET_PRESETS))
         .collect()
 }

@@ -206,7 +206,7 @@ impl Worker<'_> {
             prefill: Some(prefill),
             decode,
             state_bytes: Some(model.state_bytes(length)),
-            counted_state_bytes: counted.map(|bytes| bytes / batch as u64),
+            counted_state_bytes: Some(counted / batch as u64),
             ..scored
         })
     }

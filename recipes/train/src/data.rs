@@ -17,7 +17,7 @@ pub enum Source {
     /// A corpus as token ids, and what made them.
     Text(Box<Text>),
     /// A task, which draws its examples when they are asked for.
-    Task(TaskConfig),
+    Task(Box<TaskConfig>),
 }
 
 /// A prepared corpus.
@@ -80,7 +80,7 @@ impl Source {
     pub fn open(recipe: &TrainRecipe, env: &DataEnv, view: &mut View) -> Result<Self, TrainError> {
         if let Some(task) = &recipe.task {
             task.validate()?;
-            return Ok(Self::Task(task.clone()));
+            return Ok(Self::Task(Box::new(task.clone())));
         }
         let prepared = prepare(&recipe.data, env, &mut |progress| {
             crate::log::show_preparation(view, &progress);
@@ -126,7 +126,7 @@ impl Source {
         match self {
             Self::Text(text) => Ok(text.manifest.corpus_hash),
             Self::Task(task) => {
-                let text = toml::to_string(task).map_err(kiln_run::RecipeError::NotToml)?;
+                let text = toml::to_string(&**task).map_err(kiln_run::RecipeError::NotToml)?;
                 Ok(Hash::of(text.as_bytes()))
             }
         }

@@ -92,7 +92,8 @@ impl Plan {
 
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
 /// hidden width, for attention four of the width and two of every score, for BK eight a head, for resolvent attention six of the
-/// width, eight of all keys' and four a head, for the convolution four of the width; then logits and their softmax.
+/// width, eight of all keys' and four a head, for the convolution four of the width, for gated linear attention five of the width,
+/// six of all keys' and three a head, for Fourier mixing three of the width; then logits and their softmax.
 fn activation_bytes(resolved: &Resolved) -> u64 {
     use kiln_zoo::MixerKind;
     let model = &resolved.model;
@@ -105,6 +106,11 @@ fn activation_bytes(resolved: &Resolved) -> u64 {
             6 * backbone.d_model + 8 * keys + 4 * model.resolvent.heads
         }
         MixerKind::Conv => 4 * backbone.d_model,
+        MixerKind::Gla => {
+            let keys = model.gla.heads * model.gla.d_key;
+            5 * backbone.d_model + 6 * keys + 3 * model.gla.heads
+        }
+        MixerKind::Fnet => 3 * backbone.d_model,
     };
     let mixers: usize = (0..backbone.n_layers).map(mixer).sum();
     let layers = backbone.n_layers * (10 * backbone.d_model + 3 * backbone.d_hidden);

@@ -80,6 +80,8 @@ fn evaluation_does_not_depend_on_the_batch() {
         ("transformer-tiny", ObjectiveKind::NextToken),
         ("resnet-bk-tiny", ObjectiveKind::NextToken),
         ("resnet-bk-masked", ObjectiveKind::MaskedToken),
+        ("transformer-masked", ObjectiveKind::MaskedToken),
+        ("fnet-masked", ObjectiveKind::MaskedToken),
     ] {
         let mut config = ModelConfig::preset(preset).unwrap();
         config.backbone.vocab_size = VOCAB;

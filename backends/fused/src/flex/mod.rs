@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     backend::{FusedAdjoint, FusedBackend},
+    mask::AttentionMask,
     optimizer::Factors,
 };
 
@@ -208,11 +209,11 @@ impl FusedBackend for Flex {
         turn(packed, cos, sin, heads, 1.0)
     }
 
-    fn fused_attention(packed: FlexTensor, heads: usize) -> FlexTensor {
+    fn fused_attention(packed: FlexTensor, heads: usize, mask: AttentionMask) -> FlexTensor {
         let packed = contiguous(packed);
         let problem = packed_problem(&packed, heads);
         let shape = [problem.batch, problem.seq, heads * problem.d_head];
-        tensor(attention::forward(problem, packed.storage()), shape)
+        tensor(attention::forward(problem, mask, packed.storage()), shape)
     }
 
     fn fused_causal_conv(x: FlexTensor, weight: FlexTensor, past: usize, silu: bool) -> FlexTensor {
@@ -302,10 +303,15 @@ impl FusedAdjoint for Flex {
         turn(grad, cos, sin, heads, -1.0)
     }
 
-    fn attention_adjoint(packed: FlexTensor, heads: usize, grad: FlexTensor) -> FlexTensor {
+    fn attention_adjoint(
+        packed: FlexTensor,
+        heads: usize,
+        mask: AttentionMask,
+        grad: FlexTensor,
+    ) -> FlexTensor {
         let (packed, grad) = (contiguous(packed), contiguous(grad));
         let problem = packed_problem(&packed, heads);
-        let d_packed = attention::backward(problem, packed.storage(), grad.storage());
+        let d_packed = attention::backward(problem, mask, packed.storage(), grad.storage());
         tensor(d_packed, packed.shape())
     }
 

@@ -59,9 +59,15 @@ fn reduce(mut config: ModelConfig) -> ModelConfig {
     if config.attention.heads > 1 {
         config.attention.heads = 4;
     }
+    if config.attention.window > 0 {
+        config.attention.window = 5;
+        config.attention.sinks = 2;
+    }
     config.bk.heads = config.bk.heads.min(10);
     config.resolvent.heads = 4;
     config.resolvent.d_key = 6;
+    config.gla.heads = 4;
+    config.gla.d_key = 6;
     config
 }
 

@@ -131,7 +131,7 @@ fn bad_bk_mixers_are_named() {
 }
 
 #[test]
-fn bad_resolvent_and_convolution_mixers_are_named() {
+fn bad_mixers_of_other_kinds_are_named() {
     let of = |change: fn(&mut ModelConfig)| message("resolvent-tiny", change);
     assert_eq!(
         of(|c| c.resolvent.heads = 5),
@@ -144,6 +144,14 @@ fn bad_resolvent_and_convolution_mixers_are_named() {
     assert_eq!(
         message("conv3-char-cpu", |c| c.conv.width = 1),
         "`conv.width` is 1, but must be at least 2"
+    );
+    assert_eq!(
+        message("gla-tiny", |c| c.gla.heads = 5),
+        "`gla.heads` = 5 does not divide `d_model` = 64; choose a divisor of 64"
+    );
+    assert_eq!(
+        message("window-char-cpu", |c| c.attention.window = 0),
+        "`attention.sinks` is 4, but without a window every token sees the first ones already; set `attention.window`, or leave sinks out"
     );
 }
 

@@ -79,6 +79,19 @@ fn conv(config: &ModelConfig) -> usize {
     norm(config) + 3 * matrix(d, d, bias) + d * config.conv.width
 }
 
+/// Queries, keys and values with their convolution, forget gate with its bias, gate, scale of the heads' norm, output.
+fn gla(config: &ModelConfig) -> usize {
+    let (d, bias, mixer) = (config.backbone.d_model, config.backbone.bias, &config.gla);
+    let (heads, keys) = (mixer.heads, mixer.heads * mixer.d_key);
+    let conv = match mixer.conv_width {
+        0 | 1 => 0,
+        width => (2 * keys + d) * width,
+    };
+    let projections = 2 * matrix(d, keys, bias) + matrix(d, d, bias) + conv;
+    let gate = if mixer.gate { matrix(d, d, bias) } else { 0 };
+    norm(config) + projections + matrix(d, heads, true) + gate + d / heads + matrix(d, d, bias)
+}
+
 fn count(config: &ModelConfig, mixer: fn(&ModelConfig) -> usize) -> usize {
     let backbone = &config.backbone;
     let (vocab, d) = (backbone.vocab_size, backbone.d_model);
@@ -100,6 +113,8 @@ fn counted(config: &ModelConfig) -> usize {
         [MixerKind::Bk] => bk,
         [MixerKind::Resolvent] => resolvent,
         [MixerKind::Conv] => conv,
+        [MixerKind::Gla] => gla,
+        [MixerKind::Fnet] => norm,
         _ => panic!("presets have one kind of mixer"),
     };
     count(config, mixer)
@@ -177,6 +192,14 @@ fn presets_that_are_compared_are_of_one_size() {
         ("resolvent-gpt", "gpt2-small", 50_304),
         ("conv3-char-cpu", "nanogpt-cpu", 65),
         ("conv3-char-gpu", "nanogpt-gpu", 65),
+        ("window-char-cpu", "nanogpt-cpu", 65),
+        ("window-small", "transformer-small", 1024),
+        ("transformer-masked", "resnet-bk-masked", 66),
+        ("fnet-masked", "resnet-bk-masked", 66),
+        ("gla-tiny", "transformer-tiny", 65),
+        ("gla-small", "transformer-small", 1024),
+        ("gla-char-cpu", "nanogpt-cpu", 65),
+        ("gla-char-gpu", "nanogpt-gpu", 65),
     ] {
         let a = counted(&preset(name, vocab)) as f64;
         let b = counted(&preset(transformer, vocab)) as f64;
@@ -233,7 +256,16 @@ fn names_in_files_have_no_enum_variants() {
             "{}: {header}",
             case.name
         );
-        for variant in ["Attention", "Bk.", "Resolvent", "Conv.", "Rms", "Layer"] {
+        for variant in [
+            "Attention",
+            "Bk.",
+            "Resolvent",
+            "Conv.",
+            "Gla",
+            "Fnet",
+            "Rms",
+            "Layer",
+        ] {
             assert!(!header.contains(variant), "{}: {header}", case.name);
         }
     }

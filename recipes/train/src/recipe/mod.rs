@@ -79,6 +79,9 @@ pub struct ModelSection {
     /// Keys of convolution layers.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub conv: toml::Table,
+    /// Keys of layers of gated linear attention.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub gla: toml::Table,
 }
 
 /// What a model learns to predict.

@@ -26,11 +26,11 @@ fn model(recipe: &Recipe<TrainRecipe>, tokenizer_vocab: usize) -> Result<ModelCo
         let (given, why) = match masked {
             true => (
                 "masked-token",
-                "this model is causal: set `model.bk.direction = \"bidirectional\"` with a pattern of bk layers only",
+                "this model is causal: take a bidirectional preset, or set `direction = \"bidirectional\"` in `[model.bk]` or `[model.attention]` and have no other layers",
             ),
             false => (
                 "next-token",
-                "this model is bidirectional and would see the token it predicts: set `objective.kind = \"masked-token\"`, or `model.bk.direction = \"causal\"`",
+                "this model is bidirectional and would see the token it predicts: set `objective.kind = \"masked-token\"`, or take a causal preset",
             ),
         };
         return Err(TrainError::setting("objective.kind", given, why));
@@ -124,6 +124,7 @@ impl Resolved {
         section.bk = table(toml::Table::try_from(&self.model.bk))?;
         section.resolvent = table(toml::Table::try_from(&self.model.resolvent))?;
         section.conv = table(toml::Table::try_from(&self.model.conv))?;
+        section.gla = table(toml::Table::try_from(&self.model.gla))?;
         Ok(recipe)
     }
 }

@@ -1,77 +1,12 @@
-//! Every kernel against its equation: values and all gradients, odd sizes and single elements; and the promises of
-//! causality and reproducibility to the bit.
-
-#![cfg(feature = "flex")]
-#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+//! Every other kernel against its equation, and reproducibility to the bit.
 
 use burn::{
     optim::{AdamWConfig, Optimizer},
-    tensor::{Device, Gradients, Int, Tensor, TensorData},
+    tensor::{Device, Int, Tensor, TensorData},
 };
-use kiln_fused::{self as fused, AdamW, reference};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use kiln_fused::{self as fused, AdamW, AttentionMask, reference};
 
-/// Largest difference relative to the largest element: single precision keeps sums of some hundred terms to about 1e-6.
-const TOLERANCE: f64 = 5e-6;
-
-fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| rng.random_range(-2.0..2.0))
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), &device())
-}
-
-fn device() -> Device {
-    Device::flex().autodiff()
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
-
-fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u32> {
-    values(tensor).into_iter().map(f32::to_bits).collect()
-}
-
-#[track_caller]
-fn assert_close<const D: usize>(what: &str, found: Tensor<D>, expected: Tensor<D>) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let (found, expected) = (values(found), values(expected));
-    let largest = expected
-        .iter()
-        .fold(1e-3, |m: f64, &x| m.max(f64::from(x).abs()));
-    for (i, (&f, &e)) in found.iter().zip(&expected).enumerate() {
-        let error = (f64::from(f) - f64::from(e)).abs() / largest;
-        assert!(
-            error < TOLERANCE,
-            "{what}[{i}]: {f} instead of {e}, off by {error:e}"
-        );
-    }
-}
-
-/// Gradients of a loss that weights every output differently.
-fn gradients<const D: usize>(y: &Tensor<D>) -> Gradients {
-    let weights = random(y.dims(), 99).detach();
-    (y.clone() * weights).sum().backward()
-}
-
-/// Values and gradients of the inputs, fused against reference.
-macro_rules! compare {
-    ($what:expr, [$($input:ident),+], $fused:expr, $reference:expr) => {{
-        $(let $input = $input.require_grad();)+
-        let y = $fused;
-        let expected = $reference;
-        let (grads, expected_grads) = (gradients(&y), gradients(&expected));
-        assert_close(&format!("{} value", $what), y, expected);
-        $(assert_close(
-            &format!("{} gradient of {}", $what, stringify!($input)),
-            $input.grad(&grads).unwrap(),
-            $input.grad(&expected_grads).unwrap(),
-        );)+
-    }};
-}
+use crate::common::{assert_close, bits, compare, device, gradients, random, values, window};
 
 #[test]
 fn linear() {
@@ -264,25 +199,6 @@ fn rotate() {
     }
 }
 
-#[test]
-fn attention() {
-    for [batch, seq, heads, d_head] in [
-        [1, 1, 1, 1],
-        [2, 3, 2, 5],
-        [2, 64, 4, 32],
-        [1, 65, 3, 8],
-        [1, 200, 1, 16],
-    ] {
-        let packed = random([batch, seq, 3 * heads * d_head], 13);
-        compare!(
-            format!("attention {batch} {seq} {heads} {d_head}"),
-            [packed],
-            fused::causal_attention(packed.clone(), heads),
-            reference::causal_attention(packed.clone(), heads)
-        );
-    }
-}
-
 fn targets(tokens: usize, vocab: usize) -> Tensor<1, Int> {
     let ids: Vec<i32> = (0..tokens).map(|i| ((i * 7 + 3) % vocab) as i32).collect();
     Tensor::from_data(TensorData::new(ids, [tokens]), &device())
@@ -341,32 +257,6 @@ fn cross_entropy_refuses_foreign_ids() {
     let _ = fused::cross_entropy(random([2, 65], 1), ids);
 }
 
-/// Changing position t leaves every output before t as it was, to the bit.
-#[test]
-fn attention_is_causal_to_the_bit() {
-    let [batch, seq, heads, d_head] = [2, 150, 2, 16];
-    let width = 3 * heads * d_head;
-    let x = random([batch, seq, width], 15);
-    let before = bits(fused::causal_attention(x.clone(), heads));
-    for t in [0, 1, 63, 64, 65, 149] {
-        let changed = x.clone().slice_assign(
-            [0..batch, t..t + 1, 0..width],
-            random([batch, 1, width], 16 + t as u64),
-        );
-        let after = bits(fused::causal_attention(changed, heads));
-        let row = heads * d_head;
-        for b in 0..batch {
-            let start = b * seq * row;
-            let (same, other) = (
-                start..start + t * row,
-                start + t * row..start + (t + 1) * row,
-            );
-            assert_eq!(before[same.clone()], after[same], "before {t}");
-            assert_ne!(before[other.clone()], after[other], "at {t}");
-        }
-    }
-}
-
 /// One value and its gradients, to the bit, for each operation.
 fn everything() -> Vec<Vec<u32>> {
     let mut all = Vec::new();
@@ -378,7 +268,9 @@ fn everything() -> Vec<Vec<u32>> {
     // A graph serves one backward pass, so every operation gets a leaf of its own.
     let leaf = || random([12, 64, 384], 20).require_grad();
     let x = leaf();
-    note(fused::causal_attention(x.clone(), 4), &[&x]);
+    note(fused::attention(x.clone(), 4, AttentionMask::Causal), &[&x]);
+    let x = leaf();
+    note(fused::attention(x.clone(), 4, window(16, 4)), &[&x]);
     let x = leaf();
     note(fused::gelu(x.clone()), &[&x]);
     let (x, up) = (leaf(), random([12, 64, 384], 21).require_grad());
@@ -458,56 +350,6 @@ fn square_sum() {
             "sum",
             fused::square_sum(x.clone()),
             reference::square_sum(x),
-        );
-    }
-}
-
-/// Central differences of a double-precision attention, independent of the reference.
-#[test]
-fn attention_gradient_by_finite_differences() {
-    let [seq, heads, d_head] = [5, 2, 3];
-    let d_model = heads * d_head;
-    let packed = random([1, seq, 3 * d_model], 50).require_grad();
-    let weights: Vec<f64> = values(random([1, seq, d_model], 99))
-        .into_iter()
-        .map(f64::from)
-        .collect();
-    let grads = gradients(&fused::causal_attention(packed.clone(), heads));
-    let found = values(packed.grad(&grads).unwrap());
-    let x: Vec<f64> = values(packed).into_iter().map(f64::from).collect();
-    let loss = |x: &[f64]| -> f64 {
-        let at = |i: usize, part: usize, h: usize, c: usize| {
-            x[(i * 3 + part) * d_model + h * d_head + c]
-        };
-        let mut total = 0.0;
-        for h in 0..heads {
-            for i in 0..seq {
-                let e: Vec<f64> = (0..=i)
-                    .map(|j| {
-                        let dot: f64 = (0..d_head).map(|c| at(i, 0, h, c) * at(j, 1, h, c)).sum();
-                        (dot / (d_head as f64).sqrt()).exp()
-                    })
-                    .collect();
-                let norm: f64 = e.iter().sum();
-                for c in 0..d_head {
-                    let mixed: f64 = (0..=i).map(|j| e[j] / norm * at(j, 2, h, c)).sum();
-                    total += weights[i * d_model + h * d_head + c] * mixed;
-                }
-            }
-        }
-        total
-    };
-    for i in 0..x.len() {
-        let shifted = |by: f64| {
-            let mut x = x.clone();
-            x[i] += by;
-            loss(&x)
-        };
-        let exact = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
-        assert!(
-            (f64::from(found[i]) - exact).abs() < 1e-5,
-            "[{i}]: {} instead of {exact}",
-            found[i]
         );
     }
 }
