@@ -8,7 +8,7 @@
 //! - [`shard`] and [`store`]: token ids on disk, verified when opened, read through a memory map.
 //! - [`mod@prepare`]: all of the above in one call, cached by content.
 //! - [`loader`]: batches of aligned inputs and targets, with a position that can be saved and restored.
-//! - [`bigram`]: the baseline that every trained model has to beat.
+//! - [`bigram`] and [`ngram`]: the baselines that every trained model has to beat.
 //!
 //! Nothing here prints: progress and warnings go to the caller's callback as [`Progress`] values.
 
@@ -22,6 +22,7 @@ pub mod error;
 mod files;
 pub mod hash;
 pub mod loader;
+pub mod ngram;
 pub mod prepare;
 mod progress;
 pub mod shard;
@@ -34,6 +35,7 @@ pub use env::DataEnv;
 pub use error::DataError;
 pub use hash::Hash;
 pub use loader::{Loader, LoaderConfig, LoaderState, Order, Prefetcher, TokenBatch};
+pub use ngram::{Ngram, NgramReport};
 pub use prepare::{DataConfig, Manifest, Prepared, SplitInfo, prepare};
 pub use progress::Progress;
 pub use store::TokenStore;
