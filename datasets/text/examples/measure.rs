@@ -1,4 +1,4 @@
-//! Prepares a corpus and prints its sizes, the time taken, the bigram baseline and the loader's speed.
+//! Prepares a corpus and prints its sizes, the time taken, the bigram and n-gram baselines and the loader's speed.
 //!
 //! `cargo run --release -p kiln-text --example measure -- rust-deps bpe 4096`
 
@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_loader::{Loader, LoaderConfig, Order};
-use kiln_text::{Bigram, DataConfig, DataEnv, Progress, TextWindows, TokenizerConfig, prepare};
+use kiln_text::{
+    Bigram, DataConfig, DataEnv, Ngram, Progress, TextWindows, TokenizerConfig, prepare,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -59,6 +61,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bigram in {:.2} s: {report:?}",
         start.elapsed().as_secs_f64()
     );
+    for order in 1..=10 {
+        let start = Instant::now();
+        let ngram = Ngram::fit(&prepared.train, order)?;
+        let counted = start.elapsed().as_secs_f64();
+        let report = ngram.evaluate(&prepared.validation);
+        let scored = start.elapsed().as_secs_f64() - counted;
+        println!("order {order} in {counted:.2} + {scored:.2} s: {report:?}");
+    }
     let config = LoaderConfig {
         batch: 32,
         order: Order::Shuffled,

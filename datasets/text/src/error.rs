@@ -235,6 +235,12 @@ pub enum DataError {
         /// Tokens that one window needs.
         needed: u64,
     },
+    /// An n-gram model needs grams of some length.
+    #[error("an n-gram model of order {order} counts nothing: use an order of at least 1")]
+    NgramOrder {
+        /// The order asked for.
+        order: usize,
+    },
 }
 
 impl DataError {

@@ -8,7 +8,7 @@
 //! - [`shard`] and [`store`]: token ids on disk, verified when opened, read through a memory map.
 //! - [`mod@prepare`]: all of the above in one call, cached by content.
 //! - [`windows`]: aligned inputs and targets, which kiln-loader puts into batches.
-//! - [`bigram`]: the baseline that every trained model has to beat.
+//! - [`bigram`] and [`ngram`]: the baselines that every trained model has to beat.
 //!
 //! Nothing here prints: progress and warnings go to the caller's callback as [`Progress`] values.
 
@@ -21,6 +21,7 @@ pub mod env;
 pub mod error;
 mod files;
 pub mod hash;
+pub mod ngram;
 pub mod prepare;
 mod progress;
 pub mod shard;
@@ -33,6 +34,7 @@ pub use corpus::{Corpus, CorpusInfo, CorpusSource, CorpusState, Document, import
 pub use env::DataEnv;
 pub use error::DataError;
 pub use hash::Hash;
+pub use ngram::{Ngram, NgramReport};
 pub use prepare::{DataConfig, Manifest, Prepared, SplitInfo, prepare};
 pub use progress::Progress;
 pub use store::TokenStore;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! q, k, v = silu(conv(W x))                  as in Mamba-2 (arXiv 2405.21060) and gated DeltaNet (arXiv 2412.06464)
-//! out     = W_o (silu(W_g x) * norm(y))      as in GLA (arXiv 2312.06635), the norm over each head by itself
+//! out     = W_o (silu(W_g x) * norm(y + D v))      as in GLA (arXiv 2312.06635), the norm over each head by itself; D of Mamba-2
 //! ```
 //! Axes: batch, seq, channels, heads, d_key, d_value.
 
@@ -90,6 +90,18 @@ pub fn split_heads(x: Tensor<3>, heads: usize, scale: f64, normed: bool) -> Tens
     match normed {
         true => rms_norm(x, Tensor::full([d_key], scale, &device), EPSILON),
         false => x.mul_scalar(scale),
+    }
+}
+
+/// What the heads read and, with a skip, each position's own value, weighted a channel (D of Mamba-2).
+///
+/// # Shapes
+/// - read and values `[batch, seq, heads, d_value]`, skip `[heads * d_value]`; returns as read
+pub fn add_skip(read: Tensor<4>, values: Tensor<4>, skip: Option<&Param<Tensor<1>>>) -> Tensor<4> {
+    let [_, _, heads, d_value] = values.dims();
+    match skip {
+        Some(skip) => read + values * skip.val().reshape([1, 1, heads, d_value]),
+        None => read,
     }
 }
 

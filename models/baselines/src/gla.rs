@@ -4,8 +4,8 @@
 //! retention (arXiv 2307.08621) with gates that see the token, in the parametrisation of GLA (arXiv 2312.06635): the temperature
 //! keeps gates near one. (GLA has a gate for each key channel, from a projection of low rank; a gate a head is of rank heads
 //! already.) Gates start with a range of their own in each head, as the decays of retention. Around it stands the block of the
-//! resolvent mixer: q, k, v = silu(conv(W x)), q and k normalised, an RMSNorm of each head's output and a gate,
-//! out = W_o (silu(W_g x) * norm(y)).
+//! resolvent mixer, so that two models differ in their gates: q, k, v = silu(conv(W x)), q and k normalised, the value itself,
+//! an RMSNorm of each head's output and a gate, out = W_o (silu(W_g x) * norm(y + D v)).
 //!
 //! Axes: batch, seq, heads, d_key, d_value = d_model / heads. State: S and the last conv_width - 1 inputs of the convolution,
 //! constant in seq.
@@ -15,8 +15,8 @@ use burn::nn::Linear;
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, gated_output, inverse_softplus,
-    project, split_heads, tensor_bytes, weight_flops,
+    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, add_skip, gated_output,
+    inverse_softplus, project, split_heads, tensor_bytes, weight_flops,
 };
 use kiln_gla::gated_linear_attention;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub struct GlaConfig {
     pub temperature: f64,
     /// Whether queries and keys are divided by their root mean square.
     pub qk_norm: bool,
+    /// Whether a position's own value, weighted a channel, is added to what it reads.
+    pub skip: bool,
     /// Whether the output is gated by silu(W_g x).
     pub gate: bool,
 }
@@ -51,6 +53,7 @@ impl Default for GlaConfig {
             range: [4.0, 256.0],
             temperature: 16.0,
             qk_norm: true,
+            skip: true,
             gate: true,
         }
     }
@@ -65,6 +68,8 @@ pub struct GlaMixer {
     /// W_f and b: `[d_model, heads]` and `[heads]`.
     forget: Linear,
     gate: Option<Linear>,
+    /// D, `[d_model]`.
+    skip: Option<Param<Tensor<1>>>,
     /// Scale of the norm of a head's output, `[d_value]`.
     norm: Param<Tensor<1>>,
     output: Linear,
@@ -167,6 +172,7 @@ impl GlaConfig {
             gate: self
                 .gate
                 .then(|| rng.linear(d_model, d_model, bias, std, device)),
+            skip: self.skip.then(|| vector(vec![1.0; d_model])),
             norm: vector(vec![1.0; d_value]),
             output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
             heads,
@@ -212,15 +218,10 @@ impl Mixer for GlaMixer {
         let k = split_heads(k, self.heads, 1.0, self.qk_norm);
         let v = v.reshape([batch, seq, self.heads, self.d_value]);
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
-        let mixed = gated_linear_attention(q, k, v, self.log_decay(x.clone()), memory)
+        let mixed = gated_linear_attention(q, k, v.clone(), self.log_decay(x.clone()), memory)
             .expect("mixer shapes agree by construction");
-        let y = gated_output(
-            mixed.output,
-            x,
-            &self.norm,
-            self.gate.as_ref(),
-            &self.output,
-        );
+        let read = add_skip(mixed.output, v, self.skip.as_ref());
+        let y = gated_output(read, x, &self.norm, self.gate.as_ref(), &self.output);
         let state = GlaState {
             memory: mixed.state,
             history: [q_history, k_history, v_history],
@@ -286,6 +287,7 @@ mod tests {
             conv_width: 0,
             range: [range, range],
             qk_norm: false,
+            skip: false,
             gate: false,
             ..Default::default()
         };

@@ -15,8 +15,8 @@ use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, gated_output, inverse_softplus,
-    project, split_heads, spread_energies, tensor_bytes, weight_flops,
+    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, add_skip, gated_output,
+    inverse_softplus, project, split_heads, spread_energies, tensor_bytes, weight_flops,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::soft_bound;
@@ -196,17 +196,11 @@ impl Mixer for ResolventMixer {
         let v = v.reshape([batch, seq, self.heads, self.d_value]);
         let potential = self.diagonal(x.clone());
         let (hopping, z) = (self.hopping(), self.z());
-        let own = self.skip.as_ref().map(|skip| {
-            let skip = skip.val().reshape([1, 1, self.heads, self.d_value]);
-            v.clone() * skip // [batch, seq, heads, d_value]
-        });
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
-        let mixed = resolvent_attention(q, k, v, potential, hopping, z, resolvent, self.form)
+        let values = v.clone();
+        let mixed = resolvent_attention(q, k, values, potential, hopping, z, resolvent, self.form)
             .expect("mixer shapes agree by construction");
-        let read = match own {
-            Some(own) => mixed.output + own,
-            None => mixed.output,
-        };
+        let read = add_skip(mixed.output, v, self.skip.as_ref());
         let y = gated_output(read, x, &self.norm, self.gate.as_ref(), &self.output);
         let state = ResolventMixerState {
             resolvent: mixed.state,

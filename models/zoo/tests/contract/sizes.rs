@@ -79,7 +79,7 @@ fn conv(config: &ModelConfig) -> usize {
     norm(config) + 3 * matrix(d, d, bias) + d * config.conv.width
 }
 
-/// Queries, keys and values with their convolution, forget gate with its bias, gate, scale of the heads' norm, output.
+/// Queries, keys and values with their convolution, forget gate with its bias, weights of own values, gate, scale of the heads' norm, output.
 fn gla(config: &ModelConfig) -> usize {
     let (d, bias, mixer) = (config.backbone.d_model, config.backbone.bias, &config.gla);
     let (heads, keys) = (mixer.heads, mixer.heads * mixer.d_key);
@@ -89,7 +89,9 @@ fn gla(config: &ModelConfig) -> usize {
     };
     let projections = 2 * matrix(d, keys, bias) + matrix(d, d, bias) + conv;
     let gate = if mixer.gate { matrix(d, d, bias) } else { 0 };
-    norm(config) + projections + matrix(d, heads, true) + gate + d / heads + matrix(d, d, bias)
+    let skip = if mixer.skip { d } else { 0 };
+    let read = skip + gate + d / heads + matrix(d, d, bias);
+    norm(config) + projections + matrix(d, heads, true) + read
 }
 
 fn count(config: &ModelConfig, mixer: fn(&ModelConfig) -> usize) -> usize {
