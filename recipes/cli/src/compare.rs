@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use kiln_compare::execute::{execute, finished, seconds_left};
 use kiln_compare::fairness::{check, costs};
-use kiln_compare::{ArmCost, CompareError, Execution, Launch, Layout, Results, study};
+use kiln_compare::results::{ArmResult, TaskResult};
+use kiln_compare::{CellCost, CompareError, Execution, Launch, Layout, Results, study};
 use kiln_run::{FileError, Interrupt, format, recipe};
 use kiln_text::DataConfig;
 use kiln_train::{TrainError, TrainRecipe, known_vocab};
@@ -35,7 +36,7 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         known: Vec::new(),
     };
     let costs = costs(&layout, &device, &mut |recipe| vocabularies.of(recipe))?;
-    check(&layout.study, &costs)?;
+    check(&layout.tasks, &costs)?;
     if args.dry_run {
         return show_plan(&layout, &costs);
     }
@@ -101,7 +102,7 @@ impl Vocabularies<'_> {
     }
 }
 
-fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandError> {
+fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandError> {
     let state = finished(layout)?;
     let mut out = io::stdout().lock();
     let width = layout.all().map(|run| layout.title(run).len()).max();
@@ -114,7 +115,7 @@ fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandErro
     let mut operations = 0.0;
     for run in layout.all() {
         let first = layout.study.seeds.first();
-        let (_, facts) = &costs[run.arm].points[run.point];
+        let (_, facts) = &costs[run.cell].points[run.point];
         if Some(&run.seed) != first {
             continue;
         }
@@ -134,21 +135,35 @@ fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandErro
         )?;
     }
     let later = layout.study.seeds.len() - 1;
-    for arm in costs {
-        let most = arm.points.iter().map(|(_, facts)| facts.flops);
+    for cell in costs {
+        let most = cell.points.iter().map(|(_, facts)| facts.flops);
         operations += later as f64 * most.fold(0.0, f64::max);
     }
-    let data = costs.first().and_then(|arm| arm.points.first());
-    if let Some((_, facts)) = data {
-        writeln!(out, "\ndata        {}", facts.data)?;
+    writeln!(out)?;
+    for (number, task) in layout.tasks.iter().enumerate() {
+        let first = costs.iter().find(|cell| cell.task == number);
+        let Some((_, facts)) = first.and_then(|cell| cell.points.first()) else {
+            continue;
+        };
+        if let Some(name) = &task.name {
+            writeln!(
+                out,
+                "task        {name}, compared by {}",
+                task.measure.unit()
+            )?;
+        }
+        writeln!(out, "data        {}", facts.data)?;
         writeln!(out, "scoring     {}", facts.scoring)?;
     }
-    let arms = layout.arms.len();
+    let (cells, total) = (layout.cells.len(), layout.total());
+    let arms = match layout.study.task.is_empty() {
+        true => format!("{cells} arms"),
+        false => format!("{cells} arms on tasks"),
+    };
     writeln!(
         out,
-        "runs        {} = {} of the grids + {arms} arms x {later} more seeds; {} finished",
-        layout.total(),
-        layout.total() - arms * later,
+        "runs        {total} = {} of the grids + {arms} x {later} more seeds; {} finished",
+        total - cells * later,
         state.settled(layout)
     )?;
     writeln!(
@@ -201,23 +216,17 @@ fn report(
     let results = Results::new(layout, state, command.collect())?;
     results.write(&layout.out)?;
     let mut out = io::stdout().lock();
-    let width = results.arms.iter().map(|arm| arm.name.len()).max();
-    let width = width.unwrap_or(0);
-    for arm in &results.arms {
-        let name = &arm.name;
-        let Some(score) = arm.measured(results.measure) else {
-            let (done, all) = (arm.seeds.len(), results.study.seeds.len());
-            writeln!(out, "{name:width$}  incomplete: {done} of {all} seeds")?;
-            continue;
-        };
-        let spread = score.sd.map_or(String::new(), |sd| format!(" ± {sd:.4}"));
-        let verdict = arm.against_first.map_or("", |found| found.verdict.text());
-        writeln!(
-            out,
-            "{name:width$}  {:.4}{spread} {}   {verdict}",
-            score.mean,
-            results.measure.unit()
-        )?;
+    let names = results.study.arm.iter();
+    let width = names.map(|arm| arm.name.len()).max().unwrap_or(0);
+    for task in &results.tasks {
+        if let Some(name) = &task.name {
+            writeln!(out, "{name}")?;
+        }
+        let indent = if task.name.is_some() { "  " } else { "" };
+        for arm in &task.arms {
+            let line = summary(&results, task, arm);
+            writeln!(out, "{indent}{:width$}  {line}", arm.name)?;
+        }
     }
     writeln!(
         out,
@@ -225,4 +234,14 @@ fn report(
         layout.out.join("results.md").display()
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `1.7710 ± 0.0080 nats/token   better`.
+fn summary(results: &Results, task: &TaskResult, arm: &ArmResult) -> String {
+    let Some(score) = arm.measured(task.measure) else {
+        let (done, all) = (arm.seeds.len(), results.study.seeds.len());
+        return format!("incomplete: {done} of {all} seeds");
+    };
+    let verdict = arm.against_first.map_or("", |found| found.verdict.text());
+    format!("{score} {}   {verdict}", task.measure.unit())
 }

@@ -120,7 +120,7 @@ fn command(layout: &Layout, run: RunId, launch: &Launch) -> Command {
     let folder = layout.folder(run);
     let mut command = Command::new(&launch.program);
     command
-        .args(["train", &layout.arms[run.arm].recipe])
+        .args(["train", &layout.cells[run.cell].recipe])
         .args(&launch.arguments);
     let seed = format!("seed={}", run.seed);
     for text in layout.point(run).overrides.iter().chain([&seed]) {
@@ -202,7 +202,7 @@ mod tests {
             interrupt: kiln_run::Interrupt::none(),
         };
         let run = RunId {
-            arm: 0,
+            cell: 0,
             point: 0,
             seed: 4,
         };

@@ -104,6 +104,17 @@ pub enum CompareError {
         /// What is wrong.
         why: String,
     },
+    /// A `results.json` of another layout.
+    #[error(
+        "{path} has layout version {found}, and this Kiln reads {}; write it anew from its run folders with --report-only",
+        crate::results::RESULTS_VERSION, path = path.display()
+    )]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
     /// No run is finished, so that there is nothing to report.
     #[error("{path} has no finished run of this study; run it without --report-only", path = path.display())]
     NothingToReport {

@@ -10,7 +10,6 @@ use kiln_run::{Interrupt, format};
 use crate::child::{Job, Jobs, tail};
 use crate::figures::{check_data, has_diverged, read};
 use crate::protocol::State;
-use crate::results::Measure;
 use crate::{CompareError, Figures, Layout, RunId};
 
 /// Exit status of `kiln train` for a run that ended because its loss or gradient was not finite. Only this failure says something
@@ -89,7 +88,7 @@ pub struct Standing {
     pub done: usize,
     /// Runs of the protocol.
     pub total: usize,
-    /// Least validation loss so far, in the unit that arms are compared by, and its run.
+    /// The best value so far on the task of the run that ended last, in the unit that arms are compared by there, and its run.
     pub best: Option<(f64, String)>,
     /// Estimated seconds to the end.
     pub seconds_left: Option<f64>,
@@ -106,8 +105,8 @@ impl fmt::Display for Event<'_> {
                 standing,
             } => write!(
                 f,
-                "{title}: validation {:.4} nats/token in {}\n{standing}",
-                figures.validation_loss,
+                "{title}: validation {} in {}\n{standing}",
+                scores(figures),
                 format::duration(figures.seconds)
             ),
             Self::Failed(failure) => {
@@ -124,6 +123,14 @@ impl fmt::Display for Event<'_> {
             }
         }
     }
+}
+
+/// `1.4821 nats/token`, with the accuracy where it was counted.
+fn scores(figures: &Figures) -> String {
+    let accuracy = figures.validation_accuracy;
+    let accuracy = accuracy.map(|share| format!(", accuracy {share:.4}"));
+    let loss = figures.validation_loss;
+    format!("{loss:.4} nats/token{}", accuracy.unwrap_or_default())
 }
 
 impl fmt::Display for Standing {
@@ -202,14 +209,15 @@ pub fn execute(
             };
             let job = running.0.swap_remove(at);
             let title = layout.title(job.run);
+            let task = layout.cells[job.run.cell].task;
             match read(layout, job.run)? {
                 Some(figures) if status.success() => {
-                    check_data(layout, state.finished.values().take(1).chain([&figures]))?;
+                    check_data(layout, state.finished.values().chain([&figures]))?;
                     state.finished.insert(job.run, figures);
                     report(Event::Finished {
                         title,
                         figures: &state.finished[&job.run],
-                        standing: standing(layout, &state, &running.0, launch.jobs),
+                        standing: standing(layout, &state, &running.0, launch.jobs, task),
                     });
                 }
                 _ if stopping => {}
@@ -255,14 +263,17 @@ pub fn execute(
     })
 }
 
-fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize) -> Standing {
-    let measure = Measure::shared(&layout.study);
+/// `task` is the one that the best run is looked for in.
+fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize, task: usize) -> Standing {
+    let measure = layout.tasks[task].measure;
+    let of_task = |run: &RunId| layout.cells[run.cell].task == task;
     let best = state
         .finished
         .iter()
+        .filter(|(run, _)| of_task(run))
         .map(|(run, figures)| (measure.of(figures), layout.title(*run)))
-        .filter(|(loss, _)| loss.is_finite())
-        .min_by(|a, b| a.0.total_cmp(&b.0));
+        .filter(|(value, _)| value.is_finite())
+        .min_by(|a, b| measure.order(a.0, b.0));
     let spent: f64 = running.iter().map(|job| job.elapsed().as_secs_f64()).sum();
     let (done, total) = (state.settled(layout), layout.total());
     Standing {
@@ -274,27 +285,30 @@ fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize) -> Sta
     }
 }
 
-/// Seconds of all runs that are missing, one after the other: each as long as its arm's finished runs took in the mean, or all
-/// finished ones where the arm has none. None before the first is finished.
+/// Seconds of all runs that are missing, one after the other: each as long as its cell's finished runs took in the mean; where
+/// the cell has none, as those of its task, or all finished ones. None before the first is finished.
 pub fn seconds_left(layout: &Layout, state: &State) -> Option<f64> {
-    let mean = |arm: Option<usize>| {
-        let of = |run: &RunId| arm.is_none_or(|arm| run.arm == arm);
-        let runs = state.finished.iter().filter(|(run, _)| of(run));
+    let mean = |of: &dyn Fn(usize) -> bool| {
+        let runs = state.finished.iter().filter(|(run, _)| of(run.cell));
         let seconds: Vec<_> = runs.map(|(_, figures)| figures.seconds).collect();
         crate::statistics::Summary::of(&seconds).map(|summary| summary.mean)
     };
-    let overall = mean(None)?;
-    let missing = |arm: usize| {
-        let wanted = state.wanted(layout);
-        let named = wanted.iter().filter(|run| run.arm == arm).count();
+    let overall = mean(&|_| true)?;
+    let wanted = state.wanted(layout);
+    let missing = |cell: usize| {
+        let named = wanted.iter().filter(|run| run.cell == cell).count();
         // Runs with the remaining seeds are not named before the grid is decided. If a run of it failed, they will not be made.
-        let later = match state.is_decided(layout, arm) || state.is_held_up(layout, arm) {
+        let later = match state.is_decided(layout, cell) || state.is_held_up(layout, cell) {
             true => 0,
             false => layout.study.seeds.len() - 1,
         };
-        (named + later) as f64 * mean(Some(arm)).unwrap_or(overall)
+        let task = layout.cells[cell].task;
+        let seconds = mean(&|other| other == cell)
+            .or_else(|| mean(&|other| layout.cells[other].task == task))
+            .unwrap_or(overall);
+        (named + later) as f64 * seconds
     };
-    Some((0..layout.arms.len()).map(missing).sum())
+    Some((0..layout.cells.len()).map(missing).sum())
 }
 
 #[cfg(test)]
@@ -309,8 +323,8 @@ mod tests {
         let layout = layout(head, &["a", "b"]);
         let mut state = State::default();
         assert_eq!(seconds_left(&layout, &state), None);
-        let mut finish = |arm, point, seed, seconds| {
-            let run = RunId { arm, point, seed };
+        let mut finish = |cell, point, seed, seconds| {
+            let run = RunId { cell, point, seed };
             let figures = Figures {
                 seconds,
                 ..figures(&layout, run, 1.0)
@@ -322,7 +336,7 @@ mod tests {
         assert_eq!(finish(0, 0, 7, 10.0), 70.0);
         assert_eq!(finish(0, 1, 7, 20.0), 2.0 * 15.0 + 4.0 * 15.0);
         assert_eq!(finish(1, 0, 7, 3.0), 2.0 * 15.0 + 3.0 * 3.0);
-        let standing = standing(&layout, &state, &[], 3);
+        let standing = standing(&layout, &state, &[], 3, 0);
         assert_eq!(
             standing.to_string(),
             "3/8 runs   best so far 1.0000 (a learning_rate=0.001 seed 7)   13s left"

@@ -6,7 +6,8 @@ use kiln_run::recipe::Recipe;
 use kiln_train::{ObjectiveKind, Plan, Resolved, TrainError, TrainRecipe};
 use kiln_zoo::{LanguageModel, ModelConfig};
 
-use crate::study::{Difference, Study};
+use crate::layout::LaidTask;
+use crate::study::Difference;
 use crate::{CompareError, Layout};
 
 /// What is compared of one point.
@@ -26,11 +27,13 @@ pub struct Facts {
     pub open_ended: Option<(&'static str, String)>,
 }
 
-/// An arm's facts, one for each point of its grid.
+/// A cell's facts, one for each point of its grid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ArmCost {
-    /// The arm.
-    pub name: String,
+pub struct CellCost {
+    /// Number of its task.
+    pub task: usize,
+    /// Task and arm.
+    pub title: String,
     /// Name and facts of each point.
     pub points: Vec<(String, Facts)>,
 }
@@ -44,30 +47,31 @@ pub fn costs(
     layout: &Layout,
     device: &Device,
     vocab: &mut dyn FnMut(&TrainRecipe) -> Result<usize, TrainError>,
-) -> Result<Vec<ArmCost>, CompareError> {
+) -> Result<Vec<CellCost>, CompareError> {
     let mut counter = Counter {
         device,
         known: Vec::new(),
     };
-    let mut arms = Vec::with_capacity(layout.arms.len());
-    for arm in &layout.arms {
-        let mut points = Vec::with_capacity(arm.points.len());
-        for point in &arm.points {
+    let mut cells = Vec::with_capacity(layout.cells.len());
+    for cell in &layout.cells {
+        let mut points = Vec::with_capacity(cell.points.len());
+        for point in &cell.points {
             let facts = vocab(&point.recipe.value)
                 .and_then(|vocab| counter.facts(point.recipe.clone(), vocab))
                 .map_err(|source| CompareError::Arm {
-                    arm: arm.name.clone(),
+                    arm: cell.title.clone(),
                     point: point.name.clone(),
                     source: Box::new(source),
                 })?;
             points.push((point.name.clone(), facts));
         }
-        arms.push(ArmCost {
-            name: arm.name.clone(),
+        cells.push(CellCost {
+            task: cell.task,
+            title: cell.title.clone(),
             points,
         });
     }
-    Ok(arms)
+    Ok(cells)
 }
 
 struct Counter<'a> {
@@ -158,24 +162,34 @@ fn trainable(model: &LanguageModel) -> usize {
     count.0
 }
 
-/// Refuses what the study does not allow: every point of every arm is held against the first point of the first arm.
+/// Refuses what the study does not allow: within a task, every point of every arm is held against the first point of the first
+/// arm. Tasks need not agree with each other.
 ///
 /// # Errors
 /// [`CompareError::Unequal`] and [`CompareError::OpenEnded`], naming arms and values.
-pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
-    let all = arms.iter().flat_map(|arm| {
-        let title = |point: &str| match arm.points.len() {
-            1 => arm.name.clone(),
-            _ => format!("{} {point}", arm.name),
+pub fn check(tasks: &[LaidTask], cells: &[CellCost]) -> Result<(), CompareError> {
+    let of = |task| cells.iter().filter(move |cell| cell.task == task);
+    let mut all = tasks.iter().enumerate();
+    all.try_for_each(|(number, task)| check_task(task, of(number)))
+}
+
+fn check_task<'a>(
+    task: &LaidTask,
+    cells: impl Iterator<Item = &'a CellCost>,
+) -> Result<(), CompareError> {
+    let all = cells.flat_map(|cell| {
+        let title = |point: &str| match cell.points.len() {
+            1 => cell.title.clone(),
+            _ => format!("{} {point}", cell.title),
         };
-        arm.points
+        cell.points
             .iter()
             .map(move |(point, facts)| (title(point), facts))
     });
     let mut first: Option<(String, &Facts)> = None;
     for (name, facts) in all {
         if let Some((key, value)) = &facts.open_ended
-            && !study.allows(Difference::Tokens)
+            && !task.allows(Difference::Tokens)
         {
             return Err(CompareError::OpenEnded {
                 arm: name,
@@ -187,7 +201,7 @@ pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
             first = Some((name, facts));
             continue;
         };
-        if let Some((what, values)) = unequal(study, reference, facts) {
+        if let Some((what, values)) = unequal(task, reference, facts) {
             return Err(CompareError::Unequal {
                 what,
                 arms: [first_name.clone(), name],
@@ -199,17 +213,17 @@ pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
 }
 
 /// The first difference that is not allowed, with both values.
-fn unequal(study: &Study, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
+fn unequal(task: &LaidTask, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
     let share = (other.parameters as f64 / first.parameters as f64 - 1.0).abs();
     let differences = [
         (Difference::Data, first.data != other.data),
         (Difference::Tokens, first.tokens != other.tokens),
         (Difference::Scoring, first.scoring != other.scoring),
-        (Difference::Parameters, share > study.parameters_within),
+        (Difference::Parameters, share > task.parameters_within),
     ];
     let (what, _) = differences
         .into_iter()
-        .find(|(what, differs)| *differs && !study.allows(*what))?;
+        .find(|(what, differs)| *differs && !task.allows(*what))?;
     let show = |facts: &Facts| match what {
         Difference::Data => facts.data.clone(),
         Difference::Tokens => format!("{} tokens", facts.tokens),
@@ -218,7 +232,7 @@ fn unequal(study: &Study, first: &Facts, other: &Facts) -> Option<(Difference, [
     };
     let mut values = [show(first), show(other)];
     if what == Difference::Parameters {
-        let bound = 100.0 * study.parameters_within;
+        let bound = 100.0 * task.parameters_within;
         values[1] += &format!(" ({:.2} % apart, {bound} % are allowed)", 100.0 * share);
     }
     Some((what, values))
@@ -256,10 +270,10 @@ mod tests {
     use super::testing::layout;
     use super::*;
 
-    fn checked(head: &str, arms: &[&str]) -> Result<Vec<ArmCost>, String> {
+    fn checked(head: &str, arms: &[&str]) -> Result<Vec<CellCost>, String> {
         let layout = layout(head, arms);
         let costs = costs(&layout, &Device::flex(), &mut |_| Ok(256)).unwrap();
-        check(&layout.study, &costs).map_err(|error| error.to_string())?;
+        check(&layout.tasks, &costs).map_err(|error| error.to_string())?;
         Ok(costs)
     }
 
@@ -343,6 +357,33 @@ mod tests {
         }
     }
 
+    /// Tasks may differ from each other in anything; within one, arms may not.
+    #[test]
+    fn fairness_holds_within_a_task() {
+        let tasks = |more: &str| {
+            format!(
+                "seeds = [1]\n[[task]]\nname = 't'\n[[task]]\nname = 'u'\nset = {{ 'train.steps' = 3 }}\n{more}"
+            )
+        };
+        let costs = checked(&tasks(""), &["a", "b"]).unwrap();
+        let cells: Vec<_> = costs
+            .iter()
+            .map(|cell| (cell.task, cell.title.as_str()))
+            .collect();
+        assert_eq!(cells, [(0, "t/a"), (0, "t/b"), (1, "u/a"), (1, "u/b")]);
+        let longer = "b\nset = { 'train.accumulate' = 2 }";
+        let only = format!("{longer}\ntasks = ['u']");
+        let error = checked(&tasks(""), &["a", &only]).unwrap_err();
+        assert!(
+            error
+                .starts_with("arms `u/a` and `u/b` differ in tokens: 48 tokens against 96 tokens;"),
+            "{error}"
+        );
+        checked(&tasks("allow = ['tokens']"), &["a", &only]).unwrap();
+        let error = checked(&tasks("allow = ['tokens']"), &["a", longer]).unwrap_err();
+        assert!(error.starts_with("arms `t/a` and `t/b` differ"), "{error}");
+    }
+
     /// The bound is on the share, both ways; it holds for the points of one arm as well.
     #[test]
     fn parameters_have_a_bound() {
@@ -351,9 +392,10 @@ mod tests {
             parameters,
             ..costs[0].points[0].1.clone()
         };
-        let study = layout("seeds = [1]\nparameters_within = 0.1", &["a"]).study;
-        let arm = |points: &[usize]| ArmCost {
-            name: "x".into(),
+        let tasks = layout("seeds = [1]\nparameters_within = 0.1", &["a"]).tasks;
+        let arm = |points: &[usize]| CellCost {
+            task: 0,
+            title: "x".into(),
             points: points
                 .iter()
                 .map(|&n| (format!("n={n}"), facts(n)))
@@ -364,9 +406,9 @@ mod tests {
             ([1000, 1101], false),
             ([1000, 899], false),
         ] {
-            assert_eq!(check(&study, &[arm(&points)]).is_ok(), fair, "{points:?}");
+            assert_eq!(check(&tasks, &[arm(&points)]).is_ok(), fair, "{points:?}");
             let arms = points.map(|n| arm(&[n]));
-            assert_eq!(check(&study, &arms).is_ok(), fair, "{points:?}");
+            assert_eq!(check(&tasks, &arms).is_ok(), fair, "{points:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Several arms under one protocol.
 //!
-//! A [`Study`] names arms, each a recipe and what differs from it. Every arm runs its grid with the first seed; the point with
-//! the best validation loss runs with the remaining seeds; means over seeds are compared with the first arm's.
+//! A [`Study`] names arms, each a recipe and what differs from it, and may name tasks. On every task every arm runs its grid
+//! with the first seed; the best point runs with the remaining seeds; means over seeds are compared with the first arm's.
 //!
 //! | module | job |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | [`mod@execute`] | runs them as child processes, stops and resumes them |
 //! | [`figures`] | what a run folder says, and whether it is the study's run |
 //! | [`statistics`] | means, deviations, Welch's interval |
-//! | [`results`], [`page`] | `results.json` and `results.md` |
+//! | [`results`], [`tables`], [`page`] | `results.json` and `results.md` |
 //!
 //! Nothing here prints: progress goes to the caller's callback as [`Event`] values.
 
@@ -29,10 +29,11 @@ pub mod protocol;
 pub mod results;
 pub mod statistics;
 pub mod study;
+pub mod tables;
 
 pub use error::CompareError;
 pub use execute::{DIVERGED_STATUS, Event, Execution, Failure, Launch, execute};
-pub use fairness::{ArmCost, Facts};
+pub use fairness::{CellCost, Facts};
 pub use figures::Figures;
 pub use layout::{Layout, RunId};
 pub use results::Results;

@@ -211,7 +211,7 @@ fn table(result: &RunResult) -> Table {
             .map(String::from)
             .to_vec(),
         rows,
-        best: None,
         note: "Means over tokens. The weights are those of the best evaluation.".into(),
+        ..Table::default()
     }
 }

@@ -31,6 +31,8 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// A row to point out, counted from 0.
     pub best: Option<usize>,
+    /// Cells to point out, as (row, column) counted from 0.
+    pub bold: Vec<(usize, usize)>,
     /// A remark below it: the command that measured it, say. Empty for none.
     pub note: String,
 }
@@ -189,6 +191,10 @@ impl Table {
                     ("th scope=\"row\"", "th")
                 } else {
                     ("td", "td")
+                };
+                let cell = match self.bold.contains(&(index, column)) {
+                    true => format!("<strong>{cell}</strong>"),
+                    false => cell,
                 };
                 out.push_str(&format!("<{open}{class}>{cell}</{close}>"));
             }

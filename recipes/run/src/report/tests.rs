@@ -73,6 +73,7 @@ fn everything_is_escaped() {
             columns: vec![evil.clone()],
             rows: vec![vec![evil.clone(), "1".into()]],
             best: Some(0),
+            bold: vec![(0, 0)],
             note: evil.clone(),
         }],
         samples: vec![Sample {
