@@ -48,7 +48,9 @@ const STEPS: [Step; 7] = [
         done(test::run(workspace, &test::TestArgs::all(Backend::Flex)))
     }),
     ("train", train),
-    ("docs", |workspace| done(docs::run(workspace))),
+    ("docs", |workspace| {
+        done(docs::run(workspace, docs::Pages::Check))
+    }),
     ("test --backend vulkan", test_vulkan),
 ];
 

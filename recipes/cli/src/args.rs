@@ -26,6 +26,8 @@ pub enum Command {
     Train(Train),
     /// Run a study: several arms under one protocol, over a grid and seeds
     Compare(Compare),
+    /// Write the pages of committed results
+    Leaderboard(Leaderboard),
     /// Score a finished run on held-out text
     Eval(Eval),
     /// Continue a prompt with a finished run's model
@@ -104,6 +106,18 @@ pub struct Compare {
     /// Write the results anew from the run folders, which may come from another machine
     #[arg(long)]
     pub report_only: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Leaderboard {
+    /// Folder of results, one NAME.json a study
+    pub results: PathBuf,
+    /// Folder of pages: NAME.md for each, and index.md
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Write nothing, and fail if a page is not what it should be
+    #[arg(long)]
+    pub check: bool,
 }
 
 #[derive(Debug, Group)]

@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use kiln_compare::execute::{execute, finished, seconds_left};
 use kiln_compare::fairness::{check, costs};
 use kiln_compare::results::{ArmResult, TaskResult};
-use kiln_compare::{CellCost, CompareError, Execution, Launch, Layout, Results, study};
+use kiln_compare::{
+    CellCost, CompareError, Execution, Launch, Layout, Results, leaderboard, study,
+};
 use kiln_run::{FileError, Interrupt, format, recipe};
 use kiln_text::DataConfig;
 use kiln_train::{TrainError, TrainRecipe, known_vocab};
 
-use crate::args::Compare;
+use crate::args::{Compare, Leaderboard};
 use crate::commands::{CommandError, open, prepare_data};
 use crate::place;
 
@@ -53,6 +55,18 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         let _ = writeln!(io::stderr(), "{event}");
     })?;
     finish(&layout, &done)
+}
+
+/// Writes or checks the pages of committed results.
+pub fn leaderboard(args: &Leaderboard) -> Result<ExitCode, CommandError> {
+    let pages = leaderboard::pages(&args.results)?;
+    let word = match args.check {
+        true => leaderboard::check(&pages, &args.out).map(|()| "are as they should be"),
+        false => leaderboard::write(&pages, &args.out).map(|()| "written"),
+    }?;
+    let (count, out) = (pages.len(), args.out.display());
+    writeln!(io::stdout(), "{count} pages in {out} {word}")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list() -> Result<ExitCode, CommandError> {
@@ -210,7 +224,9 @@ fn report(
     layout: &Layout,
     state: &kiln_compare::protocol::State,
 ) -> Result<ExitCode, CommandError> {
+    // Without it the command is the one that makes the runs.
     let words = std::env::args_os().skip(1);
+    let words = words.filter(|word| word != "--report-only");
     let words = words.map(|word| word.to_string_lossy().into_owned());
     let command = ["cargo".into(), "xtask".into()].into_iter().chain(words);
     let results = Results::new(layout, state, command.collect())?;

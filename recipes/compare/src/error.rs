@@ -115,6 +115,15 @@ pub enum CompareError {
         /// Its version.
         found: u32,
     },
+    /// Pages that are not what the committed results say.
+    #[error(
+        "{} not what the committed results say; write them anew with `cargo xtask docs`",
+        list(pages)
+    )]
+    StalePages {
+        /// The pages.
+        pages: Vec<PathBuf>,
+    },
     /// No run is finished, so that there is nothing to report.
     #[error("{path} has no finished run of this study; run it without --report-only", path = path.display())]
     NothingToReport {
@@ -130,6 +139,16 @@ pub enum CompareError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] kiln_run::FileError),
+}
+
+/// `a.md is`, `a.md, b.md are`.
+fn list(pages: &[PathBuf]) -> String {
+    let names: Vec<_> = pages
+        .iter()
+        .map(|page| page.display().to_string())
+        .collect();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.join(", "))
 }
 
 impl CompareError {

@@ -13,6 +13,7 @@
 //! | [`figures`] | what a run folder says, and whether it is the study's run |
 //! | [`statistics`] | means, deviations, Welch's interval |
 //! | [`results`], [`tables`], [`page`] | `results.json` and `results.md` |
+//! | [`leaderboard`] | committed results as pages of the book |
 //!
 //! Nothing here prints: progress goes to the caller's callback as [`Event`] values.
 
@@ -24,6 +25,7 @@ pub mod execute;
 pub mod fairness;
 pub mod figures;
 pub mod layout;
+pub mod leaderboard;
 pub mod page;
 pub mod protocol;
 pub mod results;
@@ -36,5 +38,5 @@ pub use execute::{DIVERGED_STATUS, Event, Execution, Failure, Launch, execute};
 pub use fairness::{CellCost, Facts};
 pub use figures::Figures;
 pub use layout::{Layout, RunId};
-pub use results::Results;
+pub use results::{RESULTS_FILE, Results};
 pub use study::{Difference, Study};

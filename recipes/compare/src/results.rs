@@ -19,6 +19,9 @@ use crate::{CompareError, Figures, Layout, RunId};
 pub use measure::Measure;
 pub use task::{ArmResult, PointResult, SeedResult, TaskResult};
 
+/// Where [`Results::write`] writes them.
+pub const RESULTS_FILE: &str = "results.json";
+
 /// Layout version of `results.json`.
 pub const RESULTS_VERSION: u32 = 3;
 
@@ -213,7 +216,7 @@ impl Results {
     /// A folder that cannot be written.
     pub fn write(&self, out: &Path) -> Result<(), CompareError> {
         std::fs::create_dir_all(out).map_err(FileError::io("create", out))?;
-        atomic_write(&out.join("results.json"), |file| {
+        atomic_write(&out.join(RESULTS_FILE), |file| {
             serde_json::to_writer_pretty(&mut *file, self)?;
             file.write_all(b"\n")
         })?;

@@ -186,7 +186,10 @@ fn tasks_are_judged_by_their_own_measures() {
     assert_eq!(verdicts(recall), [Verdict::Better, Verdict::Worse]);
     let chosen = recall.arms.iter().map(|arm| arm.chosen.as_deref());
     assert!(chosen.flatten().all(|point| point == "learning_rate=0.002"));
-    assert_eq!((text.best(), recall.best()), (Some(1.5 + SPREAD / 2.0), Some(0.875 + SPREAD / 2.0)));
+    assert_eq!(
+        (text.best(), recall.best()),
+        (Some(1.5 + SPREAD / 2.0), Some(0.875 + SPREAD / 2.0))
+    );
     assert!(text.arm("c").is_none() && recall.arms[1].validation_bits_per_byte.is_none());
 
     let page = crate::page::markdown(&results);
