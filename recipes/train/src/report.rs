@@ -46,6 +46,7 @@ pub(crate) fn write(
                 text: text.clone(),
             })
             .collect(),
+        ..Report::default()
     };
     Ok(report.write(&setup.folder.report())?)
 }
