@@ -9,13 +9,14 @@ use kiln_compare::execute::{execute, finished, seconds_left};
 use kiln_compare::fairness::{check, costs};
 use kiln_compare::results::{ArmResult, TaskResult};
 use kiln_compare::{
-    CellCost, CompareError, Execution, Launch, Layout, Results, leaderboard, study,
+    CellCost, CompareError, Event, Execution, Launch, Layout, Results, Running, leaderboard, study,
 };
-use kiln_run::{FileError, Interrupt, format, recipe};
+use kiln_run::live::Line;
+use kiln_run::{Board, FileError, Interrupt, Mode, format, recipe};
 use kiln_text::DataConfig;
 use kiln_train::{TrainError, TrainRecipe, known_vocab};
 
-use crate::args::{Compare, Leaderboard};
+use crate::args::{Compare, Compute, Leaderboard};
 use crate::commands::{CommandError, open, prepare_data};
 use crate::place;
 
@@ -32,7 +33,11 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         let state = finished(&layout)?;
         return report(&layout, &state);
     }
-    let device = open(&args.compute)?.device;
+    let first = Compute {
+        backend: args.backend.clone(),
+        device: args.device.0.first().copied().unwrap_or(0),
+    };
+    let device = open(&first)?.device;
     let mut vocabularies = Vocabularies {
         args,
         known: Vec::new(),
@@ -47,14 +52,15 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         program: program.map_err(CompareError::from)?,
         arguments: train_arguments(args),
         jobs: args.jobs as usize,
+        devices: args.device.0.clone(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         interrupt: Interrupt::install()?,
     };
-    let done = execute(&layout, &launch, &mut |event| {
-        // A closed standard error must not end a study that took hours.
-        let _ = writeln!(io::stderr(), "{event}");
-    })?;
-    finish(&layout, &done)
+    let mode = if args.plain { Mode::Plain } else { Mode::Auto };
+    let mut board = Board::new(mode);
+    let done = execute(&layout, &launch, &mut |event| show(&mut board, &event));
+    board.finish();
+    finish(&layout, &done?)
 }
 
 /// Writes or checks the pages of committed results.
@@ -81,12 +87,37 @@ fn list() -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Events become lines, but for what a live view shows by itself.
+fn show(board: &mut Board, event: &Event<'_>) {
+    match event {
+        Event::Running { runs, standing } => {
+            let lines: Vec<_> = runs.iter().map(line).collect();
+            board.update(&lines, &standing.to_string());
+        }
+        Event::Started { .. } if board.is_live() => {}
+        event => board.message(&event.to_string()),
+    }
+}
+
+fn line(run: &Running) -> Line {
+    let loss = run
+        .loss
+        .map(|loss| format!("loss {}", format::number(loss)));
+    let rate = run
+        .tokens_per_second
+        .map(|rate| format!("{} tok/s", format::count(rate)));
+    let measures: Vec<_> = loss.into_iter().chain(rate).collect();
+    Line {
+        name: run.title.clone(),
+        step: run.step,
+        total: run.total,
+        measures: measures.join("   "),
+    }
+}
+
 /// What every run of the study gets from this command line.
 fn train_arguments(args: &Compare) -> Vec<OsString> {
-    let device = args.compute.device.to_string();
-    let mut all: Vec<OsString> = ["--backend", &args.compute.backend, "--device", &device]
-        .map(OsString::from)
-        .to_vec();
+    let mut all: Vec<OsString> = vec!["--backend".into(), (&args.backend).into()];
     if let Some(dir) = &args.folders.data_dir {
         all.extend(["--data-dir".into(), dir.into()]);
     }
@@ -230,7 +261,7 @@ fn report(
     let words = words.map(|word| word.to_string_lossy().into_owned());
     let command = ["cargo".into(), "xtask".into()].into_iter().chain(words);
     let results = Results::new(layout, state, command.collect())?;
-    results.write(&layout.out)?;
+    kiln_compare::report::write(layout, state, &results)?;
     let mut out = io::stdout().lock();
     let names = results.study.arm.iter();
     let width = names.map(|arm| arm.name.len()).max().unwrap_or(0);
@@ -248,6 +279,11 @@ fn report(
         out,
         "\nresults   {}",
         layout.out.join("results.md").display()
+    )?;
+    writeln!(
+        out,
+        "report    {}",
+        layout.out.join("report.html").display()
     )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,18 +9,22 @@
 //! | [`layout`] | every run there is: its recipe, its folder |
 //! | [`fairness`] | refuses arms of unequal data, tokens, scoring or parameters |
 //! | [`protocol`] | which runs are wanted, given those that are done |
-//! | [`mod@execute`] | runs them as child processes, stops and resumes them |
+//! | [`mod@execute`], [`events`] | runs them as child processes, stops and resumes them; what happens meanwhile |
 //! | [`figures`] | what a run folder says, and whether it is the study's run |
-//! | [`statistics`] | means, deviations, Welch's interval |
+//! | [`statistics`] | means, deviations, Welch's interval; beside it a bootstrap over evaluation windows |
 //! | [`results`], [`tables`], [`page`] | `results.json` and `results.md` |
+//! | [`report`] | `report.html` and `results.csv` |
 //! | [`leaderboard`] | committed results as pages of the book |
 //!
 //! Nothing here prints: progress goes to the caller's callback as [`Event`] values.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bootstrap;
 mod child;
+mod curves;
 pub mod error;
+pub mod events;
 pub mod execute;
 pub mod fairness;
 pub mod figures;
@@ -28,13 +32,15 @@ pub mod layout;
 pub mod leaderboard;
 pub mod page;
 pub mod protocol;
+pub mod report;
 pub mod results;
 pub mod statistics;
 pub mod study;
 pub mod tables;
 
 pub use error::CompareError;
-pub use execute::{DIVERGED_STATUS, Event, Execution, Failure, Launch, execute};
+pub use events::{Event, Failure, Running, Standing};
+pub use execute::{DIVERGED_STATUS, Execution, Launch, execute};
 pub use fairness::{CellCost, Facts};
 pub use figures::Figures;
 pub use layout::{Layout, RunId};

@@ -34,8 +34,8 @@ pub fn markdown(results: &Results) -> String {
         page += &of_task(results, task);
     }
     page += "## Made with\n\n";
-    for line in made_with(results) {
-        page += &format!("- {line}\n");
+    for (name, value) in made_with(results) {
+        page += &format!("- {name} {value}\n");
     }
     page
 }
@@ -113,9 +113,10 @@ pub(crate) fn rows(table: &Table) -> String {
     text
 }
 
-/// Machines, commits and versions, one a line.
-pub(crate) fn made_with(results: &Results) -> Vec<String> {
+/// Machines, commits and versions, as (name, value).
+pub(crate) fn made_with(results: &Results) -> Vec<(String, String)> {
     let mut lines = Vec::new();
+    let mut add = |name: &str, value: String| lines.push((name.to_string(), value));
     for machine in &results.machines {
         let processor = machine.processor.as_deref().unwrap_or("unknown processor");
         let threads = machine
@@ -125,23 +126,25 @@ pub(crate) fn made_with(results: &Results) -> Vec<String> {
             .memory_bytes
             .map_or(format::NONE.into(), format::bytes);
         let device = machine.device.as_deref().unwrap_or(format::NONE);
-        lines.push(format!(
-            "{processor}, {} threads{threads}, {memory}, {} {}, device {device}",
-            machine.cores, machine.os, machine.architecture
-        ));
+        let system = format!("{} {}", machine.os, machine.architecture);
+        let value = format!(
+            "{processor}, {} threads{threads}, {memory}, {system}, device {device}",
+            machine.cores
+        );
+        add("machine", value);
     }
     if results.machines.len() > 1 {
         let mixed = "runs were made on more than one machine or with other numbers of threads: times do not compare";
-        lines.push(mixed.into());
+        add("note:", mixed.into());
     }
     for commit in &results.commits {
         let dirty = if commit.dirty { ", with changes" } else { "" };
-        lines.push(format!("commit {}{dirty}", commit.hash));
+        add("commit", format!("{}{dirty}", commit.hash));
     }
     for (name, version) in &results.versions {
-        lines.push(format!("{name} {version}"));
+        add(name, version.clone());
     }
-    lines.push(format!("written {}", results.written));
+    add("written", results.written.clone());
     lines
 }
 
@@ -191,7 +194,7 @@ mod tests {
             "| better |",
             "| a | learning_rate=0.001 | **2.0000** |",
             "| a | learning_rate=0.002 | diverged |",
-            "\nChose the edge of their grid, so that a better value may lie beyond: `a` in `optimizer.learning_rate`.\n",
+            "\nChose the edge of their grid, so that a better value may lie beyond: a (optimizer.learning_rate).\n",
             "- kiln 0.1.0\n",
         ] {
             assert!(page.contains(line), "`{line}` is not in:\n{page}");

@@ -17,6 +17,7 @@ use crate::study::Study;
 use crate::{CompareError, Figures, Layout, RunId};
 
 pub use measure::Measure;
+pub(crate) use task::chosen_runs;
 pub use task::{ArmResult, PointResult, SeedResult, TaskResult};
 
 /// Where [`Results::write`] writes them.
@@ -134,7 +135,7 @@ impl Results {
     /// Puts together what is finished. `command` is the command line to be shown.
     ///
     /// # Errors
-    /// [`CompareError::NothingToReport`] if nothing is.
+    /// [`CompareError::NothingToReport`] if nothing is; a damaged `windows.json`.
     pub fn new(layout: &Layout, state: &State, command: Vec<String>) -> Result<Self, CompareError> {
         if state.finished.is_empty() {
             return Err(CompareError::NothingToReport {
@@ -142,9 +143,9 @@ impl Results {
             });
         }
         let tasks = 0..layout.tasks.len();
-        let tasks: Vec<_> = tasks
+        let tasks = tasks
             .map(|task| TaskResult::new(layout, state, task))
-            .collect();
+            .collect::<Result<Vec<_>, _>>()?;
         let titles = |runs: &BTreeSet<RunId>| runs.iter().map(|run| layout.title(*run)).collect();
         let mut results = Self {
             name: layout.name.clone(),

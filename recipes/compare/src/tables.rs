@@ -138,28 +138,37 @@ pub fn verdicts(task: &TaskResult) -> Option<Table> {
         false => "negative is less loss",
     };
     let difference = format!("difference, {}", task.measure.unit());
+    let compared = || task.arms.iter().filter_map(|arm| arm.against_first);
+    let has_windows = compared().any(|found| found.windows.is_some());
+    let none = || format::NONE.to_string();
+    let interval = |[low, high]: [f64; 2]| format!("{low:+.4} to {high:+.4}");
     let row = |arm: &ArmResult| {
         let found = arm.against_first?;
-        let none = || format::NONE.to_string();
-        let interval = |[low, high]: [f64; 2]| format!("{low:+.4} to {high:+.4}");
-        Some(vec![
+        let windows = has_windows.then(|| found.windows.map_or_else(none, interval));
+        let cells = [
             arm.name.clone(),
             found
                 .difference
                 .map_or_else(none, |difference| format!("{difference:+.4}")),
             found.interval.map_or_else(none, interval),
-            found.verdict.text().into(),
-        ])
+        ];
+        let verdict = found.verdict.text().to_string();
+        Some(cells.into_iter().chain(windows).chain([verdict]).collect())
+    };
+    let head = ["arm", &difference, "95 % interval over seeds"];
+    let windows = has_windows.then_some("95 % interval over windows");
+    let columns = head.into_iter().chain(windows).chain(["verdict"]);
+    let on_windows = match has_windows {
+        true => " Over windows: a paired bootstrap of the evaluation windows, seeds averaged.",
+        false => "",
     };
     Some(Table {
         title: format!("Against {}", first.name),
-        columns: ["arm", &difference, "95 % interval", "verdict"]
-            .map(String::from)
-            .to_vec(),
+        columns: columns.map(String::from).collect(),
         rows: task.arms.iter().filter_map(row).collect(),
         note: format!(
-            "Welch's interval of the difference of means over seeds; {better}. Each interval stands for itself: \
-             of twenty arms that are equal to the first, one is expected to look different."
+            "Over seeds: Welch's interval of the difference of means, which gives the verdict; {better}.{on_windows} Each interval \
+             stands for itself: of twenty arms that are equal to the first, one is expected to look different."
         ),
         ..Table::default()
     })
@@ -196,7 +205,7 @@ pub fn grids(results: &Results, task: &TaskResult) -> Table {
 /// What is to be said of arms that chose the edge of their grid.
 fn edges(task: &TaskResult) -> String {
     let edge = |arm: &&ArmResult| !arm.at_edge.is_empty();
-    let text = |arm: &ArmResult| format!("`{}` in `{}`", arm.name, arm.at_edge.join("`, `"));
+    let text = |arm: &ArmResult| format!("{} ({})", arm.name, arm.at_edge.join(", "));
     let texts: Vec<_> = task.arms.iter().filter(edge).map(text).collect();
     match texts.is_empty() {
         true => String::new(),

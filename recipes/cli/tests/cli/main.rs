@@ -11,4 +11,5 @@ mod compare;
 mod disk;
 mod folders;
 mod recipes;
+mod tasks;
 mod work;

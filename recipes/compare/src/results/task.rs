@@ -9,7 +9,7 @@ use crate::layout::LaidPoint;
 use crate::protocol::State;
 use crate::statistics::{Comparison, Summary, compare, median};
 use crate::study::Settings;
-use crate::{Figures, Layout, RunId};
+use crate::{CompareError, Figures, Layout, RunId, bootstrap};
 
 /// One task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ pub struct ArmResult {
 }
 
 impl TaskResult {
-    pub(super) fn new(layout: &Layout, state: &State, task: usize) -> Self {
+    pub(super) fn new(layout: &Layout, state: &State, task: usize) -> Result<Self, CompareError> {
         let laid = &layout.tasks[task];
         let measure = laid.measure;
         let cells = layout.cells_of(task);
@@ -112,12 +112,13 @@ impl TaskResult {
                 });
             }
         }
-        Self {
+        compare_windows(layout, state, task, &mut arms)?;
+        Ok(Self {
             name: laid.name.clone(),
             measure,
             length: laid.length.clone(),
             arms,
-        }
+        })
     }
 
     /// The arm of this name, if it runs the task.
@@ -160,6 +161,36 @@ impl ArmResult {
             false => values.join(", "),
         }
     }
+}
+
+/// Adds the intervals over evaluation windows, of the arms that have a difference.
+fn compare_windows(
+    layout: &Layout,
+    state: &State,
+    task: usize,
+    arms: &mut [ArmResult],
+) -> Result<(), CompareError> {
+    let measure = layout.tasks[task].measure;
+    let scored = |cell| bootstrap::scored(layout, &chosen_runs(layout, state, cell), measure);
+    let mut cells = layout.cells_of(task).zip(arms);
+    let Some((first, _)) = cells.next() else {
+        return Ok(());
+    };
+    let Some(first) = scored(first)? else {
+        return Ok(());
+    };
+    for (cell, arm) in cells {
+        let Some(found) = arm
+            .against_first
+            .as_mut()
+            .filter(|found| found.difference.is_some())
+        else {
+            continue;
+        };
+        let own = scored(cell)?;
+        found.windows = own.and_then(|own| bootstrap::interval(&own, &first));
+    }
+    Ok(())
 }
 
 fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
