@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check, with the time each step took; stops at the first that fails.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -24,6 +24,14 @@ const CLIPPY: [&str; 7] = [
     "warnings",
 ];
 
+/// The small study; the output folder follows.
+const COMPARE: [&str; 5] = ["compare", "smoke", "--jobs", "2", "--out"];
+/// Its runs: two tasks, one with a grid of two, three arms, two seeds.
+const COMPARE_RUNS: usize = 15;
+
+/// What would ask for another file; text of the report is escaped, so that it has none of these.
+const ELSEWHERE: [&str; 4] = ["<script", "<link", "<img", "<iframe"];
+
 enum Outcome {
     Done,
     Skipped(String),
@@ -32,7 +40,7 @@ enum Outcome {
 type Step = (&'static str, fn(&Workspace) -> Result<Outcome, Error>);
 
 /// What fails fastest comes first; the Vulkan build takes longest.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("fmt", |workspace| {
         done(execute(
             workspace
@@ -48,7 +56,10 @@ const STEPS: [Step; 7] = [
         done(test::run(workspace, &test::TestArgs::all(Backend::Flex)))
     }),
     ("train", train),
-    ("docs", |workspace| done(docs::run(workspace))),
+    ("compare", compare),
+    ("docs", |workspace| {
+        done(docs::run(workspace, docs::Pages::Check))
+    }),
     ("test --backend vulkan", test_vulkan),
 ];
 
@@ -100,16 +111,72 @@ fn test_vulkan(workspace: &Workspace) -> Result<Outcome, Error> {
 }
 
 fn train(workspace: &Workspace) -> Result<Outcome, Error> {
-    let out = workspace.target(Backend::Flex).join("ci-train");
-    if out.exists() {
-        let removed = fs::remove_dir_all(&out);
-        removed.map_err(|error| Error::Failed(format!("{}: {error}", out.display())))?;
-    }
+    let out = fresh(workspace, "ci-train")?;
     kiln::build(workspace, Backend::Flex)?;
     let mut command = kiln::command(workspace, Backend::Flex);
     execute(command.current_dir(&workspace.root).args(TRAIN).arg(&out))?;
     check_outputs(&out)?;
     Ok(Outcome::Done)
+}
+
+fn compare(workspace: &Workspace) -> Result<Outcome, Error> {
+    let out = fresh(workspace, "ci-compare")?;
+    kiln::build(workspace, Backend::Flex)?;
+    let mut command = kiln::command(workspace, Backend::Flex);
+    execute(command.current_dir(&workspace.root).args(COMPARE).arg(&out))?;
+    check_study(&out)?;
+    Ok(Outcome::Done)
+}
+
+/// Every run is there, every arm has its mean, and the page is whole and asks for nothing.
+fn check_study(out: &Path) -> Result<(), Error> {
+    let read = |name: &str| {
+        let path = out.join(name);
+        let text = fs::read_to_string(&path);
+        text.map_err(|error| Error::Failed(format!("{}: {error}", path.display())))
+    };
+    let (results, table, report) = (
+        read("results.json")?,
+        read("results.csv")?,
+        read("report.html")?,
+    );
+    let rows = table.lines().count().saturating_sub(1);
+    let problems = [
+        (
+            !results.contains("\"complete\": true"),
+            "results.json: not every arm is complete".to_owned(),
+        ),
+        (
+            rows != COMPARE_RUNS,
+            format!("results.csv: {rows} rows, not {COMPARE_RUNS}"),
+        ),
+        (
+            !report.ends_with("</html>\n"),
+            "report.html: it has no end".to_owned(),
+        ),
+        (
+            !report.contains("<svg class=\"plot\""),
+            "report.html: it has no chart".to_owned(),
+        ),
+        (
+            ELSEWHERE.iter().any(|tag| report.contains(tag)),
+            "report.html: it asks for another file".to_owned(),
+        ),
+    ];
+    match problems.into_iter().find(|(is_one, _)| *is_one) {
+        None => Ok(()),
+        Some((_, problem)) => Err(Error::Failed(format!("{}/{problem}", out.display()))),
+    }
+}
+
+/// A folder of the target folder, without what an earlier run left there.
+fn fresh(workspace: &Workspace, name: &str) -> Result<PathBuf, Error> {
+    let out = workspace.target(Backend::Flex).join(name);
+    if out.exists() {
+        let removed = fs::remove_dir_all(&out);
+        removed.map_err(|error| Error::Failed(format!("{}: {error}", out.display())))?;
+    }
+    Ok(out)
 }
 
 fn check_outputs(out: &Path) -> Result<(), Error> {
@@ -140,6 +207,47 @@ test                        2:05  FAILED
 total                       2:07
 ";
         assert_eq!(render(&table), expected);
+    }
+
+    #[test]
+    fn a_study_that_lacks_something_is_caught() {
+        let out = tempfile::tempdir().unwrap();
+        let good = [
+            ("results.json", "{\n  \"complete\": true\n}".to_owned()),
+            ("results.csv", "run\n".repeat(COMPARE_RUNS + 1)),
+            (
+                "report.html",
+                "<svg class=\"plot\"></svg></html>\n".to_owned(),
+            ),
+        ];
+        let write = |name: &str, text: &str| fs::write(out.path().join(name), text).unwrap();
+        let failure = || match check_study(out.path()) {
+            Err(Error::Failed(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        assert!(failure().contains("results.json: "));
+        let restore = || good.iter().for_each(|(name, text)| write(name, text));
+        restore();
+        assert!(check_study(out.path()).is_ok());
+        for (name, text, message) in [
+            (
+                "results.json",
+                "{\"complete\": false}",
+                "not every arm is complete",
+            ),
+            ("results.csv", "run\n1\n", "results.csv: 1 rows, not 15"),
+            ("report.html", "<svg class=\"plot\">", "it has no end"),
+            ("report.html", "</html>\n", "it has no chart"),
+            (
+                "report.html",
+                "<svg class=\"plot\"></svg><img src=x></html>\n",
+                "asks for another file",
+            ),
+        ] {
+            write(name, text);
+            assert!(failure().contains(message), "{message}");
+            restore();
+        }
     }
 
     #[test]

@@ -8,10 +8,30 @@ use std::process::Command;
 
 use crate::Error;
 use crate::backend::Backend;
+use crate::kiln;
 use crate::probe::is_installed;
 use crate::workspace::{Workspace, execute, files};
 
-pub fn run(workspace: &Workspace) -> Result<(), Error> {
+/// What is done about the pages that follow from committed results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// They are written anew.
+    Write,
+    /// Stale ones are an error: what is committed must be what readers see.
+    Check,
+}
+
+/// Where committed results and their pages are.
+const LEADERBOARD: [&str; 4] = ["leaderboard", "docs/results", "--out", "docs/src/results"];
+
+pub fn run(workspace: &Workspace, pages: Pages) -> Result<(), Error> {
+    kiln::build(workspace, Backend::Flex)?;
+    let mut leaderboard = kiln::command(workspace, Backend::Flex);
+    leaderboard.current_dir(&workspace.root).args(LEADERBOARD);
+    if pages == Pages::Check {
+        leaderboard.arg("--check");
+    }
+    execute(&mut leaderboard)?;
     let mut problems = check_summary(&workspace.root);
     problems.extend(check_links(&workspace.root));
     for problem in &problems {

@@ -30,6 +30,7 @@ Run (builds the kiln binary for the backend, then passes all arguments on):
   recipes                list the recipes: purpose, size, expected time and result
   train RECIPE           train a model into a run folder
   compare STUDY          run several arms under one protocol, over a grid and seeds
+  leaderboard DIR        write the pages of committed results
   eval RUN               evaluate a trained model
   cost RUN               measure a model's time, state, memory and energy by length
   generate RUN           write text with a trained model
@@ -42,7 +43,7 @@ Develop:
   test [--backend B] [FILTER]... [-- TEST ARGUMENTS]
                          all tests on flex, or the operation and model tests on B
   tidy                   check the architecture's rules
-  docs                   build the API documentation and the book, check their links
+  docs                   write the pages of results, build the API documentation and the book, check their links
   ci                     everything above, plus formatting, lints and a short training run
 
 Each backend has its own folder under target/ (or CARGO_TARGET_DIR); flex uses target/ itself.
@@ -50,8 +51,15 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
 
 /// Commands of the `kiln` binary that `cargo xtask` passes on to it.
-const KILN_COMMANDS: [&str; 7] = [
-    "recipes", "train", "compare", "eval", "cost", "generate", "data",
+const KILN_COMMANDS: [&str; 8] = [
+    "recipes",
+    "train",
+    "compare",
+    "leaderboard",
+    "eval",
+    "cost",
+    "generate",
+    "data",
 ];
 const OWN_COMMANDS: [&str; 6] = ["help", "doctor", "test", "tidy", "docs", "ci"];
 
@@ -149,7 +157,7 @@ fn run(args: &[OsString]) -> Result<u8, Error> {
         Task::Doctor => doctor::run(&workspace)?,
         Task::Test(args) => test::run(&workspace, &args)?,
         Task::Tidy => tidy::run(&workspace)?,
-        Task::Docs => docs::run(&workspace)?,
+        Task::Docs => docs::run(&workspace, docs::Pages::Write)?,
         Task::Ci => ci::run(&workspace)?,
     }
     Ok(0)

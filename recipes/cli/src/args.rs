@@ -26,6 +26,8 @@ pub enum Command {
     Train(Train),
     /// Run a study: several arms under one protocol, over a grid and seeds
     Compare(Compare),
+    /// Write the pages of committed results
+    Leaderboard(Leaderboard),
     /// Score a finished run on held-out text
     Eval(Eval),
     /// Measure what a model costs: time, state, memory and energy by length
@@ -90,14 +92,18 @@ pub struct Train {
 pub struct Compare {
     /// A study's name, or the path of a TOML file; without one, the studies are listed
     pub study: Option<String>,
-    #[command(flatten)]
-    pub compute: Compute,
+    /// Backend to compute with: flex, wgpu, vulkan, webgpu, metal, cuda or rocm
+    #[arg(long, default_value = "flex", value_name = "NAME")]
+    pub backend: String,
+    /// Numbers of the devices that runs are dealt to, such as 0 or 0,2 or 0-7
+    #[arg(long, default_value = "0", value_name = "LIST", value_parser = devices)]
+    pub device: Devices,
     #[command(flatten)]
     pub folders: Folders,
     /// Folder of runs and results; the default is runs/compare-STUDY. Finished runs in it are kept, interrupted ones resumed
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Runs at once; each gets its share of the processor's threads
+    /// Runs at once on each device; each gets its share of the processor's threads
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: u32,
     /// List the runs, the parameters of every arm and the costs, and train nothing
@@ -106,6 +112,54 @@ pub struct Compare {
     /// Write the results anew from the run folders, which may come from another machine
     #[arg(long)]
     pub report_only: bool,
+    /// Print plain lines even on a terminal
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// Numbers of devices, in order and without repetition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(pub Vec<usize>);
+
+fn devices(text: &str) -> Result<Devices, String> {
+    let number = |text: &str| {
+        let number = text.trim().parse::<usize>();
+        number.map_err(|_| format!("`{text}` is no number of a device; write 0, 0,2 or 0-7"))
+    };
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!("`{part}` counts down; write {last}-{first}"));
+        }
+        // A device more than any machine has is a slip of the finger.
+        if last - first > 1024 {
+            return Err(format!("`{part}` is {} devices", last - first + 1));
+        }
+        all.extend(first..=last);
+    }
+    all.sort_unstable();
+    let count = all.len();
+    all.dedup();
+    match all.len() == count {
+        true => Ok(Devices(all)),
+        false => Err(format!(
+            "`{text}` names a device twice; --jobs says how many runs each gets"
+        )),
+    }
+}
+
+#[derive(Debug, Group)]
+pub struct Leaderboard {
+    /// Folder of results, one NAME.json a study
+    pub results: PathBuf,
+    /// Folder of pages: NAME.md for each, and index.md
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Write nothing, and fail if a page is not what it should be
+    #[arg(long)]
+    pub check: bool,
 }
 
 #[derive(Debug, Group)]
@@ -233,4 +287,28 @@ pub enum Data {
         #[command(flatten)]
         folders: Folders,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_numbers_lists_and_ranges() {
+        let of = |text: &str| devices(text).map(|devices| devices.0);
+        assert_eq!(of("3"), Ok(vec![3]));
+        assert_eq!(of("2,0"), Ok(vec![0, 2]));
+        assert_eq!(of("0-2,5"), Ok(vec![0, 1, 2, 5]));
+        for (text, message) in [
+            ("", "`` is no number of a device; write 0, 0,2 or 0-7"),
+            ("-1", "`` is no number"),
+            ("all", "`all` is no number"),
+            ("3-1", "`3-1` counts down; write 1-3"),
+            ("0,0-1", "names a device twice"),
+            ("0-99999", "is 100000 devices"),
+        ] {
+            let error = of(text).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
 }

@@ -63,6 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Train(args) if args.dry_run => dry_run(&args),
         Command::Train(args) => train(args),
         Command::Compare(args) => crate::compare::compare(&args),
+        Command::Leaderboard(args) => crate::compare::leaderboard(&args),
         Command::Eval(args) => eval(&args),
         Command::Cost(args) => crate::cost::cost(&args),
         Command::Generate(args) => continue_text(&args),

@@ -7,12 +7,16 @@ use std::process::ExitCode;
 
 use kiln_compare::execute::{execute, finished, seconds_left};
 use kiln_compare::fairness::{check, costs};
-use kiln_compare::{ArmCost, CompareError, Execution, Launch, Layout, Results, study};
-use kiln_run::{FileError, Interrupt, format, recipe};
+use kiln_compare::results::{ArmResult, TaskResult};
+use kiln_compare::{
+    CellCost, CompareError, Event, Execution, Launch, Layout, Results, Running, leaderboard, study,
+};
+use kiln_run::live::Line;
+use kiln_run::{Board, FileError, Interrupt, Mode, format, recipe};
 use kiln_text::DataConfig;
 use kiln_train::{TrainError, TrainRecipe, known_vocab};
 
-use crate::args::Compare;
+use crate::args::{Compare, Compute, Leaderboard};
 use crate::commands::{CommandError, open, open_source};
 use crate::place;
 
@@ -29,13 +33,17 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         let state = finished(&layout)?;
         return report(&layout, &state);
     }
-    let device = open(&args.compute)?.device;
+    let first = Compute {
+        backend: args.backend.clone(),
+        device: args.device.0.first().copied().unwrap_or(0),
+    };
+    let device = open(&first)?.device;
     let mut vocabularies = Vocabularies {
         args,
         known: Vec::new(),
     };
     let costs = costs(&layout, &device, &mut |recipe| vocabularies.of(recipe))?;
-    check(&layout.study, &costs)?;
+    check(&layout.tasks, &costs)?;
     if args.dry_run {
         return show_plan(&layout, &costs);
     }
@@ -44,14 +52,27 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         program: program.map_err(CompareError::from)?,
         arguments: train_arguments(args),
         jobs: args.jobs as usize,
+        devices: args.device.0.clone(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         interrupt: Interrupt::install()?,
     };
-    let done = execute(&layout, &launch, &mut |event| {
-        // A closed standard error must not end a study that took hours.
-        let _ = writeln!(io::stderr(), "{event}");
-    })?;
-    finish(&layout, &done)
+    let mode = if args.plain { Mode::Plain } else { Mode::Auto };
+    let mut board = Board::new(mode);
+    let done = execute(&layout, &launch, &mut |event| show(&mut board, &event));
+    board.finish();
+    finish(&layout, &done?)
+}
+
+/// Writes or checks the pages of committed results.
+pub fn leaderboard(args: &Leaderboard) -> Result<ExitCode, CommandError> {
+    let pages = leaderboard::pages(&args.results)?;
+    let word = match args.check {
+        true => leaderboard::check(&pages, &args.out).map(|()| "are as they should be"),
+        false => leaderboard::write(&pages, &args.out).map(|()| "written"),
+    }?;
+    let (count, out) = (pages.len(), args.out.display());
+    writeln!(io::stdout(), "{count} pages in {out} {word}")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list() -> Result<ExitCode, CommandError> {
@@ -66,12 +87,37 @@ fn list() -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Events become lines, but for what a live view shows by itself.
+fn show(board: &mut Board, event: &Event<'_>) {
+    match event {
+        Event::Running { runs, standing } => {
+            let lines: Vec<_> = runs.iter().map(line).collect();
+            board.update(&lines, &standing.to_string());
+        }
+        Event::Started { .. } if board.is_live() => {}
+        event => board.message(&event.to_string()),
+    }
+}
+
+fn line(run: &Running) -> Line {
+    let loss = run
+        .loss
+        .map(|loss| format!("loss {}", format::number(loss)));
+    let rate = run
+        .tokens_per_second
+        .map(|rate| format!("{} tok/s", format::count(rate)));
+    let measures: Vec<_> = loss.into_iter().chain(rate).collect();
+    Line {
+        name: run.title.clone(),
+        step: run.step,
+        total: run.total,
+        measures: measures.join("   "),
+    }
+}
+
 /// What every run of the study gets from this command line.
 fn train_arguments(args: &Compare) -> Vec<OsString> {
-    let device = args.compute.device.to_string();
-    let mut all: Vec<OsString> = ["--backend", &args.compute.backend, "--device", &device]
-        .map(OsString::from)
-        .to_vec();
+    let mut all: Vec<OsString> = vec!["--backend".into(), (&args.backend).into()];
     if let Some(dir) = &args.folders.data_dir {
         all.extend(["--data-dir".into(), dir.into()]);
     }
@@ -100,7 +146,7 @@ impl Vocabularies<'_> {
     }
 }
 
-fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandError> {
+fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandError> {
     let state = finished(layout)?;
     let mut out = io::stdout().lock();
     let width = layout.all().map(|run| layout.title(run).len()).max();
@@ -113,7 +159,7 @@ fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandErro
     let mut operations = 0.0;
     for run in layout.all() {
         let first = layout.study.seeds.first();
-        let (_, facts) = &costs[run.arm].points[run.point];
+        let (_, facts) = &costs[run.cell].points[run.point];
         if Some(&run.seed) != first {
             continue;
         }
@@ -133,21 +179,35 @@ fn show_plan(layout: &Layout, costs: &[ArmCost]) -> Result<ExitCode, CommandErro
         )?;
     }
     let later = layout.study.seeds.len() - 1;
-    for arm in costs {
-        let most = arm.points.iter().map(|(_, facts)| facts.flops);
+    for cell in costs {
+        let most = cell.points.iter().map(|(_, facts)| facts.flops);
         operations += later as f64 * most.fold(0.0, f64::max);
     }
-    let data = costs.first().and_then(|arm| arm.points.first());
-    if let Some((_, facts)) = data {
-        writeln!(out, "\ndata        {}", facts.data)?;
+    writeln!(out)?;
+    for (number, task) in layout.tasks.iter().enumerate() {
+        let first = costs.iter().find(|cell| cell.task == number);
+        let Some((_, facts)) = first.and_then(|cell| cell.points.first()) else {
+            continue;
+        };
+        if let Some(name) = &task.name {
+            writeln!(
+                out,
+                "task        {name}, compared by {}",
+                task.measure.unit()
+            )?;
+        }
+        writeln!(out, "data        {}", facts.data)?;
         writeln!(out, "scoring     {}", facts.scoring)?;
     }
-    let arms = layout.arms.len();
+    let (cells, total) = (layout.cells.len(), layout.total());
+    let arms = match layout.study.task.is_empty() {
+        true => format!("{cells} arms"),
+        false => format!("{cells} arms on tasks"),
+    };
     writeln!(
         out,
-        "runs        {} = {} of the grids + {arms} arms x {later} more seeds; {} finished",
-        layout.total(),
-        layout.total() - arms * later,
+        "runs        {total} = {} of the grids + {arms} x {later} more seeds; {} finished",
+        total - cells * later,
         state.settled(layout)
     )?;
     writeln!(
@@ -194,34 +254,45 @@ fn report(
     layout: &Layout,
     state: &kiln_compare::protocol::State,
 ) -> Result<ExitCode, CommandError> {
+    // Without it the command is the one that makes the runs.
     let words = std::env::args_os().skip(1);
+    let words = words.filter(|word| word != "--report-only");
     let words = words.map(|word| word.to_string_lossy().into_owned());
     let command = ["cargo".into(), "xtask".into()].into_iter().chain(words);
     let results = Results::new(layout, state, command.collect())?;
-    results.write(&layout.out)?;
+    kiln_compare::report::write(layout, state, &results)?;
     let mut out = io::stdout().lock();
-    let width = results.arms.iter().map(|arm| arm.name.len()).max();
-    let width = width.unwrap_or(0);
-    for arm in &results.arms {
-        let name = &arm.name;
-        let Some(score) = arm.measured(results.measure) else {
-            let (done, all) = (arm.seeds.len(), results.study.seeds.len());
-            writeln!(out, "{name:width$}  incomplete: {done} of {all} seeds")?;
-            continue;
-        };
-        let spread = score.sd.map_or(String::new(), |sd| format!(" ± {sd:.4}"));
-        let verdict = arm.against_first.map_or("", |found| found.verdict.text());
-        writeln!(
-            out,
-            "{name:width$}  {:.4}{spread} {}   {verdict}",
-            score.mean,
-            results.measure.unit()
-        )?;
+    let names = results.study.arm.iter();
+    let width = names.map(|arm| arm.name.len()).max().unwrap_or(0);
+    for task in &results.tasks {
+        if let Some(name) = &task.name {
+            writeln!(out, "{name}")?;
+        }
+        let indent = if task.name.is_some() { "  " } else { "" };
+        for arm in &task.arms {
+            let line = summary(&results, task, arm);
+            writeln!(out, "{indent}{:width$}  {line}", arm.name)?;
+        }
     }
     writeln!(
         out,
         "\nresults   {}",
         layout.out.join("results.md").display()
     )?;
+    writeln!(
+        out,
+        "report    {}",
+        layout.out.join("report.html").display()
+    )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `1.7710 ± 0.0080 nats/token   better`.
+fn summary(results: &Results, task: &TaskResult, arm: &ArmResult) -> String {
+    let Some(score) = arm.measured(task.measure) else {
+        let (done, all) = (arm.seeds.len(), results.study.seeds.len());
+        return format!("incomplete: {done} of {all} seeds");
+    };
+    let verdict = arm.against_first.map_or("", |found| found.verdict.text());
+    format!("{score} {}   {verdict}", task.measure.unit())
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use kiln_run::FileError;
+use kiln_run::{FileError, Kind, Record};
 
+use crate::events::Running;
 use crate::{Launch, Layout, RunId};
 
 /// Lines of a failed run's log that are shown.
 const TAIL_LINES: usize = 12;
-/// Bytes of a log's end that are looked at for them.
+/// Bytes of a file's end that are looked at.
 const TAIL_BYTES: u64 = 8192;
 
 /// Runs in progress. Dropped while some still run, all of them are asked to stop before the first is waited for, so that they
@@ -37,6 +38,7 @@ impl Drop for Jobs {
 /// A run in progress. Dropped while it still runs, it is asked to stop and waited for.
 pub(crate) struct Job {
     pub run: RunId,
+    pub device: usize,
     pub started: Instant,
     pub log: PathBuf,
     child: Child,
@@ -46,11 +48,16 @@ pub(crate) struct Job {
 
 impl Job {
     /// Starts a run, or resumes it where its folder has a recipe already.
-    pub fn start(layout: &Layout, run: RunId, launch: &Launch) -> Result<Self, FileError> {
+    pub fn start(
+        layout: &Layout,
+        run: RunId,
+        launch: &Launch,
+        device: usize,
+    ) -> Result<Self, FileError> {
         let log = layout.log(run);
         let above = log.parent().unwrap_or(Path::new(""));
         fs::create_dir_all(above).map_err(FileError::io("create", above))?;
-        let mut command = command(layout, run, launch);
+        let mut command = command(layout, run, launch, device);
         let mut file = File::options()
             .create(true)
             .append(true)
@@ -68,6 +75,7 @@ impl Job {
             .map_err(FileError::io("start", &launch.program))?;
         Ok(Self {
             run,
+            device,
             started: Instant::now(),
             log,
             child,
@@ -100,6 +108,20 @@ impl Job {
         }
     }
 
+    /// How far it is, by the newest record of its metrics. A file that cannot be read says nothing yet.
+    pub fn progress(&self, layout: &Layout) -> Running {
+        let train = &layout.recipe(self.run).value.train;
+        let newest = newest_record(&layout.folder(self.run).join("metrics.jsonl"));
+        let value = |name: &str| newest.as_ref()?.values.get(name).copied();
+        Running {
+            title: layout.title(self.run),
+            step: newest.as_ref().map_or(0, |record| record.step),
+            total: train.steps,
+            loss: value("loss"),
+            tokens_per_second: value("tokens_per_s"),
+        }
+    }
+
     /// Time since it was started.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -115,13 +137,14 @@ impl Drop for Job {
     }
 }
 
-/// `kiln train RECIPE --set ... --out FOLDER`, with a share of the processor's threads.
-fn command(layout: &Layout, run: RunId, launch: &Launch) -> Command {
+/// `kiln train RECIPE --device N --set ... --out FOLDER`, with a share of the processor's threads.
+fn command(layout: &Layout, run: RunId, launch: &Launch, device: usize) -> Command {
     let folder = layout.folder(run);
     let mut command = Command::new(&launch.program);
     command
-        .args(["train", &layout.arms[run.arm].recipe])
-        .args(&launch.arguments);
+        .args(["train", &layout.cells[run.cell].recipe])
+        .args(&launch.arguments)
+        .args(["--device", &device.to_string()]);
     let seed = format!("seed={}", run.seed);
     for text in layout.point(run).overrides.iter().chain([&seed]) {
         command.args(["--set", text]);
@@ -163,22 +186,36 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
+/// The last whole line of metrics that is about training.
+fn newest_record(metrics: &Path) -> Option<Record> {
+    let text = end_of(metrics).ok()?;
+    let records = text
+        .lines()
+        .rev()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    records
+        .into_iter()
+        .find(|record: &Record| record.kind == Kind::Train && record.values.contains_key("loss"))
+}
+
 /// The last lines of a log; empty where it cannot be read, as the failure itself is what has to be told.
 pub(crate) fn tail(log: &Path) -> String {
-    let read = || -> std::io::Result<String> {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let text = read().unwrap_or_default();
+    let text = end_of(log).unwrap_or_default();
     let lines: Vec<_> = text
         .lines()
         .filter(|line| !line.trim().is_empty())
         .collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+/// The last bytes of a file as text.
+fn end_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -198,18 +235,20 @@ mod tests {
             program: "kiln".into(),
             arguments: vec!["--backend".into(), "flex".into()],
             jobs: 2,
+            devices: vec![1],
             cores: 5,
             interrupt: kiln_run::Interrupt::none(),
         };
         let run = RunId {
-            arm: 0,
+            cell: 0,
             point: 0,
             seed: 4,
         };
         let shown = || {
-            line(&command(&layout, run, &launch)).replace(&*folder.path().to_string_lossy(), "OUT")
+            line(&command(&layout, run, &launch, 1))
+                .replace(&*folder.path().to_string_lossy(), "OUT")
         };
-        let expected = "RAYON_NUM_THREADS=2 kiln train tiny --backend flex --set \
+        let expected = "RAYON_NUM_THREADS=2 kiln train tiny --backend flex --device 1 --set \
                         'model.bk.grad_rule={ blend = 0.5 }' --set seed=4 --plain --out OUT/runs/a/default/seed-4";
         assert_eq!(shown(), expected);
         let run_folder = layout.folder(run);
@@ -241,12 +280,13 @@ mod tests {
             program,
             arguments: Vec::new(),
             jobs: 2,
+            devices: vec![1],
             cores: 2,
             interrupt: kiln_run::Interrupt::none(),
         };
         let mut jobs = Jobs::default();
         for run in layout.all() {
-            jobs.0.push(Job::start(&layout, run, &launch).unwrap());
+            jobs.0.push(Job::start(&layout, run, &launch, 0).unwrap());
         }
         let noted = || fs::read_to_string(&notes).unwrap_or_default();
         let start = Instant::now();
@@ -263,6 +303,26 @@ mod tests {
             words,
             ["started", "started", "asked", "asked", "ended", "ended"]
         );
+    }
+
+    #[test]
+    fn progress_is_the_newest_whole_record_of_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        assert!(newest_record(&path).is_none());
+        let line = |step: u64, kind: &str, name: &str| {
+            format!(
+                "{{\"step\":{step},\"tokens\":1,\"time_s\":1.0,\"kind\":\"{kind}\",\"values\":{{\"{name}\":2.5}}}}\n"
+            )
+        };
+        let many: String = (1..200).map(|step| line(step, "train", "loss")).collect();
+        let more = [
+            line(199, "train", "gradient_cosine"),
+            line(200, "eval", "validation_loss"),
+        ];
+        fs::write(&path, many + &more.concat() + "{\"step\":201,\"tok").unwrap();
+        let found = newest_record(&path).unwrap();
+        assert_eq!((found.step, found.values["loss"]), (199, 2.5));
     }
 
     #[test]

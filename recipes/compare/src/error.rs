@@ -104,6 +104,26 @@ pub enum CompareError {
         /// What is wrong.
         why: String,
     },
+    /// A `results.json` of another layout.
+    #[error(
+        "{path} has layout version {found}, and this Kiln reads {}; write it anew from its run folders with --report-only",
+        crate::results::RESULTS_VERSION, path = path.display()
+    )]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// Pages that are not what the committed results say.
+    #[error(
+        "{} not what the committed results say; write them anew with `cargo xtask docs`",
+        list(pages)
+    )]
+    StalePages {
+        /// The pages.
+        pages: Vec<PathBuf>,
+    },
     /// No run is finished, so that there is nothing to report.
     #[error("{path} has no finished run of this study; run it without --report-only", path = path.display())]
     NothingToReport {
@@ -119,6 +139,16 @@ pub enum CompareError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] kiln_run::FileError),
+}
+
+/// `a.md is`, `a.md, b.md are`.
+fn list(pages: &[PathBuf]) -> String {
+    let names: Vec<_> = pages
+        .iter()
+        .map(|page| page.display().to_string())
+        .collect();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.join(", "))
 }
 
 impl CompareError {

@@ -1,17 +1,16 @@
 //! Runs the protocol: child processes side by side, stopped and resumed cleanly.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kiln_run::{Interrupt, format};
+use kiln_run::Interrupt;
 
 use crate::child::{Job, Jobs, tail};
+use crate::events::{Event, Failure, Standing};
 use crate::figures::{check_data, has_diverged, read};
 use crate::protocol::State;
-use crate::results::Measure;
-use crate::{CompareError, Figures, Layout, RunId};
+use crate::{CompareError, Layout, RunId};
 
 /// Exit status of `kiln train` for a run that ended because its loss or gradient was not finite. Only this failure says something
 /// about the run's settings, and takes a point out of its grid; a full disk or a folder in use says nothing about them.
@@ -19,16 +18,20 @@ pub const DIVERGED_STATUS: u8 = 3;
 
 /// How often children are looked at.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is told how far they are.
+const NEWS: Duration = Duration::from_millis(500);
 
 /// How runs are started.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The `kiln` binary.
     pub program: PathBuf,
-    /// Arguments of `kiln train` beside recipe, settings and folder: backend, device, data folder.
+    /// Arguments of `kiln train` beside recipe, settings, folder and device: backend, data folder.
     pub arguments: Vec<OsString>,
-    /// Runs at once, at least one.
+    /// Runs at once on each device, at least one.
     pub jobs: usize,
+    /// Numbers of the devices that runs are dealt to, at least one.
+    pub devices: Vec<usize>,
     /// Processor threads to divide among them.
     pub cores: usize,
     /// Asks for a clean stop.
@@ -38,104 +41,18 @@ pub struct Launch {
 impl Launch {
     /// Processor threads of one run. The same for every run, also for the last ones, so that timings are comparable.
     pub fn threads(&self) -> usize {
-        (self.cores / self.jobs.max(1)).max(1)
+        (self.cores / self.at_once()).max(1)
     }
-}
 
-/// A run that failed.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// The run.
-    pub run: RunId,
-    /// Arm, point and seed.
-    pub title: String,
-    /// How its process ended.
-    pub how: String,
-    /// Its log.
-    pub log: PathBuf,
-    /// The last lines of it.
-    pub tail: String,
-}
-
-/// What happens meanwhile.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Runs that were finished before.
-    Reused(usize),
-    /// A run was started, or resumed.
-    Started {
-        /// Arm, point and seed.
-        title: String,
-    },
-    /// A run reached its end.
-    Finished {
-        /// Arm, point and seed.
-        title: String,
-        /// Its figures.
-        figures: &'a Figures,
-        /// Where the comparison stands.
-        standing: Standing,
-    },
-    /// A run failed; the others go on.
-    Failed(&'a Failure),
-    /// Children were asked to write checkpoints and end.
-    Stopping,
-}
-
-/// Where a comparison stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    /// Runs finished, diverged or failed.
-    pub done: usize,
-    /// Runs of the protocol.
-    pub total: usize,
-    /// Least validation loss so far, in the unit that arms are compared by, and its run.
-    pub best: Option<(f64, String)>,
-    /// Estimated seconds to the end.
-    pub seconds_left: Option<f64>,
-}
-
-impl fmt::Display for Event<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reused(count) => write!(f, "{count} runs are finished already"),
-            Self::Started { title } => write!(f, "start {title}"),
-            Self::Finished {
-                title,
-                figures,
-                standing,
-            } => write!(
-                f,
-                "{title}: validation {:.4} nats/token in {}\n{standing}",
-                figures.validation_loss,
-                format::duration(figures.seconds)
-            ),
-            Self::Failed(failure) => {
-                let log = failure.log.display();
-                writeln!(
-                    f,
-                    "{} failed: {}. The end of {log}:",
-                    failure.title, failure.how
-                )?;
-                write!(f, "  {}", failure.tail.replace('\n', "\n  "))
-            }
-            Self::Stopping => {
-                f.write_str("waiting for the running ones to write their checkpoints")
-            }
-        }
+    /// Runs at once on all devices together.
+    pub fn at_once(&self) -> usize {
+        self.jobs.max(1) * self.devices.len().max(1)
     }
-}
 
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} runs", self.done, self.total)?;
-        if let Some((loss, title)) = &self.best {
-            write!(f, "   best so far {loss:.4} ({title})")?;
-        }
-        if let Some(left) = self.seconds_left {
-            write!(f, "   {} left", format::duration(left))?;
-        }
-        Ok(())
+    /// The device with the fewest runs, given those in progress.
+    fn free_device(&self, running: &[Job]) -> usize {
+        let load = |device: &usize| running.iter().filter(|job| job.device == *device).count();
+        self.devices.iter().copied().min_by_key(load).unwrap_or(0)
     }
 }
 
@@ -167,7 +84,7 @@ pub fn finished(layout: &Layout) -> Result<State, CompareError> {
     Ok(state)
 }
 
-/// Makes every run of the protocol that is not finished, `launch.jobs` at once.
+/// Makes every run of the protocol that is not finished, `launch.jobs` at once on each device.
 ///
 /// # Errors
 /// A process that cannot be started, a folder that is not the study's. A run that fails is no error: it is in
@@ -186,6 +103,8 @@ pub fn execute(
     let mut failures = Vec::new();
     let mut running = Jobs::default();
     let mut stopping = false;
+    let mut told = Instant::now();
+    let mut last_task = 0;
     loop {
         if launch.interrupt.requested() && !stopping {
             stopping = true;
@@ -202,14 +121,16 @@ pub fn execute(
             };
             let job = running.0.swap_remove(at);
             let title = layout.title(job.run);
+            let task = layout.cells[job.run.cell].task;
+            last_task = task;
             match read(layout, job.run)? {
                 Some(figures) if status.success() => {
-                    check_data(layout, state.finished.values().take(1).chain([&figures]))?;
+                    check_data(layout, state.finished.values().chain([&figures]))?;
                     state.finished.insert(job.run, figures);
                     report(Event::Finished {
                         title,
                         figures: &state.finished[&job.run],
-                        standing: standing(layout, &state, &running.0, launch.jobs),
+                        standing: standing(layout, &state, &running.0, launch.at_once(), task),
                     });
                 }
                 _ if stopping => {}
@@ -232,19 +153,28 @@ pub fn execute(
         }
         if !stopping {
             for run in state.wanted(layout) {
-                if running.0.len() >= launch.jobs.max(1) {
+                if running.0.len() >= launch.at_once() {
                     break;
                 }
                 if running.0.iter().all(|job| job.run != run) {
+                    let device = launch.free_device(&running.0);
                     report(Event::Started {
                         title: layout.title(run),
+                        device: (launch.devices.len() > 1).then_some(device),
                     });
-                    running.0.push(Job::start(layout, run, launch)?);
+                    running.0.push(Job::start(layout, run, launch, device)?);
                 }
             }
         }
         if running.0.is_empty() {
             break;
+        }
+        if told.elapsed() >= NEWS {
+            told = Instant::now();
+            report(Event::Running {
+                runs: running.0.iter().map(|job| job.progress(layout)).collect(),
+                standing: standing(layout, &state, &running.0, launch.at_once(), last_task),
+            });
         }
         std::thread::sleep(PAUSE);
     }
@@ -255,14 +185,17 @@ pub fn execute(
     })
 }
 
-fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize) -> Standing {
-    let measure = Measure::shared(&layout.study);
+/// `task` is the one that the best run is looked for in.
+fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize, task: usize) -> Standing {
+    let measure = layout.tasks[task].measure;
+    let of_task = |run: &RunId| layout.cells[run.cell].task == task;
     let best = state
         .finished
         .iter()
+        .filter(|(run, _)| of_task(run))
         .map(|(run, figures)| (measure.of(figures), layout.title(*run)))
-        .filter(|(loss, _)| loss.is_finite())
-        .min_by(|a, b| a.0.total_cmp(&b.0));
+        .filter(|(value, _)| value.is_finite())
+        .min_by(|a, b| measure.order(a.0, b.0));
     let spent: f64 = running.iter().map(|job| job.elapsed().as_secs_f64()).sum();
     let (done, total) = (state.settled(layout), layout.total());
     Standing {
@@ -274,32 +207,36 @@ fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize) -> Sta
     }
 }
 
-/// Seconds of all runs that are missing, one after the other: each as long as its arm's finished runs took in the mean, or all
-/// finished ones where the arm has none. None before the first is finished.
+/// Seconds of all runs that are missing, one after the other: each as long as its cell's finished runs took in the mean; where
+/// the cell has none, as those of its task, or all finished ones. None before the first is finished.
 pub fn seconds_left(layout: &Layout, state: &State) -> Option<f64> {
-    let mean = |arm: Option<usize>| {
-        let of = |run: &RunId| arm.is_none_or(|arm| run.arm == arm);
-        let runs = state.finished.iter().filter(|(run, _)| of(run));
+    let mean = |of: &dyn Fn(usize) -> bool| {
+        let runs = state.finished.iter().filter(|(run, _)| of(run.cell));
         let seconds: Vec<_> = runs.map(|(_, figures)| figures.seconds).collect();
         crate::statistics::Summary::of(&seconds).map(|summary| summary.mean)
     };
-    let overall = mean(None)?;
-    let missing = |arm: usize| {
-        let wanted = state.wanted(layout);
-        let named = wanted.iter().filter(|run| run.arm == arm).count();
+    let overall = mean(&|_| true)?;
+    let wanted = state.wanted(layout);
+    let missing = |cell: usize| {
+        let named = wanted.iter().filter(|run| run.cell == cell).count();
         // Runs with the remaining seeds are not named before the grid is decided. If a run of it failed, they will not be made.
-        let later = match state.is_decided(layout, arm) || state.is_held_up(layout, arm) {
+        let later = match state.is_decided(layout, cell) || state.is_held_up(layout, cell) {
             true => 0,
             false => layout.study.seeds.len() - 1,
         };
-        (named + later) as f64 * mean(Some(arm)).unwrap_or(overall)
+        let task = layout.cells[cell].task;
+        let seconds = mean(&|other| other == cell)
+            .or_else(|| mean(&|other| layout.cells[other].task == task))
+            .unwrap_or(overall);
+        (named + later) as f64 * seconds
     };
-    Some((0..layout.arms.len()).map(missing).sum())
+    Some((0..layout.cells.len()).map(missing).sum())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Figures;
     use crate::fairness::testing::layout;
     use crate::figures::testing::figures;
 
@@ -309,8 +246,8 @@ mod tests {
         let layout = layout(head, &["a", "b"]);
         let mut state = State::default();
         assert_eq!(seconds_left(&layout, &state), None);
-        let mut finish = |arm, point, seed, seconds| {
-            let run = RunId { arm, point, seed };
+        let mut finish = |cell, point, seed, seconds| {
+            let run = RunId { cell, point, seed };
             let figures = Figures {
                 seconds,
                 ..figures(&layout, run, 1.0)
@@ -322,7 +259,7 @@ mod tests {
         assert_eq!(finish(0, 0, 7, 10.0), 70.0);
         assert_eq!(finish(0, 1, 7, 20.0), 2.0 * 15.0 + 4.0 * 15.0);
         assert_eq!(finish(1, 0, 7, 3.0), 2.0 * 15.0 + 3.0 * 3.0);
-        let standing = standing(&layout, &state, &[], 3);
+        let standing = standing(&layout, &state, &[], 3, 0);
         assert_eq!(
             standing.to_string(),
             "3/8 runs   best so far 1.0000 (a learning_rate=0.001 seed 7)   13s left"
@@ -335,6 +272,7 @@ mod tests {
             program: "kiln".into(),
             arguments: Vec::new(),
             jobs,
+            devices: vec![0],
             cores,
             interrupt: Interrupt::none(),
         };
@@ -342,5 +280,10 @@ mod tests {
             [launch(1, 8), launch(3, 8), launch(9, 8)].map(|l| l.threads()),
             [8, 2, 1]
         );
+        let two = Launch {
+            devices: vec![0, 3],
+            ..launch(2, 8)
+        };
+        assert_eq!((two.at_once(), two.threads()), (4, 2));
     }
 }

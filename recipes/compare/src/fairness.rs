@@ -6,7 +6,8 @@ use kiln_run::recipe::Recipe;
 use kiln_train::{ObjectiveKind, Plan, Resolved, TrainError, TrainRecipe};
 use kiln_zoo::{LanguageModel, ModelConfig};
 
-use crate::study::{Difference, Study};
+use crate::layout::LaidTask;
+use crate::study::Difference;
 use crate::{CompareError, Layout};
 
 /// What is compared of one point.
@@ -26,11 +27,13 @@ pub struct Facts {
     pub open_ended: Option<(&'static str, String)>,
 }
 
-/// An arm's facts, one for each point of its grid.
+/// A cell's facts, one for each point of its grid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ArmCost {
-    /// The arm.
-    pub name: String,
+pub struct CellCost {
+    /// Number of its task.
+    pub task: usize,
+    /// Task and arm.
+    pub title: String,
     /// Name and facts of each point.
     pub points: Vec<(String, Facts)>,
 }
@@ -44,30 +47,31 @@ pub fn costs(
     layout: &Layout,
     device: &Device,
     vocab: &mut dyn FnMut(&TrainRecipe) -> Result<usize, TrainError>,
-) -> Result<Vec<ArmCost>, CompareError> {
+) -> Result<Vec<CellCost>, CompareError> {
     let mut counter = Counter {
         device,
         known: Vec::new(),
     };
-    let mut arms = Vec::with_capacity(layout.arms.len());
-    for arm in &layout.arms {
-        let mut points = Vec::with_capacity(arm.points.len());
-        for point in &arm.points {
+    let mut cells = Vec::with_capacity(layout.cells.len());
+    for cell in &layout.cells {
+        let mut points = Vec::with_capacity(cell.points.len());
+        for point in &cell.points {
             let facts = vocab(&point.recipe.value)
                 .and_then(|vocab| counter.facts(point.recipe.clone(), vocab))
                 .map_err(|source| CompareError::Arm {
-                    arm: arm.name.clone(),
+                    arm: cell.title.clone(),
                     point: point.name.clone(),
                     source: Box::new(source),
                 })?;
             points.push((point.name.clone(), facts));
         }
-        arms.push(ArmCost {
-            name: arm.name.clone(),
+        cells.push(CellCost {
+            task: cell.task,
+            title: cell.title.clone(),
             points,
         });
     }
-    Ok(arms)
+    Ok(cells)
 }
 
 struct Counter<'a> {
@@ -169,24 +173,34 @@ fn trainable(model: &LanguageModel) -> usize {
     count.0
 }
 
-/// Refuses what the study does not allow: every point of every arm is held against the first point of the first arm.
+/// Refuses what the study does not allow: within a task, every point of every arm is held against the first point of the first
+/// arm. Tasks need not agree with each other.
 ///
 /// # Errors
 /// [`CompareError::Unequal`] and [`CompareError::OpenEnded`], naming arms and values.
-pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
-    let all = arms.iter().flat_map(|arm| {
-        let title = |point: &str| match arm.points.len() {
-            1 => arm.name.clone(),
-            _ => format!("{} {point}", arm.name),
+pub fn check(tasks: &[LaidTask], cells: &[CellCost]) -> Result<(), CompareError> {
+    let of = |task| cells.iter().filter(move |cell| cell.task == task);
+    let mut all = tasks.iter().enumerate();
+    all.try_for_each(|(number, task)| check_task(task, of(number)))
+}
+
+fn check_task<'a>(
+    task: &LaidTask,
+    cells: impl Iterator<Item = &'a CellCost>,
+) -> Result<(), CompareError> {
+    let all = cells.flat_map(|cell| {
+        let title = |point: &str| match cell.points.len() {
+            1 => cell.title.clone(),
+            _ => format!("{} {point}", cell.title),
         };
-        arm.points
+        cell.points
             .iter()
             .map(move |(point, facts)| (title(point), facts))
     });
     let mut first: Option<(String, &Facts)> = None;
     for (name, facts) in all {
         if let Some((key, value)) = &facts.open_ended
-            && !study.allows(Difference::Tokens)
+            && !task.allows(Difference::Tokens)
         {
             return Err(CompareError::OpenEnded {
                 arm: name,
@@ -198,7 +212,7 @@ pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
             first = Some((name, facts));
             continue;
         };
-        if let Some((what, values)) = unequal(study, reference, facts) {
+        if let Some((what, values)) = unequal(task, reference, facts) {
             return Err(CompareError::Unequal {
                 what,
                 arms: [first_name.clone(), name],
@@ -210,17 +224,17 @@ pub fn check(study: &Study, arms: &[ArmCost]) -> Result<(), CompareError> {
 }
 
 /// The first difference that is not allowed, with both values.
-fn unequal(study: &Study, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
+fn unequal(task: &LaidTask, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
     let share = (other.parameters as f64 / first.parameters as f64 - 1.0).abs();
     let differences = [
         (Difference::Data, first.data != other.data),
         (Difference::Tokens, first.tokens != other.tokens),
         (Difference::Scoring, first.scoring != other.scoring),
-        (Difference::Parameters, share > study.parameters_within),
+        (Difference::Parameters, share > task.parameters_within),
     ];
     let (what, _) = differences
         .into_iter()
-        .find(|(what, differs)| *differs && !study.allows(*what))?;
+        .find(|(what, differs)| *differs && !task.allows(*what))?;
     let show = |facts: &Facts| match what {
         Difference::Data => facts.data.clone(),
         Difference::Tokens => format!("{} tokens", facts.tokens),
@@ -229,7 +243,7 @@ fn unequal(study: &Study, first: &Facts, other: &Facts) -> Option<(Difference, [
     };
     let mut values = [show(first), show(other)];
     if what == Difference::Parameters {
-        let bound = 100.0 * study.parameters_within;
+        let bound = 100.0 * task.parameters_within;
         values[1] += &format!(" ({:.2} % apart, {bound} % are allowed)", 100.0 * share);
     }
     Some((what, values))
@@ -263,121 +277,4 @@ pub(crate) mod testing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::testing::layout;
-    use super::*;
-
-    fn checked(head: &str, arms: &[&str]) -> Result<Vec<ArmCost>, String> {
-        let layout = layout(head, arms);
-        let costs = costs(&layout, &Device::flex(), &mut |_| Ok(256)).unwrap();
-        check(&layout.study, &costs).map_err(|error| error.to_string())?;
-        Ok(costs)
-    }
-
-    #[test]
-    fn equal_arms_pass_and_are_counted() {
-        let head = "seeds = [1]\nset = { 'train.steps' = 5, 'train.accumulate' = 3 }";
-        let grid = "grid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }";
-        let costs = checked(&format!("{head}\n{grid}"), &["a", "b"]).unwrap();
-        let (name, facts) = &costs[1].points[1];
-        assert_eq!(
-            (name.as_str(), facts.tokens),
-            ("learning_rate=0.002", 5 * 3 * 2 * 8)
-        );
-        assert_eq!(facts, &costs[0].points[0].1);
-        // Frozen energies and hoppings do not count: three numbers a head and layer.
-        let frozen = "set = { 'model.bk.learn_energy' = false, 'model.bk.learn_hopping' = false }";
-        let costs = checked(head, &["a", &format!("b\n{frozen}")]).unwrap();
-        let [all, less] = [0, 1].map(|arm: usize| costs[arm].points[0].1.parameters);
-        assert_eq!(all - less, 2 * 3 * 128);
-    }
-
-    /// The same windows in batches of another size are the same evaluation.
-    #[test]
-    fn evaluations_are_compared_by_their_windows() {
-        let head = "seeds = [1]\nset = { 'train.batch' = 4, 'train.eval_batches' = 6 }";
-        let other =
-            "b\nset = { 'train.batch' = 2, 'train.eval_batches' = 12, 'train.accumulate' = 2 }";
-        checked(head, &["a", other]).unwrap();
-    }
-
-    #[test]
-    fn unequal_arms_are_refused_unless_allowed() {
-        for (set, allow, message) in [
-            (
-                "'data.tokenizer' = 'bpe:256'",
-                "data",
-                "arms `a` and `b` differ in data: rust-deps (16777216 bytes at most) as bytes against rust-deps \
-                 (16777216 bytes at most) as bpe:256; make them equal, or write allow = [\"data\"] into the study",
-            ),
-            (
-                "'train.accumulate' = 2",
-                "tokens",
-                "arms `a` and `b` differ in tokens: 16000 tokens against 32000 tokens; make",
-            ),
-            (
-                "'train.seq' = 4, 'train.batch' = 4",
-                "scoring",
-                "arms `a` and `b` differ in scoring: all windows of 8 tokens, next tokens, evaluated every 250 steps on 40 \
-                 windows against all windows of 4 tokens, next tokens, evaluated every 250 steps on 80 windows; make",
-            ),
-            (
-                "'train.eval_every' = 10",
-                "scoring",
-                "evaluated every 250 steps on 40 windows against all windows of 8 tokens, next tokens, evaluated every 10 steps on",
-            ),
-            (
-                "'train.eval_batches' = 5",
-                "scoring",
-                "windows against all windows of 8 tokens, next tokens, evaluated every 250 steps on 10 windows;",
-            ),
-            (
-                "'model.backbone.d_hidden' = 200",
-                "parameters",
-                "% apart, 2 % are allowed); make them equal, or write allow = [\"parameters\"]",
-            ),
-            (
-                "'train.max_seconds' = 9.0",
-                "tokens",
-                "arm `b`: `train.max_seconds` is 9, which ends runs before their last step",
-            ),
-            (
-                "'train.patience' = 3",
-                "tokens",
-                "arm `b`: `train.patience` is 3, which ends",
-            ),
-        ] {
-            let arms = ["a", &format!("b\nset = {{ {set} }}")];
-            let error = checked("seeds = [1]", &arms).unwrap_err();
-            assert!(error.contains(message), "{error}");
-            checked(&format!("seeds = [1]\nallow = ['{allow}']"), &arms).unwrap();
-        }
-    }
-
-    /// The bound is on the share, both ways; it holds for the points of one arm as well.
-    #[test]
-    fn parameters_have_a_bound() {
-        let costs = checked("seeds = [1]", &["a"]).unwrap();
-        let facts = |parameters| Facts {
-            parameters,
-            ..costs[0].points[0].1.clone()
-        };
-        let study = layout("seeds = [1]\nparameters_within = 0.1", &["a"]).study;
-        let arm = |points: &[usize]| ArmCost {
-            name: "x".into(),
-            points: points
-                .iter()
-                .map(|&n| (format!("n={n}"), facts(n)))
-                .collect(),
-        };
-        for (points, fair) in [
-            ([1000, 1099], true),
-            ([1000, 1101], false),
-            ([1000, 899], false),
-        ] {
-            assert_eq!(check(&study, &[arm(&points)]).is_ok(), fair, "{points:?}");
-            let arms = points.map(|n| arm(&[n]));
-            assert_eq!(check(&study, &arms).is_ok(), fair, "{points:?}");
-        }
-    }
-}
+mod tests;

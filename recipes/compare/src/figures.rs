@@ -1,12 +1,13 @@
 //! What a run folder says about its run, and whether it is the run that the study asks for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_run::hardware::Provenance;
 use kiln_run::{FileError, Kind, Record, RunFolder, metrics};
 use kiln_train::{Resolved, RunConfig, read_resolved, recipe_difference};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::statistics::{Summary, median};
 use crate::study::Difference;
@@ -16,8 +17,10 @@ use crate::{CompareError, Layout, RunId};
 const WARM_UP: usize = 1;
 
 /// The figures of one finished run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
+    /// The task, where the study has several.
+    pub task: Option<String>,
     /// The arm.
     pub arm: String,
     /// The point of its grid.
@@ -27,13 +30,18 @@ pub struct Figures {
     /// The run's folder, below `runs`.
     pub folder: PathBuf,
     /// Validation loss of the best weights at the end of the run, nats a token.
+    #[serde(deserialize_with = "number_or_nan")]
     pub validation_loss: f64,
-    /// The same in bits per byte.
-    pub validation_bits_per_byte: f64,
+    /// The same in bits per byte, on text.
+    pub validation_bits_per_byte: Option<f64>,
+    /// Share of the validation split's target tokens whose likeliest prediction is right.
+    pub validation_accuracy: Option<f64>,
     /// Test loss, where the corpus has a test split.
     pub test_loss: Option<f64>,
     /// The same in bits per byte.
     pub test_bits_per_byte: Option<f64>,
+    /// Accuracy on the test split.
+    pub test_accuracy: Option<f64>,
     /// Bigram baseline on the validation split in bits per byte, for next-token models.
     pub bigram_bits_per_byte: Option<f64>,
     /// Step of the best weights.
@@ -62,7 +70,7 @@ pub struct Figures {
     pub tokenizer: String,
     /// Where and from what it was made.
     #[serde(skip)]
-    pub provenance: Provenance,
+    pub provenance: Option<Provenance>,
 }
 
 /// Reads a run's figures; none if there is no such run or it has not reached its end.
@@ -91,18 +99,22 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
             why: format!("its final record has no `{name}`"),
         })
     };
+    needed(layout.measure(run.cell).key())?;
     let rates = series(&records, "tokens_per_s");
     let rate = median(&rates[WARM_UP.min(rates.len().saturating_sub(1))..]);
     let tokens_per_step = last.tokens as f64 / last.step as f64;
     Ok(Some(Figures {
-        arm: layout.arms[run.arm].name.clone(),
+        task: layout.task_of(run.cell).name.clone(),
+        arm: layout.cells[run.cell].name.clone(),
         point: layout.point(run).name.clone(),
         seed: run.seed,
         folder: layout.place(run),
         validation_loss: needed("validation_loss")?,
-        validation_bits_per_byte: needed("validation_bits_per_byte")?,
+        validation_bits_per_byte: value("validation_bits_per_byte"),
+        validation_accuracy: value("validation_accuracy"),
         test_loss: value("test_loss"),
         test_bits_per_byte: value("test_bits_per_byte"),
+        test_accuracy: value("test_accuracy"),
         bigram_bits_per_byte: value("bigram_bits_per_byte"),
         best_step: needed("best_step")? as u64,
         steps: last.step,
@@ -116,7 +128,7 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         gradient_cosine_potential: finite_mean(&records, "gradient_cosine_potential"),
         corpus: config.corpus_hash,
         tokenizer: config.tokenizer.unwrap_or_default(),
-        provenance: read_json(&folder.provenance())?,
+        provenance: Some(read_json(&folder.provenance())?),
     }))
 }
 
@@ -149,7 +161,12 @@ fn finite_mean(records: &[Record], name: &str) -> Option<f64> {
     Summary::of(&values).map(|summary| summary.mean)
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
+/// JSON has no number that is not finite: it is written as `null`.
+pub(crate) fn number_or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CompareError> {
     let text = fs::read(path).map_err(FileError::io("read", path))?;
     serde_json::from_slice(&text).map_err(|error| CompareError::BadFile {
         path: path.into(),
@@ -179,7 +196,7 @@ fn check_recipe(layout: &Layout, run: RunId, folder: &RunFolder) -> Result<(), C
     }
 }
 
-/// Refuses runs on different text or tokenizers under one name: `rust-deps` changes with every lock file.
+/// Refuses runs of one task on different text or tokenizers under one name: `rust-deps` changes with every lock file.
 ///
 /// # Errors
 /// [`CompareError::AnotherText`] naming both folders.
@@ -187,14 +204,14 @@ pub fn check_data<'a>(
     layout: &Layout,
     all: impl IntoIterator<Item = &'a Figures>,
 ) -> Result<(), CompareError> {
-    if layout.study.allows(Difference::Data) {
-        return Ok(());
-    }
-    let mut all = all.into_iter();
-    let Some(first) = all.next() else {
-        return Ok(());
-    };
+    let strict = layout.tasks.iter().filter(|t| !t.allows(Difference::Data));
+    let strict: BTreeSet<_> = strict.map(|task| &task.name).collect();
+    let mut firsts = BTreeMap::new();
     for figures in all {
+        if !strict.contains(&figures.task) {
+            continue;
+        }
+        let first = *firsts.entry(&figures.task).or_insert(figures);
         for (what, a, b) in [
             ("text", &first.corpus, &figures.corpus),
             ("tokenizers", &first.tokenizer, &figures.tokenizer),
@@ -219,14 +236,17 @@ pub(crate) mod testing {
     /// Figures of a run that scored `loss` in both units.
     pub(crate) fn figures(layout: &Layout, run: RunId, loss: f64) -> Figures {
         Figures {
-            arm: layout.arms[run.arm].name.clone(),
+            task: layout.task_of(run.cell).name.clone(),
+            arm: layout.cells[run.cell].name.clone(),
             point: layout.point(run).name.clone(),
             seed: run.seed,
             folder: layout.place(run),
             validation_loss: loss,
-            validation_bits_per_byte: loss,
+            validation_bits_per_byte: Some(loss),
+            validation_accuracy: None,
             test_loss: None,
             test_bits_per_byte: None,
+            test_accuracy: None,
             bigram_bits_per_byte: None,
             best_step: 10,
             steps: 10,
@@ -240,7 +260,7 @@ pub(crate) mod testing {
             gradient_cosine_potential: None,
             corpus: "c".into(),
             tokenizer: "t".into(),
-            provenance: Provenance {
+            provenance: Some(Provenance {
                 kiln: "0.1.0".into(),
                 versions: Default::default(),
                 commit: None,
@@ -248,7 +268,7 @@ pub(crate) mod testing {
                 command: vec!["kiln".into()],
                 seed: run.seed,
                 started: "2026-01-01T00:00:00Z".into(),
-            },
+            }),
         }
     }
 }
@@ -262,7 +282,7 @@ mod tests {
     fn other_text_under_the_same_name_is_refused() {
         let arms = ["a", "b"];
         let ids = [0, 1].map(|arm| RunId {
-            arm,
+            cell: arm,
             point: 0,
             seed: 1,
         });

@@ -1,4 +1,6 @@
 //! Every run a study may make: its recipe, its settings, its folder. Reads recipes, no data.
+//!
+//! An arm on a task is a *cell*: it has a grid, a chosen point and a mean of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -6,37 +8,80 @@ use kiln_run::recipe::{self, Recipe};
 use kiln_train::{TrainError, TrainRecipe};
 
 use crate::CompareError;
-use crate::study::{Loaded, Settings, Study, overrides};
+use crate::results::Measure;
+use crate::study::{Arm, Difference, Loaded, Point, Settings, Study, Task, overrides};
 
 /// One run, by its place in the study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
-    /// Number of the arm.
-    pub arm: usize,
+    /// Number of the cell.
+    pub cell: usize,
     /// Number of the point in its grid.
     pub point: usize,
     /// Seed.
     pub seed: u64,
 }
 
-/// A point of an arm's grid with its recipe.
+/// A point of a cell's grid with its recipe.
 #[derive(Clone, Debug)]
 pub struct LaidPoint {
     /// Name in tables and folders.
     pub name: String,
     /// What the grid sets.
     pub settings: Settings,
-    /// All arguments of `--set` but the seed, in this order: the study's, the arm's, the grid's.
+    /// All arguments of `--set` but the seed, in this order: the study's, the task's, the arm's, the grid's.
     pub overrides: Vec<String>,
     /// The recipe with them, and with the recipe's own seed.
     pub recipe: Recipe<TrainRecipe>,
 }
 
-/// An arm with its points.
+/// A task with what holds within it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaidTask {
+    /// Its name; none for the one task of a study that states none.
+    pub name: Option<String>,
+    /// What arms are chosen and compared by.
+    pub measure: Measure,
+    /// Differences between arms that are not refused.
+    pub allow: Vec<Difference>,
+    /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
+    pub parameters_within: f64,
+    /// Name of its family and tokens of a sequence, where it is one of several lengths.
+    pub length: Option<(String, u64)>,
+}
+
+impl LaidTask {
+    fn new(study: &Study, task: Option<&Task>) -> Self {
+        let mut allow = study.allow.clone();
+        allow.extend(task.iter().flat_map(|task| &task.allow));
+        let within = task.and_then(|task| task.parameters_within);
+        let quality = task.map(|task| task.measure).unwrap_or_default();
+        Self {
+            name: task.map(|task| task.name.clone()),
+            measure: Measure::shared(quality, &allow),
+            allow,
+            parameters_within: within.unwrap_or(study.parameters_within),
+            length: task.and_then(|task| Some((task.family().to_string(), task.length?))),
+        }
+    }
+
+    /// Whether arms may differ so.
+    pub fn allows(&self, difference: Difference) -> bool {
+        self.allow.contains(&difference)
+    }
+}
+
+/// An arm on a task.
 #[derive(Clone, Debug)]
-pub struct LaidArm {
-    /// Name in tables and folders.
+pub struct Cell {
+    /// Number of the task.
+    pub task: usize,
+    /// Number of the arm in the study.
+    pub arm: usize,
+    /// The arm's name in tables and folders.
     pub name: String,
+    /// `TASK/ARM`, or the arm's name where the study has no tasks.
+    pub title: String,
     /// The recipe, as `kiln train` takes it.
     pub recipe: String,
     /// Its grid.
@@ -50,67 +95,71 @@ pub struct Layout {
     pub name: String,
     /// The comment at the head of its file.
     pub header: String,
+    /// The study's file and those it extends: name and text.
+    pub files: Vec<(String, String)>,
     /// The study.
     pub study: Study,
-    /// Its arms.
-    pub arms: Vec<LaidArm>,
+    /// Its tasks; one without a name where it states none.
+    pub tasks: Vec<LaidTask>,
+    /// Every arm on every task it runs, task by task.
+    pub cells: Vec<Cell>,
     /// The output folder.
     pub out: PathBuf,
 }
 
 impl Layout {
-    /// Reads the recipe of every point of every arm from `book`.
+    /// Reads the recipe of every point of every cell from `book`.
     ///
     /// # Errors
-    /// [`CompareError::Arm`] naming arm and point, for a recipe that is not there, a key it does not have, and a value out of
-    /// its range.
+    /// [`CompareError::Arm`] naming task, arm and point, for a recipe that is not there, a key it does not have, and a value out
+    /// of its range.
     pub fn new(loaded: Loaded, book: &Path, out: &Path) -> Result<Self, CompareError> {
-        let study = loaded.study;
-        let mut arms = Vec::with_capacity(study.arm.len());
-        for arm in &study.arm {
-            let recipe = match arm.recipe.ends_with(".toml") || arm.recipe.contains('/') {
-                true => loaded
-                    .folder
-                    .join(&arm.recipe)
-                    .to_string_lossy()
-                    .into_owned(),
-                false => arm.recipe.clone(),
-            };
-            let mut points = Vec::new();
-            for point in study.points(arm) {
-                let overrides = overrides(&[&study.set, &arm.set, &point.settings]);
-                let read = recipe::load::<TrainRecipe>(book, &recipe, &overrides)
-                    .map_err(TrainError::from)
-                    .and_then(|recipe| recipe.value.validate().map(|()| recipe));
-                points.push(LaidPoint {
-                    recipe: read.map_err(|source| CompareError::Arm {
-                        arm: arm.name.clone(),
-                        point: point.name.clone(),
-                        source: Box::new(source),
-                    })?,
-                    name: point.name,
-                    settings: point.settings,
-                    overrides,
-                });
+        let study = &loaded.study;
+        let stated: Vec<Option<&Task>> = match study.task.is_empty() {
+            true => vec![None],
+            false => study.task.iter().map(Some).collect(),
+        };
+        let mut cells = Vec::new();
+        for (number, task) in stated.iter().enumerate() {
+            for (arm, stated) in study.arm.iter().enumerate() {
+                if task.is_none_or(|task| stated.runs(task)) {
+                    cells.push(cell(&loaded, book, (number, *task), (arm, stated))?);
+                }
             }
-            arms.push(LaidArm {
-                name: arm.name.clone(),
-                recipe,
-                points,
-            });
         }
         Ok(Self {
+            tasks: stated
+                .into_iter()
+                .map(|task| LaidTask::new(study, task))
+                .collect(),
             name: loaded.name,
             header: loaded.header,
-            study,
-            arms,
+            files: loaded.files,
+            study: loaded.study,
+            cells,
             out: out.into(),
         })
     }
 
     /// The point a run belongs to.
     pub fn point(&self, run: RunId) -> &LaidPoint {
-        &self.arms[run.arm].points[run.point]
+        &self.cells[run.cell].points[run.point]
+    }
+
+    /// The task of a cell.
+    pub fn task_of(&self, cell: usize) -> &LaidTask {
+        &self.tasks[self.cells[cell].task]
+    }
+
+    /// What a cell is chosen and compared by.
+    pub fn measure(&self, cell: usize) -> Measure {
+        self.task_of(cell).measure
+    }
+
+    /// Numbers of a task's cells, in the order of the study's arms.
+    pub fn cells_of(&self, task: usize) -> impl Iterator<Item = usize> {
+        let cells = self.cells.iter().enumerate();
+        cells.filter_map(move |(number, cell)| (cell.task == task).then_some(number))
     }
 
     /// The run's recipe, with its seed.
@@ -120,11 +169,12 @@ impl Layout {
         recipe
     }
 
-    /// `arm/point/seed-N`.
+    /// `arm/point/seed-N`, below the task's name where the study has tasks.
     pub fn place(&self, run: RunId) -> PathBuf {
-        let arm = &self.arms[run.arm];
-        Path::new(&arm.name)
-            .join(&arm.points[run.point].name)
+        let task = self.task_of(run.cell).name.as_deref().unwrap_or_default();
+        Path::new(task)
+            .join(&self.cells[run.cell].name)
+            .join(&self.point(run).name)
             .join(format!("seed-{}", run.seed))
     }
 
@@ -141,102 +191,76 @@ impl Layout {
             .with_extension("log")
     }
 
-    /// Arm, point and seed in words.
+    /// Task, arm, point and seed in words.
     pub fn title(&self, run: RunId) -> String {
-        let arm = &self.arms[run.arm];
-        let point = &arm.points[run.point];
-        match arm.points.len() {
-            1 => format!("{} seed {}", arm.name, run.seed),
-            _ => format!("{} {} seed {}", arm.name, point.name, run.seed),
+        let cell = &self.cells[run.cell];
+        let point = &cell.points[run.point];
+        match cell.points.len() {
+            1 => format!("{} seed {}", cell.title, run.seed),
+            _ => format!("{} {} seed {}", cell.title, point.name, run.seed),
         }
     }
 
     /// Every run that could be asked for: each point with each seed.
     pub fn all(&self) -> impl Iterator<Item = RunId> {
-        self.arms.iter().enumerate().flat_map(move |(arm, laid)| {
+        self.cells.iter().enumerate().flat_map(move |(cell, laid)| {
             (0..laid.points.len()).flat_map(move |point| {
                 let seeds = self.study.seeds.iter();
-                seeds.map(move |&seed| RunId { arm, point, seed })
+                seeds.map(move |&seed| RunId { cell, point, seed })
             })
         })
     }
 
     /// Runs of the whole protocol: every grid once, and the chosen points with the remaining seeds.
     pub fn total(&self) -> usize {
-        let grid: usize = self.arms.iter().map(|arm| arm.points.len()).sum();
-        grid + self.arms.len() * (self.study.seeds.len() - 1)
+        let grid: usize = self.cells.iter().map(|cell| cell.points.len()).sum();
+        grid + self.cells.len() * (self.study.seeds.len() - 1)
     }
+}
+
+/// Resolves the grid of an arm on a task; both come with their numbers.
+fn cell(
+    loaded: &Loaded,
+    book: &Path,
+    (task, stated): (usize, Option<&Task>),
+    (arm, of_arm): (usize, &Arm),
+) -> Result<Cell, CompareError> {
+    let recipe = match of_arm.recipe.ends_with(".toml") || of_arm.recipe.contains('/') {
+        true => loaded.folder.join(&of_arm.recipe).display().to_string(),
+        false => of_arm.recipe.clone(),
+    };
+    let title = match stated {
+        Some(task) => format!("{}/{}", task.name, of_arm.name),
+        None => of_arm.name.clone(),
+    };
+    let none = Settings::new();
+    let of_task = stated.map_or(&none, |task| &task.set);
+    let laid = |point: Point| {
+        let overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, &point.settings]);
+        let read = recipe::load::<TrainRecipe>(book, &recipe, &overrides)
+            .map_err(TrainError::from)
+            .and_then(|recipe| recipe.value.validate().map(|()| recipe));
+        Ok(LaidPoint {
+            recipe: read.map_err(|source| CompareError::Arm {
+                arm: title.clone(),
+                point: point.name.clone(),
+                source: Box::new(source),
+            })?,
+            name: point.name,
+            settings: point.settings,
+            overrides,
+        })
+    };
+    let points = loaded.study.points(of_arm, stated).into_iter().map(laid);
+    Ok(Cell {
+        task,
+        arm,
+        name: of_arm.name.clone(),
+        points: points.collect::<Result<_, CompareError>>()?,
+        title,
+        recipe,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fairness::testing::layout;
-
-    #[test]
-    fn runs_have_their_recipe_and_their_place() {
-        let layout = layout(
-            "seeds = [4, 5]\ngrid = { \"train.steps\" = [3, 6] }",
-            &["a", "b"],
-        );
-        assert_eq!((layout.total(), layout.all().count()), (6, 8));
-        let run = RunId {
-            arm: 1,
-            point: 1,
-            seed: 5,
-        };
-        let recipe = layout.recipe(run);
-        assert_eq!((recipe.value.train.steps, recipe.value.seed), (6, 5));
-        assert_eq!(layout.folder(run), layout.out.join("runs/b/steps=6/seed-5"));
-        assert_eq!(
-            layout.log(run),
-            layout.out.join("logs/b/steps=6/seed-5.log")
-        );
-        assert_eq!(layout.title(run), "b steps=6 seed 5");
-    }
-
-    /// Study < arm < grid, whichever key is a part of the other and whichever comes first in the alphabet.
-    #[test]
-    fn overlapping_keys_keep_their_precedence() {
-        let overrides = |head: &str, arm: &str| {
-            let layout = layout(&format!("seeds = [4]\n{head}"), &[&format!("a\n{arm}")]);
-            layout.arms[0].points[0].clone()
-        };
-        let heads = |point: &LaidPoint| point.recipe.value.model.bk["heads"].as_integer();
-        let inner = "set = { 'model.bk.heads' = 8 }";
-        let outer = "set = { 'model.bk' = { heads = 4, h0 = 0.5 } }";
-        let point = overrides(inner, outer);
-        assert_eq!(heads(&point), Some(4));
-        assert_eq!(
-            point.overrides,
-            ["model.bk.heads=8", "model.bk={ h0 = 0.5, heads = 4 }"]
-        );
-        assert_eq!(heads(&overrides(outer, inner)), Some(8));
-        let grid = "grid = { 'model.bk' = [{ heads = 2 }] }";
-        let point = overrides(outer, &format!("{inner}\n{grid}"));
-        assert_eq!(heads(&point), Some(2));
-        assert_eq!(
-            point.overrides,
-            ["model.bk.heads=8", "model.bk={ heads = 2 }"]
-        );
-        // The same key is replaced as a whole: no `h0` is left.
-        let point = overrides(outer, "set = { 'model.bk' = { heads = 3 } }");
-        assert_eq!(point.overrides, ["model.bk={ heads = 3 }"]);
-        assert_eq!(
-            (heads(&point), point.recipe.value.model.bk.len()),
-            (Some(3), 1)
-        );
-    }
-
-    #[test]
-    fn a_bad_recipe_names_its_arm_and_point() {
-        let study = "seeds = [4]\ngrid = { \"train.step\" = [3, 6] }";
-        let error = crate::fairness::testing::try_layout(study, &["a"])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("arm `a`, step=3: unknown key `train.step` in --set train.step=3; did you mean `steps`?"),
-            "{error}"
-        );
-    }
-}
+mod tests;

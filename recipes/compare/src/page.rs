@@ -1,10 +1,11 @@
 //! `results.md`: the same for people.
 
 use kiln_run::format;
+use kiln_run::report::Table;
 
 use crate::child::quoted;
-use crate::results::{ArmResult, Measure, Results};
-use crate::statistics::Summary;
+use crate::results::{Results, TaskResult};
+use crate::tables;
 
 /// The results as Markdown.
 pub fn markdown(results: &Results) -> String {
@@ -13,9 +14,8 @@ pub fn markdown(results: &Results) -> String {
     if !study.description.is_empty() {
         page += &format!("{}\n\n", study.description);
     }
-    let words: Vec<_> = results.command.iter().map(|word| quoted(word)).collect();
-    page += &format!("```sh\n{}\n```\n\n", words.join(" "));
-    page += &protocol(results);
+    page += &format!("```sh\n{}\n```\n\n", command_line(results));
+    page += &format!("{}\n\n", protocol(results));
     if !results.complete {
         page += "**Not every arm is complete: the tables show what is there, without means and verdicts.**\n\n";
     }
@@ -27,213 +27,96 @@ pub fn markdown(results: &Results) -> String {
     if !results.diverged.is_empty() || !results.failed.is_empty() {
         page.push('\n');
     }
-    page += &format!("## Arms\n\n{}\n", arms(results));
-    if let Some(first) = results.arms.first().filter(|_| results.arms.len() > 1) {
-        page += &format!("## Against `{}`\n\n{}\n", first.name, verdicts(results));
+    if let Some(table) = tables::overview(results) {
+        page += &section("##", &table);
     }
-    page += &format!("## Grids\n\n{}\n", grids(results));
-    if results.arms.iter().any(|arm| arm.gradient_cosine.is_some()) {
-        page += &format!("## Gradients\n\n{}\n", gradients(results));
+    for task in &results.tasks {
+        page += &of_task(results, task);
     }
-    page += &format!("## Made with\n\n{}", made_with(results));
+    page += "## Made with\n\n";
+    for (name, value) in made_with(results) {
+        page += &format!("- {name} {value}\n");
+    }
     page
 }
 
-fn protocol(results: &Results) -> String {
+fn of_task(results: &Results, task: &TaskResult) -> String {
+    let (mut page, level) = match &task.name {
+        Some(name) => (format!("## Task {name}\n\n"), "###"),
+        None => (String::new(), "##"),
+    };
+    let tables = [
+        Some(tables::arms(results, task)),
+        tables::verdicts(task),
+        Some(tables::grids(results, task)),
+        tables::gradients(task),
+    ];
+    for table in tables.iter().flatten() {
+        page += &section(level, table);
+    }
+    page
+}
+
+/// The command line that wrote the results.
+pub(crate) fn command_line(results: &Results) -> String {
+    let words: Vec<_> = results.command.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
+/// How the figures came about, in a paragraph.
+pub(crate) fn protocol(results: &Results) -> String {
     let seeds: Vec<_> = results.study.seeds.iter().map(u64::to_string).collect();
     let (first, later) = (&seeds[0], seeds.len() - 1);
+    let on = if results.study.task.is_empty() {
+        ""
+    } else {
+        " on every task"
+    };
     let mut text = format!(
-        "Every arm ran its grid with seed {first}; the point with the best validation loss ran with {later} more ({}). ",
+        "Every arm ran its grid{on} with seed {first}; the point with the best validation ran with {later} more ({}). ",
         seeds.join(", ")
     );
     text += "Figures are mean ± sample standard deviation over seeds";
-    text += ", of the weights of each run's best evaluation. Best in bold.\n\n";
+    text += ", of the weights of each run's best evaluation. Best in bold.";
     if !results.study.allow.is_empty() {
-        let allowed: Vec<_> = results
-            .study
-            .allow
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        text += &format!(
-            "Arms were allowed to differ in: {}.\n\n",
-            allowed.join(", ")
-        );
+        let allowed = results.study.allow.iter().map(ToString::to_string);
+        let allowed: Vec<_> = allowed.collect();
+        text += &format!(" Arms were allowed to differ in: {}.", allowed.join(", "));
     }
     text
 }
 
-fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
+fn section(level: &str, table: &Table) -> String {
+    let mut text = format!("{level} {}\n\n{}\n", table.title, rows(table));
+    if !table.note.is_empty() {
+        text += &format!("{}\n\n", table.note);
+    }
+    text
+}
+
+/// A table as Markdown, without title and note.
+pub(crate) fn rows(table: &Table) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let head: Vec<_> = columns.iter().map(ToString::to_string).collect();
-    let rule: Vec<_> = columns.iter().map(|_| "---".to_string()).collect();
-    let rows: String = rows.iter().map(|row| line(row)).collect();
-    line(&head) + &line(&rule) + &rows
-}
-
-fn arms(results: &Results) -> String {
-    let has_test = results.arms.iter().any(|arm| arm.test_loss.is_some());
-    let mut columns = vec![
-        "arm",
-        "setting",
-        "seeds",
-        "validation, nats/token",
-        "validation, bits/byte",
-    ];
-    if has_test {
-        columns.extend(["test, nats/token", "test, bits/byte"]);
-    }
-    columns.extend(["parameters", "tokens", "step", "tokens/s", "time of a run"]);
-    type Field = fn(&ArmResult) -> Option<Summary>;
-    let best = |field: Field| {
-        let means = results
-            .arms
-            .iter()
-            .filter_map(field)
-            .map(|summary| summary.mean);
-        means.filter(|mean| mean.is_finite()).min_by(f64::total_cmp)
-    };
-    let scores: [Field; 4] = [
-        |arm| arm.validation_loss,
-        |arm| arm.validation_bits_per_byte,
-        |arm| arm.test_loss,
-        |arm| arm.test_bits_per_byte,
-    ];
-    let scores = &scores[..if has_test { 4 } else { 2 }];
-    let measured = match results.measure {
-        Measure::NatsPerToken => 0,
-        Measure::BitsPerByte => 1,
-    };
-    let none = || format::NONE.to_string();
-    let row = |arm: &ArmResult| {
-        let all = results.study.seeds.len();
-        let seeds = match arm.complete {
-            true => all.to_string(),
-            false => format!("{} of {all}", arm.seeds.len()),
-        };
-        let mut row = vec![
-            arm.name.clone(),
-            arm.chosen.clone().unwrap_or_else(none),
-            seeds,
-        ];
-        for (column, &field) in scores.iter().enumerate() {
-            let text = match field(arm) {
-                Some(summary) => spread(&summary),
-                None if column == measured => single(arm),
-                None => none(),
-            };
-            let is_best = field(arm).is_some_and(|summary| Some(summary.mean) == best(field));
-            row.push(if is_best { format!("**{text}**") } else { text });
-        }
-        row.push(arm.parameters.map_or_else(none, |n| n.to_string()));
-        row.push(arm.tokens.map_or_else(none, |n| format::count(n as f64)));
-        row.push(
-            arm.step_seconds
-                .map_or_else(none, |s| format!("{:.2} ms", 1e3 * s)),
-        );
-        row.push(arm.tokens_per_second.map_or_else(none, format::count));
-        row.push(arm.seconds.map_or_else(none, format::duration));
-        row
-    };
-    let rows: Vec<_> = results.arms.iter().map(row).collect();
-    table(&columns, &rows)
-}
-
-/// `1.7710 ± 0.0080`; a single run has no deviation.
-fn spread(summary: &Summary) -> String {
-    match summary.sd {
-        Some(sd) => format!("{:.4} ± {sd:.4}", summary.mean),
-        None => format!("{:.4}", summary.mean),
-    }
-}
-
-/// What there is of an incomplete arm: the finished seeds, one by one.
-fn single(arm: &ArmResult) -> String {
-    let values: Vec<_> = arm
-        .seeds
-        .iter()
-        .map(|seed| format!("{:.4}", seed.value))
-        .collect();
-    match values.is_empty() {
-        true => format::NONE.into(),
-        false => values.join(", "),
-    }
-}
-
-fn verdicts(results: &Results) -> String {
-    let unit = results.measure.unit();
-    let difference = format!("difference, {unit}");
-    let columns = ["arm", &difference, "95 % interval", "verdict"];
-    let row = |arm: &ArmResult| {
-        let found = arm.against_first?;
-        let interval = found
-            .interval
-            .map_or(format::NONE.to_string(), |[low, high]| {
-                format!("{low:+.4} to {high:+.4}")
-            });
-        Some(vec![
-            arm.name.clone(),
-            found.difference.map_or(format::NONE.into(), |difference| {
-                format!("{difference:+.4}")
-            }),
-            interval,
-            found.verdict.text().into(),
-        ])
-    };
-    let rows: Vec<_> = results.arms.iter().filter_map(row).collect();
-    let note = "Welch's interval of the difference of means over seeds; negative is less loss. Each interval stands for itself: \
-                of twenty arms that are equal to the first, one is expected to look different.";
-    format!("{}\n{note}\n", table(&columns, &rows))
-}
-
-fn grids(results: &Results) -> String {
-    let mut rows = Vec::new();
-    for arm in &results.arms {
-        for point in &arm.points {
-            let text = match point.first_seed {
-                Some(value) if arm.chosen.as_ref() == Some(&point.name) => {
-                    format!("**{value:.4}**")
-                }
-                Some(value) => format!("{value:.4}"),
-                None if point.diverged => "diverged".into(),
-                None if point.failed => "failed".into(),
-                None => format::NONE.into(),
-            };
-            rows.push(vec![arm.name.clone(), point.name.clone(), text]);
-        }
-    }
-    let seed = results.study.seeds.first().copied().unwrap_or_default();
-    let value = format!("validation at seed {seed}, {}", results.measure.unit());
-    let mut text = table(&["arm", "setting", &value], &rows);
-    for arm in results.arms.iter().filter(|arm| !arm.at_edge.is_empty()) {
-        let keys = arm.at_edge.join("`, `");
-        text += &format!(
-            "\n`{}` chose the edge of its grid in `{keys}`: a better value may lie beyond.\n",
-            arm.name
-        );
+    let rule: Vec<_> = table.columns.iter().map(|_| "---".to_string()).collect();
+    let mut text = line(&table.columns) + &line(&rule);
+    for (number, row) in table.rows.iter().enumerate() {
+        let bold = |column| table.bold.contains(&(number, column));
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            if bold(column) {
+                format!("**{cell}**")
+            } else {
+                cell.clone()
+            }
+        });
+        text += &line(&cells.collect::<Vec<_>>());
     }
     text
 }
 
-fn gradients(results: &Results) -> String {
-    let show =
-        |value: Option<f64>| value.map_or(format::NONE.to_string(), |value| format!("{value:.4}"));
-    let row = |arm: &ArmResult| {
-        vec![
-            arm.name.clone(),
-            show(arm.gradient_cosine),
-            show(arm.gradient_cosine_potential),
-        ]
-    };
-    let rows: Vec<_> = results.arms.iter().map(row).collect();
-    let columns = ["arm", "all parameters", "potentials"];
-    let note = "Cosine between the gradient of the recipe's rule and the exact one, at the same weights and tokens: mean over \
-                the probed steps and seeds.";
-    format!("{}\n{note}\n", table(&columns, &rows))
-}
-
-fn made_with(results: &Results) -> String {
-    let mut text = String::new();
+/// Machines, commits and versions, as (name, value).
+pub(crate) fn made_with(results: &Results) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    let mut add = |name: &str, value: String| lines.push((name.to_string(), value));
     for machine in &results.machines {
         let processor = machine.processor.as_deref().unwrap_or("unknown processor");
         let threads = machine
@@ -243,23 +126,26 @@ fn made_with(results: &Results) -> String {
             .memory_bytes
             .map_or(format::NONE.into(), format::bytes);
         let device = machine.device.as_deref().unwrap_or(format::NONE);
-        text += &format!(
-            "- {processor}, {} threads{threads}, {memory}, {} {}, device {device}\n",
-            machine.cores, machine.os, machine.architecture
+        let system = format!("{} {}", machine.os, machine.architecture);
+        let value = format!(
+            "{processor}, {} threads{threads}, {memory}, {system}, device {device}",
+            machine.cores
         );
+        add("machine", value);
     }
     if results.machines.len() > 1 {
-        text += "- runs were made on more than one machine or with other numbers of threads: times do not compare\n";
+        let mixed = "runs were made on more than one machine or with other numbers of threads: times do not compare";
+        add("note:", mixed.into());
     }
     for commit in &results.commits {
         let dirty = if commit.dirty { ", with changes" } else { "" };
-        text += &format!("- commit {}{dirty}\n", commit.hash);
+        add("commit", format!("{}{dirty}", commit.hash));
     }
     for (name, version) in &results.versions {
-        text += &format!("- {name} {version}\n");
+        add(name, version.clone());
     }
-    text += &format!("- written {}\n", results.written);
-    text
+    add("written", results.written.clone());
+    lines
 }
 
 #[cfg(test)]
@@ -275,13 +161,13 @@ mod tests {
         let head = "seeds = [7, 8]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3] }\ndescription = 'which?'";
         let layout = layout(head, &["a", "b\ngrid = {}"]);
         let mut state = State::default();
-        for (arm, point, seed, loss) in [
+        for (cell, point, seed, loss) in [
             (0, 0, 7, 2.0),
             (0, 0, 8, 2.02),
             (1, 0, 7, 1.2),
             (1, 0, 8, 1.21),
         ] {
-            let run = RunId { arm, point, seed };
+            let run = RunId { cell, point, seed };
             let figures = Figures {
                 test_loss: Some(loss + 1.0),
                 test_bits_per_byte: Some(loss + 1.0),
@@ -290,7 +176,7 @@ mod tests {
             state.finished.insert(run, figures);
         }
         let other = RunId {
-            arm: 0,
+            cell: 0,
             point: 1,
             seed: 7,
         };
@@ -299,7 +185,7 @@ mod tests {
         let page = markdown(&Results::new(&layout, &state, command.clone()).unwrap());
         for line in [
             "# study\n\nwhich?\n\n```sh\nkiln compare 'x y'\n```\n",
-            "seed 7; the point with the best validation loss ran with 1 more (7, 8)",
+            "seed 7; the point with the best validation ran with 1 more (7, 8)",
             "- diverged: a learning_rate=0.002 seed 7\n\n",
             "| a | learning_rate=0.001 | 2 | 2.0100 ± 0.0141 | 2.0100 ± 0.0141 | 3.0100 ± 0.0141 |",
             "| b | default | 2 | **1.2050 ± 0.0071** | **1.2050 ± 0.0071** | **2.2050 ± 0.0071** |",
@@ -308,7 +194,7 @@ mod tests {
             "| better |",
             "| a | learning_rate=0.001 | **2.0000** |",
             "| a | learning_rate=0.002 | diverged |",
-            "\n`a` chose the edge of its grid in `optimizer.learning_rate`: a better value may lie beyond.\n",
+            "\nChose the edge of their grid, so that a better value may lie beyond: a (optimizer.learning_rate).\n",
             "- kiln 0.1.0\n",
         ] {
             assert!(page.contains(line), "`{line}` is not in:\n{page}");
@@ -329,6 +215,6 @@ mod tests {
         ] {
             assert!(page.contains(line), "`{line}` is not in:\n{page}");
         }
-        assert!(!page.contains("the edge of its grid"));
+        assert!(!page.contains("the edge of their grid"));
     }
 }

@@ -1,4 +1,4 @@
-//! Which runs are wanted: every grid with the first seed, then the best point of each arm with the remaining seeds.
+//! Which runs are wanted: every grid with the first seed, then the best point of each arm on each task with the remaining seeds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,60 +17,62 @@ pub struct State {
 }
 
 impl State {
-    /// The point of an arm with the least validation loss at the first seed, of those that finished with a number; ties go to
-    /// the earlier point. In bits per byte, which is the loss in a unit that every tokenizer shares.
-    pub fn best_point(&self, layout: &Layout, arm: usize) -> Option<usize> {
+    /// The best point of a cell at the first seed by its task's measure, of those that finished with a number; ties go to the
+    /// earlier point.
+    pub fn best_point(&self, layout: &Layout, cell: usize) -> Option<usize> {
         let seed = *layout.study.seeds.first()?;
+        let measure = layout.measure(cell);
         let score = |point| {
-            let figures = self.finished.get(&RunId { arm, point, seed })?;
-            let score = figures.validation_bits_per_byte;
+            let figures = self.finished.get(&RunId { cell, point, seed })?;
+            let score = measure.of(figures);
             score.is_finite().then_some((score, point))
         };
-        let points = 0..layout.arms[arm].points.len();
-        let best = points.filter_map(score).min_by(|a, b| a.0.total_cmp(&b.0));
+        let points = 0..layout.cells[cell].points.len();
+        let best = points
+            .filter_map(score)
+            .min_by(|a, b| measure.order(a.0, b.0));
         best.map(|(_, point)| point)
     }
 
-    /// Whether every point of an arm's grid has finished or diverged, so that its best point is decided.
-    pub fn is_decided(&self, layout: &Layout, arm: usize) -> bool {
-        grid(layout, arm)
+    /// Whether every point of a cell's grid has finished or diverged, so that its best point is decided.
+    pub fn is_decided(&self, layout: &Layout, cell: usize) -> bool {
+        grid(layout, cell)
             .all(|run| self.finished.contains_key(&run) || self.diverged.contains(&run))
     }
 
-    /// Whether a point of an arm's grid failed without having diverged, so that its best point stays open until the next start.
-    pub fn is_held_up(&self, layout: &Layout, arm: usize) -> bool {
-        grid(layout, arm).any(|run| self.failed.contains(&run))
+    /// Whether a point of a cell's grid failed without having diverged, so that its best point stays open until the next start.
+    pub fn is_held_up(&self, layout: &Layout, cell: usize) -> bool {
+        grid(layout, cell).any(|run| self.failed.contains(&run))
     }
 
-    /// Whether an arm can be judged: its grid is decided, and the chosen point finished with a finite loss for every seed. The
+    /// Whether a cell can be judged: its grid is decided, and the chosen point finished with a finite loss for every seed. The
     /// mean of the seeds that happened to survive would be too good.
-    pub fn is_complete(&self, layout: &Layout, arm: usize) -> bool {
+    pub fn is_complete(&self, layout: &Layout, cell: usize) -> bool {
         let is_scored = |run| {
             let figures = self.finished.get(&run);
-            figures.is_some_and(|figures| {
-                figures.validation_loss.is_finite() && figures.validation_bits_per_byte.is_finite()
-            })
+            let measure = layout.measure(cell);
+            figures.is_some_and(|figures| measure.of(figures).is_finite())
         };
         let seeds = &layout.study.seeds;
-        self.is_decided(layout, arm)
-            && self.best_point(layout, arm).is_some_and(|point| {
+        self.is_decided(layout, cell)
+            && self.best_point(layout, cell).is_some_and(|point| {
                 seeds
                     .iter()
-                    .all(|&seed| is_scored(RunId { arm, point, seed }))
+                    .all(|&seed| is_scored(RunId { cell, point, seed }))
             })
     }
 
-    /// Runs to make now, in order. Those of an arm's remaining seeds come up once its grid is decided.
+    /// Runs to make now, in order. Those of a cell's remaining seeds come up once its grid is decided.
     pub fn wanted(&self, layout: &Layout) -> Vec<RunId> {
         let mut grids = Vec::new();
         let mut seeds = Vec::new();
-        for arm in 0..layout.arms.len() {
-            grids.extend(grid(layout, arm).filter(|run| !self.is_ended(*run)));
-            if self.is_decided(layout, arm)
-                && let Some(point) = self.best_point(layout, arm)
+        for cell in 0..layout.cells.len() {
+            grids.extend(grid(layout, cell).filter(|run| !self.is_ended(*run)));
+            if self.is_decided(layout, cell)
+                && let Some(point) = self.best_point(layout, cell)
             {
                 let later = layout.study.seeds.iter().skip(1);
-                let runs = later.map(|&seed| RunId { arm, point, seed });
+                let runs = later.map(|&seed| RunId { cell, point, seed });
                 seeds.extend(runs.filter(|run| !self.is_ended(*run)));
             }
         }
@@ -81,16 +83,16 @@ impl State {
     /// Finished, diverged and failed runs of the protocol. Runs of another point than the best, which an earlier choice left, do not
     /// count.
     pub fn settled(&self, layout: &Layout) -> usize {
-        let arms = 0..layout.arms.len();
-        let of = |arm| {
-            let later = self.best_point(layout, arm).into_iter().flat_map(|point| {
+        let cells = 0..layout.cells.len();
+        let of = |cell| {
+            let later = self.best_point(layout, cell).into_iter().flat_map(|point| {
                 let seeds = layout.study.seeds.iter().skip(1);
-                seeds.map(move |&seed| RunId { arm, point, seed })
+                seeds.map(move |&seed| RunId { cell, point, seed })
             });
-            let runs = grid(layout, arm).chain(later);
+            let runs = grid(layout, cell).chain(later);
             runs.filter(|run| self.is_ended(*run)).count()
         };
-        arms.map(of).sum()
+        cells.map(of).sum()
     }
 
     fn is_ended(&self, run: RunId) -> bool {
@@ -100,10 +102,10 @@ impl State {
     }
 }
 
-fn grid(layout: &Layout, arm: usize) -> impl Iterator<Item = RunId> {
-    let points = 0..layout.arms[arm].points.len();
+fn grid(layout: &Layout, cell: usize) -> impl Iterator<Item = RunId> {
+    let points = 0..layout.cells[cell].points.len();
     let seed = layout.study.seeds.first().copied();
-    points.filter_map(move |point| seed.map(|seed| RunId { arm, point, seed }))
+    points.filter_map(move |point| seed.map(|seed| RunId { cell, point, seed }))
 }
 
 #[cfg(test)]
@@ -121,7 +123,7 @@ mod tests {
         let head = "seeds = [7, 8, 9]\ngrid = { 'optimizer.learning_rate' = [1e-3, 2e-3, 4e-3] }";
         let layout = layout(head, &["a", "b"]);
         let mut state = State::default();
-        let run = |arm, point, seed| RunId { arm, point, seed };
+        let run = |cell, point, seed| RunId { cell, point, seed };
         let all: Vec<_> = (0..2)
             .flat_map(|arm| (0..3).map(move |point| run(arm, point, 7)))
             .collect();
@@ -162,7 +164,7 @@ mod tests {
             [run(0, 2, 9), run(1, 1, 8), run(1, 1, 9)]
         );
         for run in state.wanted(&layout) {
-            assert!(!state.is_complete(&layout, run.arm));
+            assert!(!state.is_complete(&layout, run.cell));
             finish(&mut state, &layout, run, 1.0);
         }
         assert!((0..2).all(|arm| state.is_complete(&layout, arm)));
@@ -175,7 +177,7 @@ mod tests {
         let layout = layout("seeds = [7, 8]", &["a"]);
         let mut state = State::default();
         state.diverged.insert(RunId {
-            arm: 0,
+            cell: 0,
             point: 0,
             seed: 7,
         });
@@ -187,7 +189,7 @@ mod tests {
     fn an_arm_is_complete_with_a_finite_loss_for_every_seed() {
         let layout = layout("seeds = [7, 8]", &["a"]);
         let [first, second] = [7, 8].map(|seed| RunId {
-            arm: 0,
+            cell: 0,
             point: 0,
             seed,
         });

@@ -1,27 +1,35 @@
 //! `results.json`: everything a comparison found, and what it was made with.
 
+mod measure;
+mod task;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::SystemTime;
 
 use kiln_run::hardware::{Commit, Hardware};
 use kiln_run::{FileError, atomic_write, format};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::layout::LaidPoint;
+use crate::figures::read_json;
 use crate::protocol::State;
-use crate::statistics::{Comparison, Summary, compare, median};
-use crate::study::{Difference, Settings, Study};
+use crate::study::Study;
 use crate::{CompareError, Figures, Layout, RunId};
 
+pub use measure::Measure;
+pub(crate) use task::chosen_runs;
+pub use task::{ArmResult, PointResult, SeedResult, TaskResult};
+
+/// Where [`Results::write`] writes them.
+pub const RESULTS_FILE: &str = "results.json";
+
 /// Layout version of `results.json`.
-pub const RESULTS_VERSION: u32 = 2;
+pub const RESULTS_VERSION: u32 = 3;
 
 /// The results of a study.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "Written", from = "Written")]
 pub struct Results {
-    /// [`RESULTS_VERSION`].
-    pub version: u32,
     /// The study's name.
     pub name: String,
     /// The study as read, defaults included.
@@ -30,12 +38,10 @@ pub struct Results {
     pub written: String,
     /// The command line that wrote it.
     pub command: Vec<String>,
-    /// Whether every arm is complete.
+    /// Whether every arm is complete on every task.
     pub complete: bool,
-    /// What arms are compared by.
-    pub measure: Measure,
-    /// One entry an arm, in the study's order.
-    pub arms: Vec<ArmResult>,
+    /// One entry a task, in the study's order; a study that states none has one without a name.
+    pub tasks: Vec<TaskResult>,
     /// Every finished run.
     pub runs: Vec<Figures>,
     /// Titles of the runs that diverged.
@@ -50,144 +56,106 @@ pub struct Results {
     pub versions: BTreeMap<String, String>,
 }
 
-/// The loss that arms are compared by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Measure {
-    /// Validation loss in nats a token, which needs equal tokens.
-    #[serde(rename = "validation nats/token")]
-    NatsPerToken,
-    /// Validation loss in bits per byte, for arms whose tokenizers may differ.
-    #[serde(rename = "validation bits/byte")]
-    BitsPerByte,
+/// The file. A study without tasks has its measure and arms at the top level, another one has them in `tasks`.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    name: String,
+    study: Study,
+    written: String,
+    command: Vec<String>,
+    complete: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    measure: Option<Measure>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    arms: Vec<ArmResult>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tasks: Vec<TaskResult>,
+    runs: Vec<Figures>,
+    diverged: Vec<String>,
+    failed: Vec<String>,
+    machines: Vec<Hardware>,
+    commits: Vec<Commit>,
+    versions: BTreeMap<String, String>,
 }
 
-impl Measure {
-    /// The one that the study's arms share.
-    pub fn shared(study: &Study) -> Self {
-        match study.allows(Difference::Data) {
-            true => Self::BitsPerByte,
-            false => Self::NatsPerToken,
+impl From<Results> for Written {
+    fn from(mut results: Results) -> Self {
+        let alone = results.tasks.pop_if(|task| task.name.is_none());
+        let (measure, arms) = match alone {
+            Some(task) => (Some(task.measure), task.arms),
+            None => (None, Vec::new()),
+        };
+        Self {
+            version: RESULTS_VERSION,
+            name: results.name,
+            study: results.study,
+            written: results.written,
+            command: results.command,
+            complete: results.complete,
+            measure,
+            arms,
+            tasks: results.tasks,
+            runs: results.runs,
+            diverged: results.diverged,
+            failed: results.failed,
+            machines: results.machines,
+            commits: results.commits,
+            versions: results.versions,
         }
     }
+}
 
-    /// A run's.
-    pub fn of(self, figures: &Figures) -> f64 {
-        match self {
-            Self::NatsPerToken => figures.validation_loss,
-            Self::BitsPerByte => figures.validation_bits_per_byte,
+impl From<Written> for Results {
+    fn from(written: Written) -> Self {
+        let alone = written.measure.map(|measure| TaskResult {
+            name: None,
+            measure,
+            length: None,
+            arms: written.arms,
+        });
+        Self {
+            name: written.name,
+            study: written.study,
+            written: written.written,
+            command: written.command,
+            complete: written.complete,
+            tasks: alone.into_iter().chain(written.tasks).collect(),
+            runs: written.runs,
+            diverged: written.diverged,
+            failed: written.failed,
+            machines: written.machines,
+            commits: written.commits,
+            versions: written.versions,
         }
     }
-
-    /// Its unit.
-    pub fn unit(self) -> &'static str {
-        match self {
-            Self::NatsPerToken => "nats/token",
-            Self::BitsPerByte => "bits/byte",
-        }
-    }
-}
-
-/// One point of an arm's grid.
-#[derive(Clone, Debug, Serialize)]
-pub struct PointResult {
-    /// Its name.
-    pub name: String,
-    /// What it sets.
-    pub settings: Settings,
-    /// The measure at the first seed; none if that run is not finished.
-    pub first_seed: Option<f64>,
-    /// Whether that run diverged.
-    pub diverged: bool,
-    /// Whether that run failed otherwise in the process that wrote this.
-    pub failed: bool,
-}
-
-/// One seed of an arm's chosen point.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct SeedResult {
-    /// The seed.
-    pub seed: u64,
-    /// The measure.
-    pub value: f64,
-}
-
-/// One arm.
-#[derive(Clone, Debug, Serialize)]
-pub struct ArmResult {
-    /// Its name.
-    pub name: String,
-    /// Its recipe, as the study names it.
-    pub recipe: String,
-    /// Its grid.
-    pub points: Vec<PointResult>,
-    /// Name of the point with the best validation loss at the first seed, among those finished.
-    pub chosen: Option<String>,
-    /// Keys whose chosen value is the least or greatest of their grid, once it is decided: the best one may lie beyond it.
-    pub at_edge: Vec<String>,
-    /// Whether the grid is decided and the chosen point has a finite loss for every seed. Means below are given only then.
-    pub complete: bool,
-    /// The finished seeds of the chosen point.
-    pub seeds: Vec<SeedResult>,
-    /// Validation loss over seeds at that point, nats a token.
-    pub validation_loss: Option<Summary>,
-    /// The same in bits per byte.
-    pub validation_bits_per_byte: Option<Summary>,
-    /// Test loss over seeds, if every run has one.
-    pub test_loss: Option<Summary>,
-    /// The same in bits per byte.
-    pub test_bits_per_byte: Option<Summary>,
-    /// Parameters, frozen ones included.
-    pub parameters: Option<u64>,
-    /// Training tokens of one run.
-    pub tokens: Option<u64>,
-    /// Median over seeds of the median time of an update, seconds.
-    pub step_seconds: Option<f64>,
-    /// Median over seeds of the median training tokens a second.
-    pub tokens_per_second: Option<f64>,
-    /// Mean seconds of a finished run.
-    pub seconds: Option<f64>,
-    /// Mean over seeds of the mean cosine between the recipe's gradient and the exact one, where it was probed.
-    pub gradient_cosine: Option<f64>,
-    /// The same over the weights of the potentials alone.
-    pub gradient_cosine_potential: Option<f64>,
-    /// Against the first arm, by [`Results::measure`]; none for the first arm itself.
-    pub against_first: Option<Comparison>,
 }
 
 impl Results {
     /// Puts together what is finished. `command` is the command line to be shown.
     ///
     /// # Errors
-    /// [`CompareError::NothingToReport`] if nothing is.
+    /// [`CompareError::NothingToReport`] if nothing is; a damaged `windows.json`.
     pub fn new(layout: &Layout, state: &State, command: Vec<String>) -> Result<Self, CompareError> {
         if state.finished.is_empty() {
             return Err(CompareError::NothingToReport {
                 path: layout.out.clone(),
             });
         }
-        let measure = Measure::shared(&layout.study);
-        let mut arms: Vec<ArmResult> = Vec::with_capacity(layout.arms.len());
-        for arm in 0..layout.arms.len() {
-            let mut result = arm_result(layout, state, measure, arm);
-            if let Some(first) = arms.first() {
-                let means = (result.measured(measure), first.measured(measure));
-                result.against_first = Some(match means {
-                    (Some(own), Some(first)) => compare(own, first),
-                    _ => Comparison::INCOMPLETE,
-                });
-            }
-            arms.push(result);
-        }
+        let tasks = 0..layout.tasks.len();
+        let tasks = tasks
+            .map(|task| TaskResult::new(layout, state, task))
+            .collect::<Result<Vec<_>, _>>()?;
         let titles = |runs: &BTreeSet<RunId>| runs.iter().map(|run| layout.title(*run)).collect();
         let mut results = Self {
-            version: RESULTS_VERSION,
             name: layout.name.clone(),
             study: layout.study.clone(),
             written: format::utc(SystemTime::now()),
             command,
-            complete: arms.iter().all(|arm| arm.complete),
-            measure,
-            arms,
+            complete: tasks
+                .iter()
+                .all(|task| task.arms.iter().all(|arm| arm.complete)),
+            tasks,
             runs: state.finished.values().cloned().collect(),
             diverged: titles(&state.diverged),
             failed: titles(&state.failed),
@@ -201,8 +169,29 @@ impl Results {
         Ok(results)
     }
 
+    /// Reads a `results.json`.
+    ///
+    /// # Errors
+    /// [`CompareError::OtherVersion`] for a file of another layout, [`CompareError::BadFile`] for one that is damaged.
+    pub fn read(path: &Path) -> Result<Self, CompareError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let found = read_json::<Head>(path)?.version;
+        match found == RESULTS_VERSION {
+            true => read_json(path),
+            false => Err(CompareError::OtherVersion {
+                path: path.into(),
+                found,
+            }),
+        }
+    }
+
     fn note_provenance(&mut self, figures: &Figures) {
-        let made = &figures.provenance;
+        let Some(made) = &figures.provenance else {
+            return;
+        };
         if !self.machines.contains(&made.hardware) {
             self.machines.push(made.hardware.clone());
         }
@@ -228,7 +217,7 @@ impl Results {
     /// A folder that cannot be written.
     pub fn write(&self, out: &Path) -> Result<(), CompareError> {
         std::fs::create_dir_all(out).map_err(FileError::io("create", out))?;
-        atomic_write(&out.join("results.json"), |file| {
+        atomic_write(&out.join(RESULTS_FILE), |file| {
             serde_json::to_writer_pretty(&mut *file, self)?;
             file.write_all(b"\n")
         })?;
@@ -238,113 +227,6 @@ impl Results {
         })?;
         Ok(())
     }
-}
-
-impl ArmResult {
-    /// The arm's validation loss in the unit that arms are compared by; none for an incomplete arm.
-    pub fn measured(&self, measure: Measure) -> Option<&Summary> {
-        match measure {
-            Measure::NatsPerToken => self.validation_loss.as_ref(),
-            Measure::BitsPerByte => self.validation_bits_per_byte.as_ref(),
-        }
-    }
-}
-
-fn arm_result(layout: &Layout, state: &State, measure: Measure, arm: usize) -> ArmResult {
-    let laid = &layout.arms[arm];
-    let seeds = &layout.study.seeds;
-    let chosen = state.best_point(layout, arm);
-    let complete = state.is_complete(layout, arm);
-    let runs: Vec<&Figures> = chosen
-        .into_iter()
-        .flat_map(|point| seeds.iter().map(move |&seed| RunId { arm, point, seed }))
-        .filter_map(|run| state.finished.get(&run))
-        .collect();
-    let every = |value: fn(&Figures) -> Option<f64>| -> Option<Vec<f64>> {
-        runs.iter().map(|figures| value(figures)).collect()
-    };
-    // Means over the seeds that happened to survive would be too good.
-    let summary = |value| {
-        let values = every(value).filter(|_| complete);
-        values.and_then(|values| Summary::of(&values))
-    };
-    let middle = |value| every(value).and_then(|values| median(&values));
-    let mean = |value| summary(value).map(|summary| summary.mean);
-    let point = |(number, point): (usize, &LaidPoint)| {
-        let run = seeds.first().map(|&seed| RunId {
-            arm,
-            point: number,
-            seed,
-        });
-        let figures = run.and_then(|run| state.finished.get(&run));
-        PointResult {
-            name: point.name.clone(),
-            settings: point.settings.clone(),
-            first_seed: figures.map(|figures| measure.of(figures)),
-            diverged: run.is_some_and(|run| state.diverged.contains(&run)),
-            failed: run.is_some_and(|run| state.failed.contains(&run)),
-        }
-    };
-    ArmResult {
-        name: laid.name.clone(),
-        recipe: layout.study.arm[arm].recipe.clone(),
-        points: laid.points.iter().enumerate().map(point).collect(),
-        chosen: chosen.map(|point| laid.points[point].name.clone()),
-        at_edge: chosen
-            .filter(|_| state.is_decided(layout, arm))
-            .map_or(Vec::new(), |point| at_edge(&laid.points, point)),
-        complete,
-        seeds: runs
-            .iter()
-            .map(|figures| SeedResult {
-                seed: figures.seed,
-                value: measure.of(figures),
-            })
-            .collect(),
-        validation_loss: summary(|figures| Some(figures.validation_loss)),
-        validation_bits_per_byte: summary(|figures| Some(figures.validation_bits_per_byte)),
-        test_loss: summary(|figures| figures.test_loss),
-        test_bits_per_byte: summary(|figures| figures.test_bits_per_byte),
-        parameters: runs.first().map(|figures| figures.parameters),
-        tokens: runs.first().map(|figures| figures.tokens),
-        step_seconds: middle(|figures| figures.step_seconds),
-        tokens_per_second: middle(|figures| figures.tokens_per_second),
-        seconds: every(|figures| Some(figures.seconds))
-            .and_then(|values| Summary::of(&values))
-            .map(|summary| summary.mean),
-        gradient_cosine: mean(|figures| figures.gradient_cosine),
-        gradient_cosine_potential: mean(|figures| figures.gradient_cosine_potential),
-        against_first: None,
-    }
-}
-
-/// Keys of several numbers whose value at `chosen` is the least or the greatest of them.
-fn at_edge(points: &[LaidPoint], chosen: usize) -> Vec<String> {
-    let number = |point: &LaidPoint, key: &str| match point.settings.get(key)? {
-        toml::Value::Float(value) => Some(*value),
-        toml::Value::Integer(value) => Some(*value as f64),
-        _ => None,
-    };
-    let is_edge = |key: &&String| {
-        let Some(own) = number(&points[chosen], key) else {
-            return false;
-        };
-        let others: Vec<f64> = points
-            .iter()
-            .filter_map(|point| number(point, key))
-            .collect();
-        let (less, more) = (
-            others.iter().any(|x| *x < own),
-            others.iter().any(|x| *x > own),
-        );
-        less != more
-    };
-    points[chosen]
-        .settings
-        .keys()
-        .filter(is_edge)
-        .cloned()
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The study file: arms, seeds, grids, and the differences that are allowed.
+//! The study file: arms, tasks, seeds, grids, and the differences that are allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use crate::CompareError;
+
+mod task;
+
+pub use task::{Quality, Task};
 
 /// Dotted keys of a recipe with their values.
 pub type Settings = BTreeMap<String, Value>;
@@ -38,6 +42,9 @@ pub struct Study {
     /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
     #[serde(default = "default_parameters_within")]
     pub parameters_within: f64,
+    /// The tasks that every arm runs; without any, the arms' recipes are the one task.
+    #[serde(default)]
+    pub task: Vec<Task>,
     /// The arms; all others are compared with the first.
     pub arm: Vec<Arm>,
 }
@@ -57,9 +64,20 @@ pub struct Arm {
     /// Keys of this arm; they win over those of the study.
     #[serde(default)]
     pub set: Settings,
-    /// Replaces the study's grid.
+    /// Replaces the grid of study and task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid: Option<Grid>,
+    /// The tasks it runs; all of them unless stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Vec<String>>,
+}
+
+impl Arm {
+    /// Whether the arm runs a task.
+    pub fn runs(&self, task: &Task) -> bool {
+        let names = self.tasks.as_ref();
+        names.is_none_or(|names| names.contains(&task.name))
+    }
 }
 
 /// What arms may differ in, if the study says so.
@@ -107,6 +125,8 @@ pub struct Loaded {
     pub study: Study,
     /// The folder that recipes given as paths are relative to.
     pub folder: PathBuf,
+    /// The study's file and those it extends, as they stand on disk: name and text.
+    pub files: Vec<(String, String)>,
 }
 
 /// Loads a study by its name in `folder`, or by path when `name_or_path` ends in `.toml` or has a folder in it.
@@ -128,7 +148,13 @@ pub fn load(folder: &Path, name_or_path: &str) -> Result<Loaded, CompareError> {
     let file = loaded.files.first().cloned().unwrap_or_default();
     let beside = file.parent().unwrap_or(Path::new(""));
     let folder = std::path::absolute(beside).map_err(FileError::io("find", beside))?;
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).map_err(FileError::io("read", path))?;
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        Ok::<_, FileError>((name.to_string_lossy().into_owned(), text))
+    };
     Ok(Loaded {
+        files: loaded.files.iter().map(read).collect::<Result<_, _>>()?,
         name: loaded.name,
         header: loaded.header,
         study: loaded.value,
@@ -150,10 +176,7 @@ impl Study {
         if let Some(seed) = repeated(&self.seeds) {
             return Err(bad("seeds", seed, "it is there twice"));
         }
-        if !(self.parameters_within >= 0.0 && self.parameters_within.is_finite()) {
-            let why = "it must be a share of at least 0, such as 0.02";
-            return Err(bad("parameters_within", &self.parameters_within, why));
-        }
+        check_share("parameters_within", self.parameters_within)?;
         if self.arm.is_empty() {
             return Err(bad("arm", &"[]", "a study needs at least one [[arm]]"));
         }
@@ -163,12 +186,9 @@ impl Study {
         }
         check_settings("set", &self.set)?;
         check_grid("grid", &self.grid)?;
+        task::validate(self)?;
         for arm in &self.arm {
-            let clean = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if arm.name.is_empty() || arm.name.starts_with('.') || !arm.name.chars().all(clean) {
-                let why = "a name has letters, digits, `-`, `_` and `.` only, and does not start with a dot";
-                return Err(bad("arm.name", &format!("`{}`", arm.name), why));
-            }
+            check_name("arm.name", &arm.name)?;
             check_settings("arm.set", &arm.set)?;
             if let Some(grid) = &arm.grid {
                 check_grid("arm.grid", grid)?;
@@ -177,14 +197,11 @@ impl Study {
         Ok(())
     }
 
-    /// Whether arms may differ so.
-    pub fn allows(&self, difference: Difference) -> bool {
-        self.allow.contains(&difference)
-    }
-
-    /// The points of an arm's grid, the last key moving fastest.
-    pub fn points(&self, arm: &Arm) -> Vec<Point> {
-        let grid = arm.grid.as_ref().unwrap_or(&self.grid);
+    /// The points of an arm's grid on a task, the last key moving fastest. The arm's own grid goes before the task's, and that
+    /// before the study's.
+    pub fn points(&self, arm: &Arm, task: Option<&Task>) -> Vec<Point> {
+        let of_task = || task.and_then(|task| task.grid.as_ref());
+        let grid = arm.grid.as_ref().or_else(of_task).unwrap_or(&self.grid);
         let mut settings = vec![Settings::new()];
         for (key, values) in grid {
             let with = |point: &Settings| {
@@ -235,6 +252,25 @@ fn check_overlap<T>(place: &str, source: &BTreeMap<String, T>) -> Result<(), Com
         }
     }
     Ok(())
+}
+
+/// Refuses what is no name of a folder.
+fn check_name(key: &str, name: &str) -> Result<(), CompareError> {
+    let clean = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(clean) {
+        let why =
+            "a name has letters, digits, `-`, `_` and `.` only, and does not start with a dot";
+        return Err(CompareError::setting(key, format!("`{name}`"), why));
+    }
+    Ok(())
+}
+
+fn check_share(key: &str, share: f64) -> Result<(), CompareError> {
+    let why = "it must be a share of at least 0, such as 0.02";
+    match share >= 0.0 && share.is_finite() {
+        true => Ok(()),
+        false => Err(CompareError::setting(key, share, why)),
+    }
 }
 
 fn repeated<T: Ord>(values: &[T]) -> Option<&T> {

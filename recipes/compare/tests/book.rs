@@ -20,9 +20,9 @@ fn check_study(book: &Path, studies: &Path, name: &str) -> Layout {
     assert!(!loaded.study.description.is_empty(), "{name}");
     let layout = Layout::new(loaded, book, Path::new("out")).unwrap();
     let costs = costs(&layout, &Device::flex(), &mut |recipe| {
-        Ok(known_vocab(&recipe.data.tokenizer).unwrap_or(CHARACTERS))
+        Ok(known_vocab(recipe)?.unwrap_or(CHARACTERS))
     });
-    check(&layout.study, &costs.unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    check(&layout.tasks, &costs.unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
     layout
 }
 
@@ -60,7 +60,7 @@ fn the_example_of_the_page_is_fair() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("example.toml"), example).unwrap();
     let layout = check_study(&root().join("recipes/book"), folder.path(), "example");
-    let points: Vec<_> = layout.arms.iter().map(|arm| arm.points.len()).collect();
+    let points: Vec<_> = layout.cells.iter().map(|cell| cell.points.len()).collect();
     assert!(
         points.len() > 1 && points.iter().all(|n| *n == points[0]),
         "{points:?}"

@@ -239,6 +239,7 @@ fn against(first: &Cost, other: &Cost, batch: usize) -> Table {
         columns,
         rows: first.settings.lengths.iter().map(row).collect(),
         best: None,
+        bold: Vec::new(),
         note: "A ratio below one is in favour of the first.".into(),
     }
 }

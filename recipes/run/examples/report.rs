@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             prompt: "ROMEO:".into(),
             text: "\nBut soft, what <light> through yonder window breaks?\nIt is the east & \"Juliet\" is the sun.".into(),
         }],
+        ..Report::default()
     };
     report.write(&path)?;
     Ok(())
@@ -95,8 +96,7 @@ fn losses() -> Chart {
                 .style(Style::Dashed),
         ],
         references: vec![("bigram entropy".into(), 2.45), ("uniform".into(), 44.17)],
-        log_x: false,
-        log_y: false,
+        ..Chart::default()
     }
 }
 
@@ -162,5 +162,6 @@ fn table() -> Table {
             .collect(),
         best: Some(0),
         note: "cargo xtask compare example".into(),
+        ..Table::default()
     }
 }

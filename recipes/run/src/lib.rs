@@ -35,7 +35,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, CheckpointStore, CheckpointWri
 pub use error::FileError;
 pub use folder::{FolderError, RunFolder};
 pub use interrupt::Interrupt;
-pub use live::{Mode, Progress, View};
+pub use live::{Board, Mode, Progress, View};
 pub use metrics::{Kind, MetricsError, MetricsWriter, Record};
 pub use recipe::{Recipe, RecipeError};
 pub use report::Report;

@@ -49,6 +49,7 @@ pub(crate) fn write(
                 text: text.clone(),
             })
             .collect(),
+        ..Report::default()
     };
     Ok(report.write(&setup.folder.report())?)
 }
@@ -257,7 +258,7 @@ fn table(result: &RunResult) -> Table {
         .map(String::from)
         .to_vec(),
         rows,
-        best: None,
         note: "Means over tokens. The weights are those of the best evaluation.".into(),
+        ..Table::default()
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Corner, copy};
 
 /// Two rates and two seeds for each of two arms of equal size: six runs, one of which is left out by `b`'s own grid.
-const STUDY: &str = r#"
+pub const STUDY: &str = r#"
 # Do gates matter?
 description = "a test"
 seeds = [3, 4]
@@ -32,7 +32,7 @@ const RUNS: [&str; 5] = [
     "b/learning_rate=0.01/seed-4",
 ];
 
-fn corner(study: &str) -> Corner {
+pub fn corner(study: &str) -> Corner {
     let corner = Corner::new();
     let recipe = fs::read_to_string(corner.path("recipe.toml")).unwrap();
     fs::write(
@@ -44,22 +44,22 @@ fn corner(study: &str) -> Corner {
     corner
 }
 
-fn compare(corner: &Corner, more: &[&str]) -> crate::common::Said {
+pub fn compare(corner: &Corner, more: &[&str]) -> crate::common::Said {
     let study = corner.text("study.toml");
     let mut args = vec!["compare", study.as_str(), "--out", "out"];
     args.extend(more);
     corner.kiln(&args)
 }
 
-fn run(corner: &Corner, name: &str) -> PathBuf {
+pub fn run(corner: &Corner, name: &str) -> PathBuf {
     corner.path("out/runs").join(name)
 }
 
-fn log(corner: &Corner, name: &str) -> String {
+pub fn log(corner: &Corner, name: &str) -> String {
     fs::read_to_string(corner.path("out/logs").join(format!("{name}.log"))).unwrap()
 }
 
-fn results(corner: &Corner) -> serde_json::Value {
+pub fn results(corner: &Corner) -> serde_json::Value {
     serde_json::from_slice(&fs::read(corner.path("out/results.json")).unwrap()).unwrap()
 }
 
@@ -110,7 +110,7 @@ fn a_study_is_run_once_resumed_and_reported_anywhere() {
     assert!(first["runs"][0]["test_loss"].is_f64() && first["versions"]["burn"].is_string());
     let page = fs::read_to_string(corner.path("out/results.md")).unwrap();
     assert!(
-        page.contains("cargo xtask compare") && page.contains("## Against `a`"),
+        page.contains("cargo xtask compare") && page.contains("## Against a\n"),
         "{page}"
     );
 

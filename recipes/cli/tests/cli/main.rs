@@ -12,4 +12,5 @@ mod cost;
 mod disk;
 mod folders;
 mod recipes;
+mod tasks;
 mod work;

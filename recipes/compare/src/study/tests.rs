@@ -35,7 +35,7 @@ fn a_grid_is_a_product_and_an_arm_can_bring_its_own() {
     );
     let study = loaded.study;
     let names: Vec<_> = study
-        .points(&study.arm[0])
+        .points(&study.arm[0], None)
         .into_iter()
         .map(|p| p.name)
         .collect();
@@ -48,7 +48,7 @@ fn a_grid_is_a_product_and_an_arm_can_bring_its_own() {
             "clip_norm=3,learning_rate=0.002"
         ]
     );
-    let own = study.points(&study.arm[1]);
+    let own = study.points(&study.arm[1], None);
     assert_eq!((own.len(), own[0].name.as_str()), (1, "default"));
     assert_eq!(study.parameters_within, 0.02);
 }
@@ -76,7 +76,7 @@ fn equal_ends_of_keys_are_written_in_full() {
         ..study.arm[0].clone()
     };
     assert_eq!(
-        study.points(&arm)[0].name,
+        study.points(&arm, None)[0].name,
         "model.bk.eta=0.1_1,model.resolvent.eta=x_y"
     );
 }
@@ -166,8 +166,73 @@ fn what_cannot_be_is_refused() {
             "is set twice, but",
         ),
         ("seeds", "allow = [\"date\"]\nseeds", "did you mean `data`?"),
+        (
+            "recipe = \"one\"",
+            "recipe = \"one\"\ntasks = [\"x\"]",
+            "study: `arm.tasks` is x, but the study has no [[task]]",
+        ),
     ] {
         let error = refused(from, to);
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn tasks_that_cannot_be_are_refused() {
+    let tasks = "[[task]]\nname = \"t\"\n[[task]]\nname = \"u\"\nMORE\n[[arm]]";
+    for (more, arm, message) in [
+        ("set = { seed = 1 }", "", "`task.set.seed` is 1, but seeds"),
+        (
+            "grid = { \"x.y\" = [] }",
+            "",
+            "`task.grid.x.y` is [], but there",
+        ),
+        (
+            "parameters_within = nan",
+            "",
+            "`task.parameters_within` is NaN, but it must be",
+        ),
+        ("measure = \"loose\"", "", "loose"),
+        (
+            "[[task]]\nname = \"t\"",
+            "",
+            "`task.name` is t, but it is there twice",
+        ),
+        (
+            "[[task]]\nname = \"a/b\"",
+            "",
+            "`task.name` is `a/b`, but a name",
+        ),
+        (
+            "",
+            "tasks = []",
+            "`arm.tasks` is [], but the arm would run nothing",
+        ),
+        (
+            "",
+            "tasks = [\"v\"]",
+            "`arm.tasks` is v, but the study's tasks are t, u",
+        ),
+        (
+            "",
+            "tasks = [\"t\", \"t\"]",
+            "`arm.tasks` is t, but it is there twice",
+        ),
+    ] {
+        let text = STUDY.replacen("[[arm]]", &tasks.replace("MORE", more), 1);
+        let text = text.replacen("recipe = \"one\"", &format!("recipe = \"one\"\n{arm}"), 1);
+        let error = read(&text).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+    // Every arm leaves `u` out.
+    let text = STUDY.replacen("[[arm]]", &tasks.replace("MORE", ""), 1);
+    let text = ["one", "two"].iter().fold(text, |text, recipe| {
+        let from = format!("recipe = \"{recipe}\"");
+        text.replace(&from, &format!("{from}\ntasks = [\"t\"]"))
+    });
+    let error = read(&text).unwrap_err();
+    assert!(
+        error.contains("`task.name` is u, but no arm runs it"),
+        "{error}"
+    );
 }

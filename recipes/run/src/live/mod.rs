@@ -1,10 +1,14 @@
 //! What a person sees while a run goes on: a live view on a terminal, plain lines elsewhere. Both
 //! go to standard error, so that standard output stays free for results.
 
+mod board;
+
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub use board::{Board, Line};
 
 use crate::format;
 
@@ -120,11 +124,10 @@ enum Face {
 impl View {
     /// A view of a run of `total_steps` updates, on standard error.
     pub fn new(total_steps: u64, mode: Mode) -> Self {
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
         // A hidden bar swallows messages too, so without a terminal the view is plain whatever was
         // asked for.
-        if mode == Mode::Plain || bar.is_hidden() || (mode == Mode::Auto && dumb) {
+        if mode == Mode::Plain || bar.is_hidden() || (mode == Mode::Auto && is_dumb()) {
             return Self::plain_to(io::stderr(), PLAIN_INTERVAL);
         }
         let template = "{bar:36.green/dim} {percent:>3}%   step {pos}/{len}   {prefix}\n{wide_msg}";
@@ -200,6 +203,11 @@ impl View {
             Face::Plain { .. } => {}
         }
     }
+}
+
+/// Whether the terminal says that it cannot redraw.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// A closed pipe must not end a run that took hours, so errors are left aside.

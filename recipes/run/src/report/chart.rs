@@ -2,12 +2,13 @@
 //! for those who cannot see it.
 
 use super::html::escape;
+use super::marks;
 use super::plot::Plot;
 use super::scale::{SMALLEST, is_drawable};
 use crate::format;
 
 /// Colours of the style sheet; later series take them again, dashed.
-pub(super) const COLORS: usize = 6;
+pub(super) const COLORS: usize = 8;
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,11 @@ pub struct Series {
     /// Which colour it has, counted from 0; its place among the series unless stated. Series that
     /// belong together share one.
     pub color: Option<usize>,
+    /// Its number among things that several charts of a page show, counted from 0. It gives colour, dashes and the shape of
+    /// marks, so that things are told apart without colour and look alike in every chart.
+    pub mark: Option<usize>,
+    /// A shaded band, as (x, low, high) in order: what the points are the middle of.
+    pub band: Vec<(f64, f64, f64)>,
 }
 
 /// A chart of curves over a common axis.
@@ -57,6 +63,8 @@ pub struct Chart {
     pub log_x: bool,
     /// Whether the vertical axis is logarithmic. Points at or below zero are then gaps.
     pub log_y: bool,
+    /// Whether the legend leaves the last value of each curve out, where it is not the one that counts.
+    pub plain_legend: bool,
 }
 
 impl Series {
@@ -82,9 +90,25 @@ impl Series {
         }
     }
 
+    /// The same with a number that gives its colour, dashes and marks.
+    pub fn mark(self, mark: usize) -> Self {
+        Self {
+            mark: Some(mark),
+            ..self
+        }
+    }
+
+    /// The same over a band of (x, low, high).
+    pub fn band(self, band: Vec<(f64, f64, f64)>) -> Self {
+        Self { band, ..self }
+    }
+
     /// Its classes in the style sheet, at this place among the series.
     pub(super) fn classes(&self, place: usize) -> String {
-        let color = self.color.unwrap_or(place);
+        let color = self.color.or(self.mark).unwrap_or(place);
+        if let (Some(mark), Style::Solid) = (self.mark, self.style) {
+            return format!("s{} solid {}", color % COLORS, marks::dash(mark));
+        }
         let style = match self.style {
             Style::Solid if color >= COLORS => "dashed",
             Style::Solid => "solid",
@@ -102,7 +126,7 @@ impl Series {
 
     /// "loss: 200 points, from 4.2 at 0 to 1.5 at 5000, lowest 1.4 at 4800".
     fn summary(&self) -> String {
-        let at = |(x, y): (f64, f64)| format!("{} at {}", measure(y), format::count(x));
+        let at = |(x, y): (f64, f64)| format!("{} at {}", measure(y), place(x));
         match (
             self.finite().next(),
             self.finite().next_back(),
@@ -120,6 +144,14 @@ impl Series {
             }
             _ => format!("{}: no data.", self.name),
         }
+    }
+}
+
+/// A place on the horizontal axis: a count of steps in three digits, a rate in its own.
+pub(super) fn place(value: f64) -> String {
+    match value.fract() == 0.0 {
+        true => format::count(value),
+        false => format::number(value),
     }
 }
 
@@ -150,7 +182,11 @@ impl Chart {
             escape(&self.title)
         );
         out.push_str(&self.legend());
-        out.push_str("</figcaption>\n<div class=\"scroll\">");
+        out.push_str("</figcaption>\n");
+        out.push_str(&format!(
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">",
+            escape(&self.title)
+        ));
         out.push_str(&plot.svg(id, &escape(&summaries.join(" "))));
         out.push_str("</div>\n");
         let notes = plot.notes();
@@ -190,18 +226,27 @@ impl Chart {
             .enumerate()
             .filter(|(_, series)| !named(series))
         {
-            let mark = match series.style {
-                Style::Points => "<circle cx=\"11\" cy=\"5\" r=\"4\"/>",
-                _ => "<path d=\"M1 5H21\"/>",
+            let line = "<path d=\"M1 5H21\"/>";
+            let mark = match (series.mark, series.style) {
+                (Some(mark), Style::Points) => marks::shape(mark, 11.0, 5.0, "mark", ""),
+                (Some(mark), Style::Solid) => {
+                    line.to_string() + &marks::shape(mark, 11.0, 5.0, "mark", "")
+                }
+                (_, Style::Points) => "<circle cx=\"11\" cy=\"5\" r=\"4\"/>".into(),
+                _ => line.into(),
             };
             let classes = series.classes(place);
             let last = series
                 .finite()
                 .next_back()
                 .map_or(format::NONE.into(), |(_, y)| measure(y));
+            let last = match self.plain_legend {
+                true => String::new(),
+                false => format!(" <b>{last}</b>"),
+            };
             out.push_str(&format!(
                 "<li><svg class=\"swatch {classes}\" viewBox=\"0 0 22 10\" \
-                 aria-hidden=\"true\">{mark}</svg>{} <b>{last}</b></li>",
+                 aria-hidden=\"true\">{mark}</svg>{}{last}</li>",
                 escape(&series.name)
             ));
         }

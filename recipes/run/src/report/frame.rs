@@ -1,7 +1,7 @@
 //! The frame of a plot: how much room there is and which values it spans.
 
 use super::chart::{Chart, Series, Style, measure};
-use super::scale::{Axis, Point, SMALLEST, robust_range};
+use super::scale::{Axis, Point, SMALLEST, is_drawable, robust_range};
 
 /// Size of the drawing, in pixels of its own.
 pub(super) const WIDTH: f64 = 880.0;
@@ -114,6 +114,12 @@ fn vertical(chart: &Chart) -> (f64, f64) {
             .filter(|(x, _)| !chart.log_x || *x >= SMALLEST);
         robust_range(&drawn.map(|(_, y)| height(y)).collect::<Vec<_>>())
     });
+    let bands = chart.series.iter().flat_map(|series| &series.band);
+    let drawable =
+        bands.filter(|(x, low, high)| is_drawable(&(*x, *low)) && is_drawable(&(*x, *high)));
+    let edges = drawable.flat_map(|(_, low, high)| [height(*low), height(*high)]);
+    let edges: Vec<f64> = edges.filter(|edge| edge.is_finite()).collect();
+    let ranges = ranges.chain(robust_range(&edges));
     let (low, high) = extent(ranges.flat_map(|(low, high)| [low, high])).unwrap_or((0.0, 1.0));
     let span = if same(low, high) {
         size(high)

@@ -5,16 +5,21 @@
 
 mod chart;
 mod frame;
+mod heat;
 mod html;
 mod labels;
+mod marks;
 mod plot;
 mod scale;
+mod section;
 mod text;
 
 use std::path::Path;
 
 pub use chart::{Chart, Series, Style};
+pub use heat::HeatMap;
 use html::escape;
+pub use section::{Part, Section};
 
 use crate::error::FileError;
 
@@ -32,6 +37,8 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// A row to point out, counted from 0.
     pub best: Option<usize>,
+    /// Cells to point out, as (row, column) counted from 0.
+    pub bold: Vec<(usize, usize)>,
     /// A remark below it: the command that measured it, say. Empty for none.
     pub note: String,
 }
@@ -56,6 +63,8 @@ pub struct Report {
     pub subtitle: String,
     /// The few numbers that matter, as (name, value): they are set large.
     pub highlights: Vec<(String, String)>,
+    /// Sections of the caller's, before all that follows.
+    pub sections: Vec<Section>,
     /// Everything else that is known of the run, as (name, value).
     pub facts: Vec<(String, String)>,
     /// Curves.
@@ -70,10 +79,16 @@ impl Report {
     /// The page as HTML.
     pub fn render(&self) -> String {
         let title = escape(&self.title);
+        // Comparisons have tables of many columns.
+        let wide = if self.sections.is_empty() {
+            ""
+        } else {
+            " class=\"wide\""
+        };
         let mut out = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-             <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n",
+             <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main{wide}>\n<header>\n<h1>{title}</h1>\n",
             include_str!("style.css")
         );
         if !self.subtitle.is_empty() {
@@ -84,6 +99,10 @@ impl Report {
         }
         out.push_str("</header>\n");
         pairs(&mut out, "highlights", &self.highlights);
+        let mut id = self.charts.len();
+        for section in &self.sections {
+            out.push_str(&section.html(&mut id));
+        }
         let charts = self
             .charts
             .iter()
@@ -164,9 +183,10 @@ impl Table {
                 }
             })
             .collect();
+        let title = escape(&self.title);
         let mut out = format!(
-            "<div class=\"card\"><div class=\"scroll\"><table>\n<caption>{}</caption>\n",
-            escape(&self.title)
+            "<div class=\"card\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{title}\"><table>\n\
+             <caption>{title}</caption>\n"
         );
         out.push_str("<thead><tr>");
         for (column, class) in class.iter().enumerate() {
@@ -190,6 +210,10 @@ impl Table {
                     ("th scope=\"row\"", "th")
                 } else {
                     ("td", "td")
+                };
+                let cell = match self.bold.contains(&(index, column)) {
+                    true => format!("<strong>{cell}</strong>"),
+                    false => cell,
                 };
                 out.push_str(&format!("<{open}{class}>{cell}</{close}>"));
             }
@@ -219,7 +243,7 @@ impl Table {
 impl Sample {
     fn html(&self) -> String {
         format!(
-            "<article class=\"card sample\"><h3>{}</h3><pre><span class=\"prompt\">{}</span>{}</pre></article>\n",
+            "<article class=\"card sample\"><h3>{}</h3><pre tabindex=\"0\"><span class=\"prompt\">{}</span>{}</pre></article>\n",
             escape(&self.title),
             escape(&self.prompt),
             escape(&self.text)

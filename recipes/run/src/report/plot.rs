@@ -1,15 +1,19 @@
 //! The plot of a chart as inline SVG: axes, grid, curves, labels, tooltips.
 
-use super::chart::{Chart, Series, Style, measure};
+use super::chart::{self, Chart, Series, Style, measure};
 use super::frame::{Frame, HEIGHT, LABEL, WIDTH, margin_text};
 use super::html::{escape, shorten};
 use super::labels::{Label, beside_points, in_margin};
-use super::scale::{Axis, Point, pieces};
+use super::marks;
+use super::scale::{Axis, Point, SMALLEST, is_drawable, pieces};
 use crate::format;
 
 /// Points of a curve that answer to the mouse, at most; more than that and they lie under each
 /// other.
 const TOOLTIPS: usize = 60;
+
+/// Marks of a curve of many points that are seen, about.
+const SEEN: usize = 8;
 
 /// A chart with its axes settled.
 pub(super) struct Plot<'a> {
@@ -48,6 +52,9 @@ impl<'a> Plot<'a> {
              <g clip-path=\"url(#c{id})\">"
         ));
         self.references(&mut out);
+        for (place, series) in self.chart.series.iter().enumerate() {
+            self.band(&mut out, place, series);
+        }
         for (place, series) in self.chart.series.iter().enumerate() {
             self.curve(&mut out, place, series);
         }
@@ -145,6 +152,29 @@ impl<'a> Plot<'a> {
         }
     }
 
+    /// Along the upper edge and back along the lower one.
+    fn band(&self, out: &mut String, place: usize, series: &Series) {
+        let inside = |(x, low, high): &&(f64, f64, f64)| {
+            is_drawable(&(*x, *low)) && is_drawable(&(*x, *high)) && (!self.x.log || *x >= SMALLEST)
+        };
+        let band: Vec<_> = series.band.iter().filter(inside).collect();
+        if band.len() < 2 {
+            return;
+        }
+        let upper = band.iter().map(|(x, _, high)| (x, high));
+        let lower = band.iter().rev().map(|(x, low, _)| (x, low));
+        let corners = upper.chain(lower);
+        let corner =
+            |(x, y): (&f64, &f64)| format!("{:.1} {:.1}", self.x.place(*x), self.pixel(*y));
+        let corners: Vec<_> = corners.map(corner).collect();
+        let classes = series.classes(place);
+        let color = classes.split(' ').next().unwrap_or_default();
+        out.push_str(&format!(
+            "<path class=\"band {color}\" d=\"M{}Z\"/>",
+            corners.join("L")
+        ));
+    }
+
     fn curve(&self, out: &mut String, place: usize, series: &Series) {
         let pieces = pieces(&series.points, &self.x, 2.0);
         out.push_str(&format!("<g class=\"{}\">", series.classes(place)));
@@ -182,6 +212,9 @@ impl<'a> Plot<'a> {
             .filter(|(x, y)| self.x.holds(*x) && self.y.holds(*y))
             .collect();
         let all = series.style == Style::Points || inside.len() <= 16;
+        // Where points are many, some tell the curves apart, at other places in each.
+        let seen = (inside.len() / SEEN).max(1);
+        let first = series.mark.unwrap_or(0) * seen / SEEN;
         let limit = if series.style == Style::Points {
             usize::MAX
         } else {
@@ -191,13 +224,27 @@ impl<'a> Plot<'a> {
         for (index, point) in inside.iter().enumerate() {
             // Counted from the end, so that the last point is always among them.
             let alone = lonely.contains(point);
-            if !(inside.len() - 1 - index).is_multiple_of(stride) && !alone {
+            let marked = series.mark.is_some() && index % seen == first % seen;
+            if !(inside.len() - 1 - index).is_multiple_of(stride) && !alone && !marked {
                 continue;
             }
-            let class = if all || alone { "dot" } else { "dot hidden" };
+            let shown = all || alone || marked;
+            if let Some(mark) = series.mark {
+                let class = if shown { "mark" } else { "mark hidden" };
+                let (x, y) = (self.x.place(point.0), self.pixel(point.1));
+                out.push_str(&marks::shape(
+                    mark,
+                    x,
+                    y,
+                    class,
+                    &self.tooltip(series, *point),
+                ));
+                continue;
+            }
+            let class = if shown { "dot" } else { "dot hidden" };
             out.push_str(&format!(
                 "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{}\">\
-                 <title>{}\n{}: {}\n{}: {}</title></circle>",
+                 {}</circle>",
                 self.x.place(point.0),
                 self.pixel(point.1),
                 if series.style == Style::Points {
@@ -205,13 +252,20 @@ impl<'a> Plot<'a> {
                 } else {
                     "3.5"
                 },
-                escape(&series.name),
-                escape(&self.chart.x_label),
-                format::count(point.0),
-                escape(&self.chart.y_label),
-                measure(point.1)
+                self.tooltip(series, *point)
             ));
         }
+    }
+
+    fn tooltip(&self, series: &Series, point: Point) -> String {
+        format!(
+            "<title>{}\n{}: {}\n{}: {}</title>",
+            escape(&series.name),
+            escape(&self.chart.x_label),
+            chart::place(point.0),
+            escape(&self.chart.y_label),
+            measure(point.1)
+        )
     }
 
     /// Far outside of the frame a pixel is cut off: renderers lose precision on coordinates of a

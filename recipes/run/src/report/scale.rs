@@ -45,7 +45,8 @@ impl Axis {
         } else {
             0.0
         };
-        if decades < 1.0 {
+        // Below half a decade round values of a logarithmic axis are too few.
+        if decades < 0.5 {
             return linear_ticks(self.from, self.to, count);
         }
         let every = (decades / count as f64).ceil() as i32;
@@ -231,6 +232,7 @@ mod tests {
             ["0", "1e-4", "2e-4", "3e-4", "4e-4", "5e-4", "6e-4"]
         );
         assert_eq!(labels(1.0, 1e6, true), ["1", "100", "10k", "1M"]);
+        assert_eq!(labels(1e-3, 8e-3, true), ["0.001", "0.002", "0.005"]);
         assert_eq!(labels(1e6, 2e7, true), ["1M", "2M", "5M", "10M", "20M"]);
     }
 

@@ -52,6 +52,11 @@ fn curve(name: &str, points: Vec<(f64, f64)>) -> Series {
 fn everything_is_escaped() {
     let evil = "<script>alert(\"1\")</script> & 'x'".to_string();
     let pair = vec![(evil.clone(), evil.clone())];
+    let sample = Sample {
+        title: evil.clone(),
+        prompt: evil.clone(),
+        text: evil.clone(),
+    };
     let report = Report {
         title: evil.clone(),
         subtitle: evil.clone(),
@@ -68,18 +73,39 @@ fn everything_is_escaped() {
             references: vec![(evil.clone(), 1.5), (evil.clone(), 99.0)],
             log_x: false,
             log_y: false,
+            plain_legend: false,
         }],
         tables: vec![Table {
             title: evil.clone(),
             columns: vec![evil.clone()],
             rows: vec![vec![evil.clone(), "1".into()]],
             best: Some(0),
+            bold: vec![(0, 0)],
             note: evil.clone(),
         }],
-        samples: vec![Sample {
+        samples: vec![sample.clone()],
+        sections: vec![Section {
             title: evil.clone(),
-            prompt: evil.clone(),
-            text: evil,
+            parts: vec![
+                Part::Text(evil.clone()),
+                Part::HeatMap(HeatMap {
+                    title: evil.clone(),
+                    axes: evil.clone(),
+                    columns: vec![evil.clone()],
+                    rows: vec![(evil.clone(), vec![Some(f64::NAN), Some(1.0), None])],
+                    range: (1.0, 1.0),
+                    note: evil.clone(),
+                }),
+                Part::Folded(Table {
+                    title: evil.clone(),
+                    ..Table::default()
+                }),
+                Part::Samples(vec![sample]),
+                Part::Source {
+                    title: evil.clone(),
+                    text: evil,
+                },
+            ],
         }],
     };
     let page = report.render();
@@ -248,7 +274,8 @@ proptest! {
         log_y in any::<bool>(),
     ) {
         let references = vec![("r".to_string(), reference)];
-        let series = vec![curve("a", points.clone()), curve("b", points).style(Style::Points)];
+        let band: Vec<_> = points.iter().map(|(x, y)| (*x, *y, reference)).collect();
+        let series = vec![curve("a", points.clone()).mark(9).band(band), curve("b", points).style(Style::Points)];
         page_of(Chart { series, references, log_x, log_y, ..Chart::default() });
     }
 
@@ -257,4 +284,67 @@ proptest! {
         let points = (0..5).map(|i| (base.abs() + f64::from(i) * 10f64.powi(exponent), base)).collect();
         page_of(Chart { series: vec![curve("a", points)], log_x, log_y, ..Chart::default() });
     }
+}
+
+/// Ids of charts in sections go on where the page's own end; marks, dashes and bands are drawn; what scrolls can be reached.
+#[test]
+fn sections_have_charts_tables_and_maps() {
+    let points: Vec<(f64, f64)> = (0..100).map(|i| (f64::from(i), f64::from(i % 5))).collect();
+    let band = points.iter().map(|(x, y)| (*x, y - 0.5, y + 0.5)).collect();
+    let chart = Chart {
+        series: vec![
+            curve("a", points.clone()).mark(1).band(band),
+            curve("b", points).mark(2),
+        ],
+        plain_legend: true,
+        ..Chart::default()
+    };
+    let table = Table {
+        title: "results".into(),
+        columns: vec!["arm".into(), "loss".into()],
+        rows: vec![vec!["a".into(), "1.5".into()]],
+        bold: vec![(0, 1)],
+        ..Table::default()
+    };
+    let map = HeatMap {
+        rows: vec![("a".into(), vec![Some(0.25), None])],
+        columns: vec!["64".into(), "256".into()],
+        range: (0.0, 0.5),
+        ..HeatMap::default()
+    };
+    let page = Report {
+        charts: vec![chart.clone()],
+        sections: vec![
+            Section {
+                title: "first".into(),
+                parts: vec![Part::Chart(chart.clone()), Part::Table(table)],
+            },
+            Section {
+                title: "second".into(),
+                parts: vec![Part::Chart(chart), Part::HeatMap(map)],
+            },
+            Section::default(),
+        ],
+        ..Report::default()
+    }
+    .render();
+    assert_well_formed(&page);
+    for (text, count) in [
+        ("id=\"c0\"", 1),
+        ("id=\"c1\"", 1),
+        ("id=\"c2\"", 1),
+        ("<path class=\"band s1\"", 3),
+        ("class=\"s2 solid dash2\"", 3),
+        ("<td class=\"number\"><strong>1.5</strong></td>", 1),
+        ("style=\"--v:50%\">0.250</td>", 1),
+        ("<section>", 3),
+    ] {
+        assert_eq!(page.matches(text).count(), count, "{text}");
+    }
+    let seen = page.matches("<path class=\"mark\" transform=").count();
+    assert!((6 * 9..6 * 12).contains(&seen), "{seen}");
+    assert_eq!(
+        page.matches("class=\"scroll\"").count(),
+        page.matches("class=\"scroll\" tabindex=\"0\"").count()
+    );
 }
