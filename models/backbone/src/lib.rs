@@ -24,4 +24,7 @@ pub use init::{InitRng, stable_param_ids};
 pub use layers::{Mlp, MlpKind, Norm, NormKind, project};
 pub use mixer::{Direction, Mixer, tensor_bytes};
 pub use preset::Preset;
-pub use projection::{ConvProjection, add_skip, gated_output, split_heads, weight_flops};
+pub use projection::{
+    ConvHistory, ConvProjection, QueryKeyValue, QueryKeyValueConfig, Readout, unit_spread,
+    weight_flops,
+};

@@ -1,5 +1,5 @@
-//! What recurrent mixers with keys and values have around their recurrence: projections with a short convolution, heads of
-//! normalised queries and keys, and the gated output.
+//! What recurrent mixers with keys and values have around their recurrence: queries, keys and values behind a short convolution,
+//! and the gated output.
 //!
 //! ```text
 //! q, k, v = silu(conv(W x))                  as in Mamba-2 (arXiv 2405.21060) and gated DeltaNet (arXiv 2412.06464)
@@ -13,7 +13,8 @@ use burn::tensor::{Device, Tensor};
 use kiln_fused::{rms_norm, swiglu};
 
 use crate::layers::EPSILON;
-use crate::{InitRng, ShortConv, project};
+use crate::mixer::tensor_bytes;
+use crate::{BackboneConfig, InitRng, ShortConv, project};
 
 /// silu(conv(W x)), or W x without a convolution.
 #[derive(Module, Debug)]
@@ -24,38 +25,53 @@ pub struct ConvProjection {
     pub conv: Option<ShortConv>,
 }
 
+/// The last inputs of the convolutions of queries, keys and values, `[batch, conv_width - 1, channels]`, if there are any.
+#[derive(Clone, Debug, Default)]
+pub struct ConvHistory([Option<Tensor<3>>; 3]);
+
+/// Sizes of [`QueryKeyValue`].
+#[derive(Clone, Copy, Debug)]
+pub struct QueryKeyValueConfig {
+    /// Number of heads; divides `d_model`.
+    pub heads: usize,
+    /// Width of a head's queries and keys. Its values have d_model / heads.
+    pub d_key: usize,
+    /// Tokens that the convolutions see, the present one included; 0 or 1 leaves them out.
+    pub conv_width: usize,
+    /// Whether queries and keys are divided by their root mean square.
+    pub qk_norm: bool,
+}
+
+/// The projections of queries, keys and values.
+#[derive(Module, Debug)]
+pub struct QueryKeyValue {
+    // Three products instead of a packed one: the gradient of a part of a tensor is as large as the whole.
+    /// To `heads * d_key` channels.
+    pub query: ConvProjection,
+    /// To as many.
+    pub key: ConvProjection,
+    /// To `d_model` channels.
+    pub value: ConvProjection,
+    heads: usize,
+    d_key: usize,
+    d_value: usize,
+    qk_norm: bool,
+}
+
+/// From what the heads read to the mixer's output.
+#[derive(Module, Debug)]
+pub struct Readout {
+    gate: Option<Linear>,
+    /// D: weight of a position's own value, `[d_model]`.
+    skip: Option<Param<Tensor<1>>>,
+    /// Scale of the norm of a head's output, alike for all heads, `[d_value]`.
+    norm: Param<Tensor<1>>,
+    /// W_o.
+    pub output: Linear,
+}
+
 impl ConvProjection {
-    /// Normal weights of standard deviation `std`; a convolution that sees `conv_width` tokens if that is above 1.
-    pub fn init(
-        [d_model, channels]: [usize; 2],
-        conv_width: usize,
-        bias: bool,
-        std: f64,
-        rng: &mut InitRng,
-        device: &Device,
-    ) -> Self {
-        Self {
-            linear: rng.linear(d_model, channels, bias, std, device),
-            conv: (conv_width > 1).then(|| ShortConv::init(channels, conv_width, rng, device)),
-        }
-    }
-
-    /// What stands before the first input, if there is a convolution: `[batch, conv_width - 1, channels]`.
-    pub fn initial_history(&self, batch: usize, device: &Device) -> Option<Tensor<3>> {
-        let conv = self.conv.as_ref()?;
-        Some(conv.initial_history(batch, device))
-    }
-
-    /// Projects.
-    ///
-    /// # Shapes
-    /// - x `[batch, seq, d_model]`, history as [`ConvProjection::initial_history`] or none for a fresh start
-    /// - returns `[batch, seq, channels]` and, if one was given, the history after
-    pub fn forward(
-        &self,
-        x: Tensor<3>,
-        history: Option<Tensor<3>>,
-    ) -> (Tensor<3>, Option<Tensor<3>>) {
+    fn forward(&self, x: Tensor<3>, history: Option<Tensor<3>>) -> (Tensor<3>, Option<Tensor<3>>) {
         let projected = project(&self.linear, x);
         match &self.conv {
             Some(conv) => conv.forward(projected, history, true),
@@ -63,65 +79,162 @@ impl ConvProjection {
         }
     }
 
+    fn flops_per_token(&self) -> u64 {
+        weight_flops(&self.linear) + self.conv.as_ref().map_or(0, ShortConv::flops_per_token)
+    }
+}
+
+impl ConvHistory {
+    /// Bytes of its tensors, all lanes together.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().flatten().map(tensor_bytes).sum()
+    }
+}
+
+impl QueryKeyValue {
+    /// Normal weights of unit spread, so that what follows differs between tokens from the first step on.
+    pub fn init(
+        config: QueryKeyValueConfig,
+        backbone: &BackboneConfig,
+        rng: &mut InitRng,
+        device: &Device,
+    ) -> Self {
+        let QueryKeyValueConfig {
+            heads,
+            d_key,
+            conv_width,
+            qk_norm,
+        } = config;
+        let d_model = backbone.d_model;
+        let mut projection = |channels| ConvProjection {
+            linear: rng.linear(
+                d_model,
+                channels,
+                backbone.bias,
+                unit_spread(d_model),
+                device,
+            ),
+            conv: (conv_width > 1).then(|| ShortConv::init(channels, conv_width, rng, device)),
+        };
+        Self {
+            query: projection(heads * d_key),
+            key: projection(heads * d_key),
+            value: projection(d_model),
+            heads,
+            d_key,
+            d_value: d_model / heads,
+            qk_norm,
+        }
+    }
+
+    fn all(&self) -> [&ConvProjection; 3] {
+        [&self.query, &self.key, &self.value]
+    }
+
+    /// What stands before the first input.
+    pub fn initial_history(&self, batch: usize, device: &Device) -> ConvHistory {
+        let history = |projection: &ConvProjection| {
+            let conv = projection.conv.as_ref()?;
+            Some(conv.initial_history(batch, device))
+        };
+        ConvHistory(self.all().map(history))
+    }
+
+    /// Queries (divided by sqrt(d_key)), keys and values of each head, and the history after.
+    ///
+    /// # Shapes
+    /// - x `[batch, seq, d_model]`; history of the same mixer, or the default for a fresh start, which leaves none
+    /// - returns two `[batch, seq, heads, d_key]` and one `[batch, seq, heads, d_value]`
+    pub fn forward(&self, x: Tensor<3>, history: ConvHistory) -> ([Tensor<4>; 3], ConvHistory) {
+        let [batch, seq, _] = x.dims();
+        let ConvHistory([q_history, k_history, v_history]) = history;
+        let (q, q_history) = self.query.forward(x.clone(), q_history);
+        let (k, k_history) = self.key.forward(x.clone(), k_history);
+        let (v, v_history) = self.value.forward(x, v_history);
+        let heads = [
+            self.split(q, (self.d_key as f64).powf(-0.5)),
+            self.split(k, 1.0),
+            v.reshape([batch, seq, self.heads, self.d_value]),
+        ];
+        (heads, ConvHistory([q_history, k_history, v_history]))
+    }
+
+    /// Queries or keys of each head, times `scale`: `[batch, seq, heads * d_key]` to `[batch, seq, heads, d_key]`.
+    fn split(&self, x: Tensor<3>, scale: f64) -> Tensor<4> {
+        let ([batch, seq, _], device) = (x.dims(), x.device());
+        let x = x.reshape([batch, seq, self.heads, self.d_key]);
+        match self.qk_norm {
+            true => rms_norm(x, Tensor::full([self.d_key], scale, &device), EPSILON),
+            false => x.mul_scalar(scale),
+        }
+    }
+
     /// Two for each weight.
     pub fn flops_per_token(&self) -> u64 {
-        weight_flops(&self.linear) + self.conv.as_ref().map_or(0, ShortConv::flops_per_token)
+        self.all().map(ConvProjection::flops_per_token).iter().sum()
     }
 
     /// Bytes of f32 history of a lane.
     pub fn state_bytes(&self) -> u64 {
-        self.conv.as_ref().map_or(0, ShortConv::state_bytes)
+        let bytes = |projection: &ConvProjection| {
+            let conv = projection.conv.as_ref();
+            conv.map_or(0, ShortConv::state_bytes)
+        };
+        self.all().map(bytes).iter().sum()
     }
+}
+
+impl Readout {
+    /// Skip and norm of ones; a gate of unit spread and an output that starts small, as all that writes into the residual stream.
+    pub fn init(
+        [gate, skip]: [bool; 2],
+        heads: usize,
+        backbone: &BackboneConfig,
+        rng: &mut InitRng,
+        device: &Device,
+    ) -> Self {
+        let (d_model, bias) = (backbone.d_model, backbone.bias);
+        let ones = |len| Param::from_tensor(Tensor::ones([len], device));
+        Self {
+            gate: gate.then(|| rng.linear(d_model, d_model, bias, unit_spread(d_model), device)),
+            skip: skip.then(|| ones(d_model)),
+            norm: ones(d_model / heads),
+            output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
+        }
+    }
+
+    /// What the heads read and, with a skip, each position's own value, normalised a head, gated by silu(W_g x) if there is a
+    /// gate, and projected.
+    ///
+    /// # Shapes
+    /// - read and values `[batch, seq, heads, d_value]`, x `[batch, seq, d_model]`
+    /// - returns `[batch, seq, d_model]`
+    pub fn forward(&self, read: Tensor<4>, values: Tensor<4>, x: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, heads, d_value] = read.dims();
+        let read = match &self.skip {
+            Some(skip) => read + values * skip.val().reshape([1, 1, heads, d_value]),
+            None => read,
+        };
+        let y = rms_norm(read, self.norm.val(), EPSILON).reshape([batch, seq, heads * d_value]);
+        let y = match &self.gate {
+            Some(gate) => swiglu(project(gate, x), y),
+            None => y,
+        };
+        project(&self.output, y)
+    }
+
+    /// Two for each weight.
+    pub fn flops_per_token(&self) -> u64 {
+        self.gate.as_ref().map_or(0, weight_flops) + weight_flops(&self.output)
+    }
+}
+
+/// Standard deviation of weights that keep the spread of normalised inputs.
+pub fn unit_spread(d_model: usize) -> f64 {
+    (d_model as f64).powf(-0.5)
 }
 
 /// Two operations for each weight of a layer.
 pub fn weight_flops(layer: &Linear) -> u64 {
     2 * layer.weight.shape().num_elements() as u64
-}
-
-/// Queries or keys of each head, times `scale` and, with `normed`, divided by their root mean square.
-///
-/// # Shapes
-/// - x `[batch, seq, heads * d_key]`; returns `[batch, seq, heads, d_key]`
-pub fn split_heads(x: Tensor<3>, heads: usize, scale: f64, normed: bool) -> Tensor<4> {
-    let [batch, seq, channels] = x.dims();
-    let (d_key, device) = (channels / heads, x.device());
-    let x = x.reshape([batch, seq, heads, d_key]);
-    match normed {
-        true => rms_norm(x, Tensor::full([d_key], scale, &device), EPSILON),
-        false => x.mul_scalar(scale),
-    }
-}
-
-/// What the heads read and, with a skip, each position's own value, weighted a channel (D of Mamba-2).
-///
-/// # Shapes
-/// - read and values `[batch, seq, heads, d_value]`, skip `[heads * d_value]`; returns as read
-pub fn add_skip(read: Tensor<4>, values: Tensor<4>, skip: Option<&Param<Tensor<1>>>) -> Tensor<4> {
-    let [_, _, heads, d_value] = values.dims();
-    match skip {
-        Some(skip) => read + values * skip.val().reshape([1, 1, heads, d_value]),
-        None => read,
-    }
-}
-
-/// What the heads read, normalised a head, gated by silu(W_g x) if there is a gate, and projected.
-///
-/// # Shapes
-/// - read `[batch, seq, heads, d_value]`, x `[batch, seq, d_model]`, norm (the scale, alike for all heads) `[d_value]`
-/// - returns `[batch, seq, d_model]`
-pub fn gated_output(
-    read: Tensor<4>,
-    x: Tensor<3>,
-    norm: &Param<Tensor<1>>,
-    gate: Option<&Linear>,
-    output: &Linear,
-) -> Tensor<3> {
-    let [batch, seq, heads, d_value] = read.dims();
-    let y = rms_norm(read, norm.val(), EPSILON).reshape([batch, seq, heads * d_value]);
-    let y = match gate {
-        Some(gate) => swiglu(project(gate, x), y),
-        None => y,
-    };
-    project(output, y)
 }

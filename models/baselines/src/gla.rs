@@ -15,8 +15,8 @@ use burn::nn::Linear;
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, add_skip, gated_output,
-    inverse_softplus, project, split_heads, tensor_bytes, weight_flops,
+    BackboneConfig, ConvHistory, InitRng, Mixer, ModelError, QueryKeyValue, QueryKeyValueConfig,
+    Readout, inverse_softplus, project, tensor_bytes, unit_spread, weight_flops,
 };
 use kiln_gla::gated_linear_attention;
 use serde::{Deserialize, Serialize};
@@ -62,22 +62,14 @@ impl Default for GlaConfig {
 /// Gated linear attention.
 #[derive(Module, Debug)]
 pub struct GlaMixer {
-    query: ConvProjection,
-    key: ConvProjection,
-    value: ConvProjection,
+    inputs: QueryKeyValue,
     /// W_f and b: `[d_model, heads]` and `[heads]`.
     forget: Linear,
-    gate: Option<Linear>,
-    /// D, `[d_model]`.
-    skip: Option<Param<Tensor<1>>>,
-    /// Scale of the norm of a head's output, `[d_value]`.
-    norm: Param<Tensor<1>>,
-    output: Linear,
+    readout: Readout,
     heads: usize,
     d_key: usize,
     d_value: usize,
     temperature: f64,
-    qk_norm: bool,
 }
 
 /// What generation remembers.
@@ -85,8 +77,7 @@ pub struct GlaMixer {
 pub struct GlaState {
     /// S of every head, `[batch, heads, d_key, d_value]`.
     memory: Tensor<4>,
-    /// The last inputs of the convolutions of queries, keys and values, `[batch, conv_width - 1, channels]`, if there are any.
-    history: [Option<Tensor<3>>; 3],
+    history: ConvHistory,
 }
 
 impl GlaConfig {
@@ -149,37 +140,25 @@ impl GlaConfig {
         device: &Device,
     ) -> Result<GlaMixer, ModelError> {
         self.validate(backbone)?;
-        let (d_model, heads, bias) = (backbone.d_model, self.heads, backbone.bias);
-        // Projections start with unit spread, so that gates differ between tokens from the first step on.
-        let std = (d_model as f64).powf(-0.5);
-        let d_value = d_model / heads;
-        let projection = |channels, rng: &mut InitRng| {
-            let sizes = [d_model, channels];
-            ConvProjection::init(sizes, self.conv_width, bias, std, rng, device)
-        };
-        let vector = |values: Vec<f32>| {
-            let len = values.len();
-            Param::<Tensor<1>>::from_data(TensorData::new(values, [len]), device)
-        };
-        Ok(GlaMixer {
-            query: projection(heads * self.d_key, rng),
-            key: projection(heads * self.d_key, rng),
-            value: projection(d_model, rng),
-            forget: Linear {
-                weight: rng.matrix(d_model, heads, std, device),
-                bias: Some(vector(self.forget_bias())),
-            },
-            gate: self
-                .gate
-                .then(|| rng.linear(d_model, d_model, bias, std, device)),
-            skip: self.skip.then(|| vector(vec![1.0; d_model])),
-            norm: vector(vec![1.0; d_value]),
-            output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
+        let (d_model, heads) = (backbone.d_model, self.heads);
+        let sizes = QueryKeyValueConfig {
             heads,
             d_key: self.d_key,
-            d_value,
-            temperature: self.temperature,
+            conv_width: self.conv_width,
             qk_norm: self.qk_norm,
+        };
+        let forget_bias = TensorData::new(self.forget_bias(), [heads]);
+        Ok(GlaMixer {
+            inputs: QueryKeyValue::init(sizes, backbone, rng, device),
+            forget: Linear {
+                weight: rng.matrix(d_model, heads, unit_spread(d_model), device),
+                bias: Some(Param::from_data(forget_bias, device)),
+            },
+            readout: Readout::init([self.gate, self.skip], heads, backbone, rng, device),
+            heads,
+            d_key: self.d_key,
+            d_value: d_model / heads,
+            temperature: self.temperature,
         })
     }
 }
@@ -197,34 +176,24 @@ impl Mixer for GlaMixer {
     fn initial_state(&self, batch: usize, device: &Device) -> GlaState {
         GlaState {
             memory: Tensor::zeros([batch, self.heads, self.d_key, self.d_value], device),
-            history: [&self.query, &self.key, &self.value]
-                .map(|projection| projection.initial_history(batch, device)),
+            history: self.inputs.initial_history(batch, device),
         }
     }
 
     fn forward(&self, x: Tensor<3>, state: Option<GlaState>) -> (Tensor<3>, Option<GlaState>) {
-        let [batch, seq, _] = x.dims();
         let continues = state.is_some();
         let (memory, history) = match state {
             Some(state) => (Some(state.memory), state.history),
-            None => (None, [None, None, None]),
+            None => (None, ConvHistory::default()),
         };
-        let [q_history, k_history, v_history] = history;
-        let (q, q_history) = self.query.forward(x.clone(), q_history);
-        let (k, k_history) = self.key.forward(x.clone(), k_history);
-        let (v, v_history) = self.value.forward(x.clone(), v_history);
-        let scale = (self.d_key as f64).powf(-0.5);
-        let q = split_heads(q, self.heads, scale, self.qk_norm);
-        let k = split_heads(k, self.heads, 1.0, self.qk_norm);
-        let v = v.reshape([batch, seq, self.heads, self.d_value]);
+        let ([q, k, v], history) = self.inputs.forward(x.clone(), history);
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
         let mixed = gated_linear_attention(q, k, v.clone(), self.log_decay(x.clone()), memory)
             .expect("mixer shapes agree by construction");
-        let read = add_skip(mixed.output, v, self.skip.as_ref());
-        let y = gated_output(read, x, &self.norm, self.gate.as_ref(), &self.output);
+        let y = self.readout.forward(mixed.output, v, x);
         let state = GlaState {
             memory: mixed.state,
-            history: [q_history, k_history, v_history],
+            history,
         };
         // Without a history to extend the convolutions return none, and a state without it could not be continued from.
         (y, continues.then_some(state))
@@ -241,25 +210,20 @@ impl Mixer for GlaMixer {
 
     /// Two for each weight; in the recurrent form five for each entry of S: decay, write, read.
     fn flops_per_token(&self, _seq: usize) -> u64 {
-        let projections = self.query.flops_per_token()
-            + self.key.flops_per_token()
-            + self.value.flops_per_token()
+        let projections = self.inputs.flops_per_token()
             + weight_flops(&self.forget)
-            + self.gate.as_ref().map_or(0, weight_flops)
-            + weight_flops(&self.output);
+            + self.readout.flops_per_token();
         projections + (5 * self.heads * self.d_key * self.d_value) as u64
     }
 
     /// S of each head in f32, and the convolutions' histories, whatever the length.
     fn state_bytes(&self, _seq: usize) -> u64 {
         let memory = self.heads * self.d_key * self.d_value * size_of::<f32>();
-        let convs = [&self.query, &self.key, &self.value].map(ConvProjection::state_bytes);
-        memory as u64 + convs.iter().sum::<u64>()
+        memory as u64 + self.inputs.state_bytes()
     }
 
     fn counted_state_bytes(&self, state: &GlaState) -> u64 {
-        let history: u64 = state.history.iter().flatten().map(tensor_bytes).sum();
-        tensor_bytes(&state.memory) + history
+        tensor_bytes(&state.memory) + state.history.bytes()
     }
 }
 
@@ -298,11 +262,11 @@ mod tests {
             let (values, cols) = (rows.concat(), rows[0].len());
             Param::<Tensor<2>>::from_data(TensorData::new(values, [2, cols]), &device)
         };
-        mixer.query.linear.weight = matrix([&[1.0], &[1.0]]);
-        mixer.key.linear.weight = matrix([&[1.0], &[1.0]]);
-        mixer.value.linear.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
+        mixer.inputs.query.linear.weight = matrix([&[1.0], &[1.0]]);
+        mixer.inputs.key.linear.weight = matrix([&[1.0], &[1.0]]);
+        mixer.inputs.value.linear.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
         mixer.forget.weight = matrix([&[0.0], &[0.0]]);
-        mixer.output.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
+        mixer.readout.output.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
         let x = Tensor::<3>::from_floats([[[1.0, 0.0], [0.0, 1.0]]], &device);
         let y: Vec<f32> = mixer.forward(x, None).0.into_data().try_to_vec().unwrap();
         let (root_two, root) = (2.0_f32.sqrt(), 0.4_f32.sqrt());

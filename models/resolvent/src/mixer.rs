@@ -15,8 +15,8 @@ use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, ConvProjection, InitRng, Mixer, ModelError, add_skip, gated_output,
-    inverse_softplus, project, split_heads, spread_energies, tensor_bytes, weight_flops,
+    BackboneConfig, ConvHistory, InitRng, Mixer, ModelError, QueryKeyValue, QueryKeyValueConfig,
+    Readout, inverse_softplus, project, spread_energies, tensor_bytes, unit_spread, weight_flops,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::soft_bound;
@@ -27,17 +27,9 @@ use crate::config::ETA_FLOOR;
 /// The resolvent mixer.
 #[derive(Module, Debug)]
 pub struct ResolventMixer {
-    // Three products instead of a packed one: the gradient of a part of a tensor is as large as the whole.
-    query: ConvProjection,
-    key: ConvProjection,
-    value: ConvProjection,
+    inputs: QueryKeyValue,
     potential: Linear,
-    gate: Option<Linear>,
-    /// Weight of a position's own value, `[d_model]`.
-    skip: Option<Param<Tensor<1>>>,
-    /// Scale of the norm of a head's output, `[d_value]`.
-    norm: Param<Tensor<1>>,
-    output: Linear,
+    readout: Readout,
     /// Re z, `[heads]`.
     energy: Param<Tensor<1>>,
     /// softplus^-1(Im z - floor), `[heads]`.
@@ -49,7 +41,6 @@ pub struct ResolventMixer {
     d_key: usize,
     d_value: usize,
     potential_bound: f64,
-    qk_norm: bool,
     #[module(skip)]
     form: ResolventForm,
 }
@@ -59,8 +50,7 @@ pub struct ResolventMixer {
 pub struct ResolventMixerState {
     /// L of the last position and the matrix T of every head.
     resolvent: ResolventState,
-    /// The last inputs of the convolutions of queries, keys and values, `[batch, conv_width - 1, channels]`, if there are any.
-    history: [Option<Tensor<3>>; 3],
+    history: ConvHistory,
 }
 
 impl ResolventConfig {
@@ -75,10 +65,7 @@ impl ResolventConfig {
         device: &Device,
     ) -> Result<ResolventMixer, ModelError> {
         self.validate(backbone)?;
-        let (d_model, heads, bias) = (backbone.d_model, self.heads, backbone.bias);
-        // Projections start with unit spread, so that gates and potentials differ between tokens from the first step on.
-        let std = (d_model as f64).powf(-0.5);
-        let d_value = d_model / heads;
+        let (d_model, heads) = (backbone.d_model, self.heads);
         let vector = |values: Vec<f64>, learn: bool| {
             let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
             let len = values.len();
@@ -90,30 +77,24 @@ impl ResolventConfig {
             .map(|(energy, eta)| (energy, inverse_softplus(eta - ETA_FLOOR)))
             .unzip();
         let hopping = vec![inverse_softplus(self.hopping); heads];
-        let projection = |channels, rng: &mut InitRng| {
-            let sizes = [d_model, channels];
-            ConvProjection::init(sizes, self.conv_width, bias, std, rng, device)
+        let sizes = QueryKeyValueConfig {
+            heads,
+            d_key: self.d_key,
+            conv_width: self.conv_width,
+            qk_norm: self.qk_norm,
         };
         Ok(ResolventMixer {
-            query: projection(heads * self.d_key, rng),
-            key: projection(heads * self.d_key, rng),
-            value: projection(d_model, rng),
-            potential: rng.linear(d_model, heads, bias, std, device),
-            gate: self
-                .gate
-                .then(|| rng.linear(d_model, d_model, bias, std, device)),
-            skip: self.skip.then(|| vector(vec![1.0; d_model], true)),
-            norm: vector(vec![1.0; d_value], true),
-            output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
+            inputs: QueryKeyValue::init(sizes, backbone, rng, device),
+            potential: rng.linear(d_model, heads, backbone.bias, unit_spread(d_model), device),
+            readout: Readout::init([self.gate, self.skip], heads, backbone, rng, device),
             energy: vector(energy, self.learn_energy),
             eta_raw: vector(eta, self.learn_energy),
             hopping_raw: vector(hopping, self.learn_hopping),
             key_dropout: DropoutConfig::new(self.key_dropout).init(),
             heads,
             d_key: self.d_key,
-            d_value,
+            d_value: d_model / heads,
             potential_bound: self.potential_bound,
-            qk_norm: self.qk_norm,
             form: self.form,
         })
     }
@@ -170,8 +151,7 @@ impl Mixer for ResolventMixer {
                 left: Tensor::zeros([batch, 2 * heads], device),
                 memory: Tensor::zeros([batch, heads, rows, self.d_value], device),
             },
-            history: [&self.query, &self.key, &self.value]
-                .map(|projection| projection.initial_history(batch, device)),
+            history: self.inputs.initial_history(batch, device),
         }
     }
 
@@ -180,31 +160,23 @@ impl Mixer for ResolventMixer {
         x: Tensor<3>,
         state: Option<ResolventMixerState>,
     ) -> (Tensor<3>, Option<ResolventMixerState>) {
-        let [batch, seq, _] = x.dims();
         let continues = state.is_some();
         let (resolvent, history) = match state {
             Some(state) => (Some(state.resolvent), state.history),
-            None => (None, [None, None, None]),
+            None => (None, ConvHistory::default()),
         };
-        let [q_history, k_history, v_history] = history;
-        let (q, q_history) = self.query.forward(x.clone(), q_history);
-        let (k, k_history) = self.key.forward(x.clone(), k_history);
-        let (v, v_history) = self.value.forward(x.clone(), v_history);
-        let scale = (self.d_key as f64).powf(-0.5);
-        let q = split_heads(q, self.heads, scale, self.qk_norm);
-        let k = self.forget(split_heads(k, self.heads, 1.0, self.qk_norm));
-        let v = v.reshape([batch, seq, self.heads, self.d_value]);
+        let ([q, k, v], history) = self.inputs.forward(x.clone(), history);
+        let k = self.forget(k);
         let potential = self.diagonal(x.clone());
         let (hopping, z) = (self.hopping(), self.z());
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
         let values = v.clone();
         let mixed = resolvent_attention(q, k, values, potential, hopping, z, resolvent, self.form)
             .expect("mixer shapes agree by construction");
-        let read = add_skip(mixed.output, v, self.skip.as_ref());
-        let y = gated_output(read, x, &self.norm, self.gate.as_ref(), &self.output);
+        let y = self.readout.forward(mixed.output, v, x);
         let state = ResolventMixerState {
             resolvent: mixed.state,
-            history: [q_history, k_history, v_history],
+            history,
         };
         // Without a history to extend the convolutions return none, and a state without it could not be continued from.
         (y, continues.then_some(state))
@@ -221,12 +193,9 @@ impl Mixer for ResolventMixer {
 
     /// Two for each weight; in the recurrent form five for each entry of T (decay, write, read), and about 12 a head for L.
     fn flops_per_token(&self, _seq: usize) -> u64 {
-        let projections = self.query.flops_per_token()
-            + self.key.flops_per_token()
-            + self.value.flops_per_token()
+        let projections = self.inputs.flops_per_token()
             + weight_flops(&self.potential)
-            + self.gate.as_ref().map_or(0, weight_flops)
-            + weight_flops(&self.output);
+            + self.readout.flops_per_token();
         let entries = self.heads * self.memory_rows() * self.d_value;
         projections + (5 * entries + 12 * self.heads) as u64
     }
@@ -234,14 +203,12 @@ impl Mixer for ResolventMixer {
     /// L and T of each head in f32, and the convolution's history, whatever the length.
     fn state_bytes(&self, _seq: usize) -> u64 {
         let head = 2 + self.memory_rows() * self.d_value;
-        let convs = [&self.query, &self.key, &self.value].map(ConvProjection::state_bytes);
-        (self.heads * head * size_of::<f32>()) as u64 + convs.iter().sum::<u64>()
+        (self.heads * head * size_of::<f32>()) as u64 + self.inputs.state_bytes()
     }
 
     fn counted_state_bytes(&self, state: &ResolventMixerState) -> u64 {
         let ResolventState { left, memory } = &state.resolvent;
-        let history: u64 = state.history.iter().flatten().map(tensor_bytes).sum();
-        tensor_bytes(left) + tensor_bytes(memory) + history
+        tensor_bytes(left) + tensor_bytes(memory) + state.history.bytes()
     }
 }
 
@@ -281,11 +248,11 @@ mod tests {
             let (values, cols) = (rows.concat(), rows[0].len());
             Param::<Tensor<2>>::from_data(TensorData::new(values, [2, cols]), &device)
         };
-        mixer.query.linear.weight = matrix([&[1.0], &[1.0]]);
-        mixer.key.linear.weight = matrix([&[1.0], &[1.0]]);
-        mixer.value.linear.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
+        mixer.inputs.query.linear.weight = matrix([&[1.0], &[1.0]]);
+        mixer.inputs.key.linear.weight = matrix([&[1.0], &[1.0]]);
+        mixer.inputs.value.linear.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
         mixer.potential.weight = matrix([&[0.0], &[0.0]]);
-        mixer.output.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
+        mixer.readout.output.weight = matrix([&[1.0, 0.0], &[0.0, 1.0]]);
         let x = Tensor::<3>::from_floats([[[1.0, 0.0], [0.0, 1.0]]], &device);
         let y: Vec<f32> = mixer.forward(x, None).0.into_data().try_to_vec().unwrap();
         let (root_two, root_five) = (2.0_f32.sqrt(), 5.0_f32.sqrt());
