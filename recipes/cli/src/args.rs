@@ -258,6 +258,19 @@ pub struct Generate {
     pub seed: u64,
 }
 
+/// A corpus as tokens.
+#[derive(Debug, Group)]
+pub struct TokenizedCorpus {
+    /// rust-deps, tiny-shakespeare or text:PATH
+    pub name: String,
+    /// Tokenizer: bytes, chars, bpe:VOCAB or file:PATH
+    #[arg(long, default_value = "bytes")]
+    pub tokenizer: TokenizerConfig,
+    /// Most bytes of source text
+    #[arg(long)]
+    pub max_bytes: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Data {
     /// List the corpora and what there is of them
@@ -267,14 +280,18 @@ pub enum Data {
     },
     /// Prepare the data of a corpus: download, train the tokenizer, write shards
     Prepare {
-        /// rust-deps, tiny-shakespeare or text:PATH
-        name: String,
-        /// Tokenizer: bytes, chars, bpe:VOCAB or file:PATH
-        #[arg(long, default_value = "bytes")]
-        tokenizer: TokenizerConfig,
-        /// Most bytes of source text
-        #[arg(long)]
-        max_bytes: Option<u64>,
+        #[command(flatten)]
+        corpus: TokenizedCorpus,
+        #[command(flatten)]
+        folders: Folders,
+    },
+    /// Score n-gram models of a corpus, with Kneser-Ney smoothing: what counting alone predicts
+    Ngram {
+        #[command(flatten)]
+        corpus: TokenizedCorpus,
+        /// Tokens of the longest gram; every order up to it is scored
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=32))]
+        order: u32,
         #[command(flatten)]
         folders: Folders,
     },

@@ -1,22 +1,20 @@
 //! What each subcommand does.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use kiln_loader::Split;
 use kiln_run::recipe;
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
-use kiln_text::{DataConfig, DataEnv, Prepared, TokenizerConfig, prepare};
+use kiln_text::{DataConfig, TokenizerConfig};
 use kiln_train::{
     Backend, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult,
     SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, known_vocab,
-    show_preparation,
 };
 use thiserror::Error;
 
-use crate::args::{Args, Command, Compute, Data, Eval, Folders, Generate, Train};
+use crate::args::{Args, Command, Compute, Eval, Folders, Generate, Train};
 use crate::place;
 
 /// A command that did not get done.
@@ -67,7 +65,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Eval(args) => eval(&args),
         Command::Cost(args) => crate::cost::cost(&args),
         Command::Generate(args) => continue_text(&args),
-        Command::Data(args) => data(args),
+        Command::Data(args) => crate::data::data(args),
         Command::Doctor => doctor(),
     }
 }
@@ -337,75 +335,6 @@ pub fn vocab_size(recipe: &TrainRecipe, folders: &Folders) -> Result<usize, Trai
         Some(vocab) => Ok(vocab),
         None => open_source(recipe, folders)?.vocab_size(),
     }
-}
-
-/// Prepares a corpus, telling what it does on standard error.
-fn prepare_data(config: &DataConfig, env: &DataEnv) -> Result<Prepared, TrainError> {
-    let mut view = View::new(0, Mode::Plain);
-    Ok(prepare(config, env, &mut |progress| {
-        show_preparation(&mut view, &progress)
-    })?)
-}
-
-fn data(command: Data) -> Result<ExitCode, CommandError> {
-    let mut out = io::stdout().lock();
-    match command {
-        Data::List { folders } => {
-            for info in kiln_text::list(&place::data(&folders)) {
-                writeln!(out, "{:18} {}", info.name, info.description)?;
-                writeln!(out, "{:18} {}", "", info.state)?;
-            }
-        }
-        Data::Prepare {
-            name,
-            tokenizer,
-            max_bytes,
-            folders,
-        } => {
-            let defaults = DataConfig::default();
-            let config = DataConfig {
-                name,
-                tokenizer,
-                max_bytes: max_bytes.unwrap_or(defaults.max_bytes),
-            };
-            let prepared = prepare_data(&config, &place::data(&folders))?;
-            let manifest = &prepared.manifest;
-            writeln!(
-                out,
-                "corpus      {} ({})",
-                manifest.corpus, manifest.corpus_hash
-            )?;
-            writeln!(out, "vocabulary  {}", manifest.vocab_size)?;
-            let splits = [
-                ("train", Some(&manifest.train)),
-                ("validation", Some(&manifest.validation)),
-                ("test", manifest.test.as_ref()),
-            ];
-            for (name, split) in splits {
-                if let Some(split) = split {
-                    writeln!(
-                        out,
-                        "{name:11} {} tokens, {} bytes, {} documents",
-                        split.tokens, split.bytes, split.documents
-                    )?;
-                }
-            }
-            writeln!(out, "folder      {}", prepared.path.display())?;
-        }
-        Data::Import {
-            name,
-            path,
-            folders,
-        } => {
-            let kept = import(&name, &path, &folders)?;
-            writeln!(out, "{name} is in {}", kept.display())?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn import(name: &str, path: &Path, folders: &Folders) -> Result<PathBuf, CommandError> {
-    Ok(kiln_text::import(name, path, &place::data(folders)).map_err(TrainError::from)?)
 }
 
 fn doctor() -> Result<ExitCode, CommandError> {

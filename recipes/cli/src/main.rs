@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod compare;
 mod cost;
+mod data;
 mod place;
 
 use std::io::Write;

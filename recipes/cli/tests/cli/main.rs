@@ -12,5 +12,6 @@ mod cost;
 mod disk;
 mod folders;
 mod recipes;
+mod synthetic;
 mod tasks;
 mod work;
