@@ -6,9 +6,9 @@
 //! another draw of text of the same kind, for the very runs that were made; Welch's interval covers other seeds on the very text.
 //! Windows that follow each other are alike, so many of them are put together into at most [`BLOCKS`] neighbourhoods.
 
+use kiln_train::{WINDOWS_VERSION, WindowScores};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
 
 use crate::figures::read_json;
 use crate::results::Measure;
@@ -21,27 +21,8 @@ const DRAWS: usize = 10_000;
 const BLOCKS: usize = 2048;
 /// The draws are the same every time.
 const SEED: u64 = 1979;
-/// The layout of `windows.json` that is read.
-const VERSION: u32 = 1;
 /// Sums of windows and the mean of the final record are added up in another order.
 const AGREE: f64 = 1e-5;
-
-/// `windows.json` of a run: sums of every evaluation window, in order.
-#[derive(Deserialize)]
-struct File {
-    version: u32,
-    validation: Option<Windows>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Windows {
-    /// Loss of the window's target tokens, nats.
-    nats: Vec<f64>,
-    /// Target tokens.
-    tokens: Vec<f64>,
-    /// Target tokens whose likeliest prediction is right.
-    correct: Vec<f64>,
-}
 
 /// An arm's windows, averaged over its seeds.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,32 +82,32 @@ fn of_run(
         path: path.clone(),
         why,
     };
-    let file: File = read_json(&path)?;
-    if file.version != VERSION {
+    let file: WindowScores = read_json(&path)?;
+    if file.version != WINDOWS_VERSION {
         let found = file.version;
         return Err(bad(format!(
-            "its layout version is {found}, and this Kiln reads {VERSION}"
+            "its layout version is {found}, and this Kiln reads {WINDOWS_VERSION}"
         )));
     }
-    let Some(windows) = file.validation else {
-        return Ok(None);
-    };
+    let windows = file.validation;
     let count = windows.tokens.len();
     if windows.nats.len() != count || windows.correct.len() != count {
         return Err(bad("its lists are not of one length".into()));
     }
+    let counts = |counts: &[u64]| -> Vec<f64> { counts.iter().map(|n| *n as f64).collect() };
+    let nats = |factor: f64| -> Vec<f64> {
+        let nats = windows.nats.iter().map(|nats| f64::from(*nats));
+        nats.map(|nats| nats * factor).collect()
+    };
     let sums = match measure {
-        Measure::Accuracy => windows.correct,
-        Measure::NatsPerToken => windows.nats,
+        Measure::Accuracy => counts(&windows.correct),
+        Measure::NatsPerToken => nats(1.0),
         // Bits per byte are nats a token in another unit, one factor for the whole split.
-        Measure::BitsPerByte => {
-            let factor = measure.of(run) / run.validation_loss;
-            windows.nats.iter().map(|nats| nats * factor).collect()
-        }
+        Measure::BitsPerByte => nats(measure.of(run) / run.validation_loss),
     };
     let scored = Scored {
         sums,
-        tokens: windows.tokens,
+        tokens: counts(&windows.tokens),
     };
     let (found, said) = (scored.mean(), measure.of(run));
     if (found - said).abs() > AGREE * said.abs() {
@@ -271,7 +252,5 @@ mod tests {
             let error = read().unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
-        write(of[1], r#"{"version": 1, "validation": null, "test": null}"#);
-        assert_eq!(read().unwrap(), None);
     }
 }
