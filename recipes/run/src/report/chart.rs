@@ -203,12 +203,15 @@ impl Chart {
     /// The chart with gaps in place of what a logarithmic axis has no place for.
     fn positive(&self) -> Self {
         let mut chart = self.clone();
-        let points = chart
-            .series
-            .iter_mut()
-            .flat_map(|series| &mut series.points);
-        for (_, y) in points.filter(|(_, y)| *y < SMALLEST) {
-            *y = f64::NAN;
+        for series in &mut chart.series {
+            let points = series.points.iter_mut().map(|(_, y)| y);
+            let edges = series
+                .band
+                .iter_mut()
+                .flat_map(|(_, low, high)| [low, high]);
+            for y in points.chain(edges).filter(|y| **y < SMALLEST) {
+                *y = f64::NAN;
+            }
         }
         chart
     }

@@ -118,7 +118,7 @@ fn vertical(chart: &Chart) -> (f64, f64) {
     let drawable =
         bands.filter(|(x, low, high)| is_drawable(&(*x, *low)) && is_drawable(&(*x, *high)));
     let edges = drawable.flat_map(|(_, low, high)| [height(*low), height(*high)]);
-    let edges: Vec<f64> = edges.filter(|edge| edge.is_finite()).collect();
+    let edges: Vec<f64> = edges.collect();
     let ranges = ranges.chain(robust_range(&edges));
     let (low, high) = extent(ranges.flat_map(|(low, high)| [low, high])).unwrap_or((0.0, 1.0));
     let span = if same(low, high) {
