@@ -132,15 +132,16 @@ struct Vocabularies<'a> {
 
 impl Vocabularies<'_> {
     fn of(&mut self, recipe: &TrainRecipe) -> Result<usize, TrainError> {
-        let mut known = self.known.iter();
-        let found = known.find(|(data, _)| *data == recipe.data && recipe.task.is_none());
-        if let Some((_, vocab)) = found {
+        // A task has nothing to prepare, and a dry run prepares only what it cannot do without.
+        if (recipe.task.is_some() || self.args.dry_run)
+            && let Some(vocab) = known_vocab(recipe)?
+        {
+            return Ok(vocab);
+        }
+        if let Some((_, vocab)) = self.known.iter().find(|(data, _)| *data == recipe.data) {
             return Ok(*vocab);
         }
-        let vocab = match known_vocab(recipe)? {
-            Some(vocab) if self.args.dry_run || recipe.task.is_some() => return Ok(vocab),
-            _ => open_source(recipe, &self.args.folders)?.vocab_size()?,
-        };
+        let vocab = open_source(recipe, &self.args.folders)?.vocab_size()?;
         self.known.push((recipe.data.clone(), vocab));
         Ok(vocab)
     }

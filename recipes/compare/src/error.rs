@@ -133,6 +133,9 @@ pub enum CompareError {
     /// A run folder or recipe cannot be read.
     #[error(transparent)]
     Train(#[from] kiln_train::TrainError),
+    /// The cost that was measured of a run cannot be read.
+    #[error(transparent)]
+    Cost(#[from] kiln_cost::CostError),
     /// A metrics file is damaged.
     #[error(transparent)]
     Metrics(#[from] kiln_run::MetricsError),

@@ -124,7 +124,7 @@ pub struct RowCost {
     pub forward: Pace,
     /// Bytes of the state of one sequence at that length, as the model answers.
     pub state_bytes: Option<u64>,
-    /// The same counted off the tensors of the state; none if the mixers do not tell.
+    /// The same counted off the tensors of the state.
     pub counted_state_bytes: Option<u64>,
     /// Most memory during the row in bytes, weights included (see [`TrainingCost::peak_memory_bytes`]).
     pub peak_memory_bytes: Option<u64>,
