@@ -8,7 +8,7 @@ use crate::{chunked, reference, strategy::Strategy};
 /// states between chunks for keys and values of 32 to 64.
 const CHUNK: usize = 64;
 /// Up to this many positions the recurrence has fewer operations than one chunk.
-const RECURRENT_MAX_SEQ: usize = 2;
+pub(crate) const RECURRENT_MAX_SEQ: usize = 2;
 
 /// The arguments of the operation, or the gradients of each.
 #[derive(Clone, Debug)]

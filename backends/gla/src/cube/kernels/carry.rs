@@ -1,0 +1,66 @@
+//! The recurrence over chunks: `S_n = exp(w_n) S_{n-1} + U_n`, and backward from the last to the first.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::{FOUR, Format};
+
+/// Chunks whose states are loaded together, ahead of the recurrence that waits for them.
+const AHEAD: usize = 8;
+
+/// `states [rows, chunks + 1, d_key, d_value]` in place, from what `write_states` put there. `entering [rows, d_key, d_value]`
+/// becomes number 0, backward number `chunks`.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub fn carry_states(
+    entering: &[Vector<f32, Const<FOUR>>],
+    whole: &[f32],
+    states: &mut [Vector<f32, Const<FOUR>>],
+    rows: usize,
+    chunks: usize,
+    #[comptime] format: Format,
+    #[comptime] reverse: bool,
+) {
+    let lines = comptime!(format.state() / FOUR);
+    let row = ABSOLUTE_POS / lines;
+    if row >= rows {
+        terminate!();
+    }
+    let line = ABSOLUTE_POS % lines;
+    let first = row * (chunks + 1) * lines + line;
+    let gates = row * chunks;
+    let mut state = entering[row * lines + line];
+    if comptime!(reverse) {
+        states[first + chunks * lines] = state;
+    } else {
+        states[first] = state;
+    }
+    let mut chunk = 0;
+    while chunk < chunks {
+        let mut written = Array::<Vector<f32, Const<FOUR>>>::new(AHEAD);
+        let mut decay = Array::<f32>::new(AHEAD);
+        #[unroll]
+        for i in 0..AHEAD {
+            let n = min(chunk + i, chunks - 1);
+            if comptime!(reverse) {
+                written[i] = states[first + (chunks - 1 - n) * lines];
+                decay[i] = whole[gates + chunks - 1 - n];
+            } else {
+                written[i] = states[first + (n + 1) * lines];
+                decay[i] = whole[gates + n];
+            }
+        }
+        #[unroll]
+        for i in 0..AHEAD {
+            let n = chunk + i;
+            if n < chunks {
+                state = state * Vector::<f32, Const<FOUR>>::new(decay[i].exp()) + written[i];
+                if comptime!(reverse) {
+                    states[first + (chunks - 1 - n) * lines] = state;
+                } else {
+                    states[first + (n + 1) * lines] = state;
+                }
+            }
+        }
+        chunk += AHEAD;
+    }
+}

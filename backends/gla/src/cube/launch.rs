@@ -1,0 +1,206 @@
+//! Buffers and launches of the kernels.
+
+use burn::tensor::{DType, Shape, bf16};
+use burn_cubecl::{
+    cubecl::{
+        calculate_cube_count_elemwise,
+        ir::{ElemType, FloatKind},
+        prelude::*,
+        tf32,
+    },
+    kernel::into_contiguous,
+    ops::numeric::empty_device_contiguous_dtype,
+    tensor::CubeTensor,
+};
+
+use super::kernels::{self, CHUNK, DimsLaunch, FOUR, Format, PLANE, SIDE, UNITS};
+
+/// Units of a cube of the recurrence over chunks.
+const CARRY_UNITS: u32 = 128;
+/// Widths of keys and values that the kernels are written for.
+const WIDTHS: [usize; 3] = [32, 64, 128];
+
+/// The address type that reaches every element of these tensors.
+macro_rules! address_type {
+    ($($tensor:expr),*) => {
+        [$($tensor.required_address_type()),*].into_iter().max().unwrap_or_default()
+    };
+}
+
+/// Launches a kernel with a cube for every chunk: `bf16` as it is, `f32` with products in TF32.
+macro_rules! launch {
+    ($kernel:ident, $problem:expr, $like:expr, [$($buffer:expr),*] $(, $constant:expr)*) => {{
+        let problem: Problem = $problem;
+        let client = $like.client.clone();
+        let (count, dim) = problem.cubes(&client);
+        let address = address_type!($($buffer),*);
+        let wide = problem.format.wide();
+        // SAFETY: cubes stay inside the shapes that `Problem` gives, which are those of the tensors, and surplus ones leave at
+        // once.
+        unsafe {
+            match problem.format.operand {
+                2 => kernels::$kernel::launch_unchecked::<bf16, bf16>(
+                    &client, count, dim, address, wide,
+                    $($buffer.clone().into_buffer_arg(),)*
+                    problem.dims(), problem.format $(, $constant)*
+                ),
+                _ => kernels::$kernel::launch_unchecked::<f32, tf32>(
+                    &client, count, dim, address, wide,
+                    $($buffer.clone().into_buffer_arg(),)*
+                    problem.dims(), problem.format $(, $constant)*
+                ),
+            }
+        }
+    }};
+}
+
+/// The shape of a problem that the kernels can take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    batch: usize,
+    seq: usize,
+    heads: usize,
+    format: Format,
+}
+
+impl Problem {
+    /// A problem `[batch, seq, heads, d_key, d_value]`, if the kernels take its widths and the device of `v` can run them: it
+    /// multiplies the operands that go with v's element type, its planes have 32 units, and a cube has the shared memory.
+    pub fn new([batch, seq, heads, d_key, d_value]: [usize; 5], v: &CubeTensor) -> Option<Self> {
+        if !WIDTHS.contains(&d_key) || !WIDTHS.contains(&d_value) {
+            return None;
+        }
+        let (operand, kind) = match v.dtype {
+            DType::BF16 => (size_of::<bf16>(), FloatKind::BF16),
+            DType::F32 => (size_of::<f32>(), FloatKind::TF32),
+            _ => return None,
+        };
+        let format = Format {
+            d_key,
+            d_value,
+            operand,
+        };
+        let properties = v.client.properties();
+        let hardware = &properties.hardware;
+        let single = ElemType::Float(FloatKind::F32);
+        let multiplies = properties.features.matmul.cmma.iter().any(|unit| {
+            [unit.a_type, unit.b_type, unit.cd_type]
+                == [ElemType::Float(kind), ElemType::Float(kind), single]
+                && [unit.m, unit.n, unit.k].map(|x| x as usize) == [SIDE, SIDE, format.depth()]
+        });
+        let planes = [hardware.plane_size_min, hardware.plane_size_max];
+        let fits = format.shared_bytes() <= hardware.max_shared_memory_size
+            && hardware.max_units_per_cube as usize >= UNITS;
+        (multiplies && planes == [PLANE as u32; 2] && fits).then_some(Self {
+            batch,
+            seq,
+            heads,
+            format,
+        })
+    }
+
+    fn chunks(&self) -> usize {
+        self.seq.div_ceil(CHUNK)
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.heads
+    }
+
+    /// `[batch, heads, chunks + 1, d_key, d_value]`
+    fn states(&self) -> Shape {
+        let Format { d_key, d_value, .. } = self.format;
+        [self.batch, self.heads, self.chunks() + 1, d_key, d_value].into()
+    }
+
+    fn dims(&self) -> DimsLaunch {
+        let total = self.rows() * self.chunks();
+        DimsLaunch::new(self.seq, self.heads, self.chunks(), total)
+    }
+
+    /// A cube for every chunk.
+    fn cubes(&self, client: &Client) -> (CubeCount, CubeDim) {
+        let dim = CubeDim::new_1d(UNITS as u32);
+        let units = self.rows() * self.chunks() * UNITS;
+        (calculate_cube_count_elemwise(client, units, dim), dim)
+    }
+}
+
+/// A new buffer, not initialised.
+fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(
+        like.client.clone(),
+        like.device.clone(),
+        shape.into(),
+        dtype,
+    )
+}
+
+/// The states between chunks, `[batch, heads, chunks + 1, d_key, d_value]`, from keys, values, log_decay and the entering
+/// state. In reverse, with q for the keys, the gradient of the output for the values and that of the final state: theirs.
+fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> CubeTensor {
+    let [keys, values, log_decay, entering] = inputs;
+    let format = problem.format;
+    let states = empty(keys, problem.states(), DType::F32);
+    let sums = [problem.batch, problem.heads, problem.chunks()];
+    let whole = empty(keys, sums, DType::F32);
+    launch!(
+        write_states,
+        problem,
+        keys,
+        [keys, values, log_decay, states, whole],
+        reverse
+    );
+    let dim = CubeDim::new_1d(CARRY_UNITS);
+    let units = problem.rows() * format.d_key * format.d_value / FOUR;
+    let count = calculate_cube_count_elemwise(&keys.client, units, dim);
+    // SAFETY: units stay inside the shapes of the states, and surplus ones leave at once.
+    unsafe {
+        kernels::carry_states::launch_unchecked(
+            &keys.client,
+            count,
+            dim,
+            address_type!(states),
+            entering.clone().into_buffer_arg(),
+            whole.into_buffer_arg(),
+            states.clone().into_buffer_arg(),
+            problem.rows(),
+            problem.chunks(),
+            format,
+            reverse,
+        );
+    }
+    states
+}
+
+/// Output and states, from q, k, v, log_decay and the entering state.
+pub(super) fn forward(problem: Problem, inputs: [CubeTensor; 5]) -> (CubeTensor, CubeTensor) {
+    let [q, k, v, log_decay, entering] = inputs.map(into_contiguous);
+    let states = states(problem, [&k, &v, &log_decay, &entering], false);
+    let outputs = empty(&v, v.meta.shape().clone(), v.dtype);
+    launch!(
+        chunk_output,
+        problem,
+        v,
+        [q, k, v, log_decay, states, outputs]
+    );
+    (outputs, states)
+}
+
+/// Gradients of q, k, v and log_decay, and those of the states, the first of which is the entering one's; from q, k, v,
+/// log_decay, the states of [`forward`] and the gradients of output and final state.
+pub(super) fn adjoint(problem: Problem, inputs: [CubeTensor; 7]) -> [CubeTensor; 5] {
+    let [q, k, v, log_decay, states, d_output, d_state] = inputs.map(into_contiguous);
+    let d_states = self::states(problem, [&q, &d_output, &log_decay, &d_state], true);
+    let [d_q, d_k, d_v] = [&q, &k, &v].map(|x| empty(x, x.meta.shape().clone(), x.dtype));
+    let d_gates = empty(&log_decay, log_decay.meta.shape().clone(), DType::F32);
+    launch!(
+        chunk_gradient,
+        problem,
+        v,
+        [
+            q, k, v, d_output, log_decay, states, d_states, d_q, d_k, d_v, d_gates
+        ]
+    );
+    [d_q, d_k, d_v, d_gates, d_states]
+}

@@ -1,0 +1,139 @@
+//! The CubeCL implementation: the chunk-wise form, by kernels whose products run on matrix units where the device has them
+//! for the operands, elsewhere in plain tensor operations whose matrix products are the runtime's.
+
+mod kernels;
+mod launch;
+
+use burn::{
+    backend::{Cube, tensor::FloatTensor},
+    tensor::Tensor,
+};
+
+use self::launch::Problem;
+use crate::{
+    backend::{GlaAdjoint, GlaBackend, Saved},
+    plain::{self, Inputs},
+    strategy::Strategy,
+};
+
+type Primitive = FloatTensor<Cube>;
+
+fn lift<const D: usize>(primitive: Primitive) -> Tensor<D> {
+    Tensor::from_primitive::<Cube>(primitive)
+}
+
+fn lower<const D: usize>(tensor: Tensor<D>) -> Primitive {
+    tensor
+        .try_into_primitive::<Cube>()
+        .expect("a tensor of a CubeCL backend, without autodiff")
+}
+
+/// What the kernels are to compute, if they are to.
+fn problem(strategy: Strategy, q: &Primitive, v: &Primitive) -> Option<Problem> {
+    let [batch, seq, heads, d_key] = q.meta.shape().dims();
+    let d_value = v.meta.shape()[3];
+    let chosen = strategy == Strategy::Auto && seq > plain::RECURRENT_MAX_SEQ;
+    Problem::new([batch, seq, heads, d_key, d_value], v).filter(|_| chosen)
+}
+
+impl GlaBackend for Cube {
+    fn gated_linear_attention(
+        q: Primitive,
+        k: Primitive,
+        v: Primitive,
+        log_decay: Primitive,
+        state: Primitive,
+        strategy: Strategy,
+    ) -> (Primitive, Primitive) {
+        let (output, states) = Self::gla_forward(q, k, v, log_decay, state, strategy);
+        (output, lower(last_state(lift(states))))
+    }
+}
+
+/// `[batch, heads, d_key, d_value]` of `[batch, heads, chunks + 1, d_key, d_value]`.
+fn last_state(states: Tensor<5>) -> Tensor<4> {
+    let last = states.dims()[2] - 1;
+    states.narrow(2, last, 1).squeeze_dim(2)
+}
+
+impl GlaAdjoint for Cube {
+    fn gla_forward(
+        q: Primitive,
+        k: Primitive,
+        v: Primitive,
+        log_decay: Primitive,
+        state: Primitive,
+        strategy: Strategy,
+    ) -> (Primitive, Primitive) {
+        if let Some(problem) = problem(strategy, &q, &v) {
+            return launch::forward(problem, [q, k, v, log_decay, state]);
+        }
+        let inputs = Inputs {
+            q: lift(q),
+            k: lift(k),
+            v: lift(v),
+            log_decay: lift(log_decay),
+            state: lift(state),
+        };
+        let forward = plain::forward(strategy, inputs);
+        (lower(forward.output), lower(forward.states))
+    }
+
+    fn gla_adjoint(
+        saved: Saved<Self>,
+        d_output: Option<Primitive>,
+        d_state: Option<Primitive>,
+    ) -> [Primitive; 5] {
+        let problem = problem(saved.strategy, &saved.q, &saved.v);
+        let inputs = Inputs {
+            q: lift(saved.q),
+            k: lift(saved.k),
+            v: lift(saved.v),
+            log_decay: lift(saved.log_decay),
+            state: lift(saved.state),
+        };
+        let (d_output, d_state) = (d_output.map(lift), d_state.map(lift));
+        let gradients = match problem {
+            None => plain::adjoint(
+                saved.strategy,
+                inputs,
+                lift(saved.states),
+                d_output,
+                d_state,
+            ),
+            Some(problem) => adjoint(problem, inputs, saved.states, d_output, d_state),
+        };
+        let Inputs {
+            q,
+            k,
+            v,
+            log_decay,
+            state,
+        } = gradients;
+        [lower(q), lower(k), lower(v), lower(log_decay), lower(state)]
+    }
+}
+
+/// [`plain::adjoint`] by the kernels.
+fn adjoint(
+    problem: Problem,
+    inputs: Inputs,
+    states: Primitive,
+    d_output: Option<Tensor<4>>,
+    d_state: Option<Tensor<4>>,
+) -> Inputs {
+    let d_output = lower(d_output.unwrap_or_else(|| inputs.v.zeros_like()));
+    let d_state = lower(d_state.unwrap_or_else(|| inputs.state.zeros_like()));
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(lower);
+    let log_decay = lower(inputs.log_decay);
+    let gradients = launch::adjoint(problem, [q, k, v, log_decay, states, d_output, d_state]);
+    let [q, k, v, log_decay, d_states] = gradients;
+    let d_states: Tensor<5> = lift(d_states);
+    Inputs {
+        q: lift(q),
+        k: lift(k),
+        v: lift(v),
+        log_decay: lift(log_decay),
+        state: d_states.narrow(2, 0, 1).squeeze_dim(2),
+    }
+}
