@@ -16,13 +16,15 @@
 //! rotate               pairs of queries and keys turned by position   cos, sin
 //! attention            y_i = sum_{j seen} softmax_j(q_i k_j) v_j      packed q, k, v
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
+//! select_rows          y_i = table_(n_i), embedding                   n
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
 //! ```
 //!
 //! # Where it runs
 //! On Flex in `f32`, with the Cargo feature `flex`. Every other backend and element type runs the equations in
-//! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself.
+//! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
+//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends.
 //!
 //! # Promises of the Flex kernels
 //! - A row of the output depends on that row of the input only, bit for bit; for causal attention and convolution, on it and the rows before.
@@ -41,12 +43,15 @@ mod autodiff;
     )
 )]
 mod backend;
+#[cfg(feature = "_cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 mod mask;
 mod ops;
 mod optimizer;
 pub mod reference;
+mod rows;
 
 pub use backend::{FusedAdjoint, FusedBackend};
 pub use mask::AttentionMask;
@@ -55,3 +60,4 @@ pub use ops::{
     soft_bound, square_sum, swiglu,
 };
 pub use optimizer::AdamW;
+pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -5,7 +5,6 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Linear};
-use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -374,7 +373,7 @@ impl<M: Mixer> Backbone<M> {
 
     fn embed(&self, tokens: Tensor<2, Int>, offset: usize) -> Result<Tensor<3>, ModelError> {
         let [_, seq] = tokens.dims();
-        let mut x = embedding(self.tokens.val(), tokens); // [batch, seq, d_model]
+        let mut x = kiln_fused::embedding(self.tokens.val(), tokens); // [batch, seq, d_model]
         if let Some(positions) = &self.positions {
             let [max_seq, _] = positions.shape().dims();
             if offset + seq > max_seq {

@@ -1,7 +1,7 @@
 //! Cross-entropy at the positions that count.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kiln_fused::cross_entropy;
+use kiln_fused::{cross_entropy, select_rows};
 use kiln_loader::TokenBatch;
 use kiln_zoo::{LanguageModel, ModelError};
 
@@ -42,7 +42,7 @@ impl DeviceBatch {
         let [batch, seq, d_model] = hidden.dims();
         let rows = hidden.reshape([batch * seq, d_model]);
         Ok(model.logits(match &self.places {
-            Some(places) => rows.select(0, places.clone()),
+            Some(places) => select_rows(rows, places.clone()),
             None => rows,
         }))
     }
