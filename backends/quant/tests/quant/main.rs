@@ -1,0 +1,4 @@
+//! What packed weights promise: the same levels back, and products as of the matrix they stand for.
+
+mod packing;
+mod sparse;
