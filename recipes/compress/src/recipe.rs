@@ -1,0 +1,250 @@
+//! What a compression recipe says: where the model is, what it is calibrated on, and the stages in their order.
+
+mod keys;
+
+use serde::{Deserialize, Serialize};
+
+use crate::prune::Pattern;
+use crate::quantize::{Clip, Grid};
+use keys::Keys;
+
+/// A compression recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressRecipe {
+    /// One line for the book's table of contents.
+    #[serde(default)]
+    pub description: String,
+    /// Run folder of the model; recipes of the book leave it to `--set from=RUN`.
+    #[serde(default)]
+    pub from: String,
+    /// What the layers' inputs are taken from.
+    #[serde(default)]
+    pub calibration: Calibration,
+    /// What every stage is measured on.
+    #[serde(default)]
+    pub measure: Measure,
+    /// What is done, in this order.
+    pub stage: Vec<Stage>,
+}
+
+/// Windows of training text that the methods see the layers' inputs on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Calibration {
+    /// Corpus, tokenized as the run's; empty is the run's own.
+    pub corpus: String,
+    /// Number of windows, each as long as those the run was trained on.
+    pub windows: usize,
+    /// Which windows.
+    pub seed: u64,
+    /// Windows of one forward pass.
+    pub batch: usize,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            corpus: String::new(),
+            windows: 128,
+            seed: 1,
+            batch: 16,
+        }
+    }
+}
+
+/// How a stage's result is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Measure {
+    /// Most validation windows to score; 0 is all.
+    pub windows: usize,
+    /// Windows of one forward pass.
+    pub batch: usize,
+    /// Seconds of decoding; 0 leaves its speed out.
+    pub decode_seconds: f64,
+}
+
+impl Default for Measure {
+    fn default() -> Self {
+        Self {
+            windows: 0,
+            batch: 16,
+            decode_seconds: 2.0,
+        }
+    }
+}
+
+/// One stage: what is done to which layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Keys", into = "Keys")]
+pub struct Stage {
+    /// What is done.
+    pub work: Work,
+    /// To which layers.
+    pub layers: Selection,
+}
+
+/// Layers by patterns of their names, in which `*` stands for anything: `blocks.0.mlp.up`, `*.potential`, `tokens`, `head`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// One of these has to match.
+    pub layers: Vec<String>,
+    /// And none of these.
+    pub except: Vec<String>,
+}
+
+/// What a stage does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// Weights become codes of a few bits.
+    Quantize(Quantize),
+    /// Weights become zero.
+    Prune(Prune),
+    /// Matrices become products of two.
+    LowRank(Factorize),
+    /// What is still in 32 bits is stored in 16.
+    Half,
+}
+
+/// A stage that quantizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantize {
+    /// How codes are chosen.
+    pub method: QuantizeMethod,
+    /// Codes of a weight.
+    pub grid: Grid,
+    /// Layers with bits of their own, by pattern; the first that matches counts.
+    pub bits_of: Vec<(String, u8)>,
+    /// Inputs that share a scale; 0 for all of a layer.
+    pub group: usize,
+    /// Range of a group's codes.
+    pub clip: Clip,
+}
+
+/// How codes are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum QuantizeMethod {
+    /// Each weight by itself.
+    RoundToNearest,
+    /// With compensation.
+    Gptq {
+        /// See [`crate::quantize::GptqConfig::damping`].
+        damping: f64,
+        /// See [`crate::quantize::GptqConfig::act_order`].
+        act_order: bool,
+    },
+    /// With inputs scaled by what they carry.
+    Awq,
+}
+
+/// A stage that prunes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prune {
+    /// Which weights may go.
+    pub pattern: Pattern,
+    /// Which of them go.
+    pub method: PruneMethod,
+}
+
+/// Which weights go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PruneMethod {
+    /// The smallest.
+    Magnitude,
+    /// Those that carry least.
+    Wanda,
+    /// Those whose loss can be made up for.
+    SparseGpt {
+        /// See [`crate::prune::SparseGptConfig::damping`].
+        damping: f64,
+    },
+}
+
+/// A stage of low rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factorize {
+    /// Share of the layers' weights that the factors may have, all of them together.
+    pub keep: f64,
+    /// Damping of the Hessian that the error is weighted with; none for the plain decomposition.
+    pub whitened: Option<f64>,
+}
+
+impl Work {
+    /// Its kind, as recipes call it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Quantize(_) => "quantize",
+            Self::Prune(_) => "prune",
+            Self::LowRank(_) => "low-rank",
+            Self::Half => "half",
+        }
+    }
+
+    /// Whether it looks at the layers' inputs.
+    pub fn is_calibrated(&self) -> bool {
+        match self {
+            Self::Quantize(quantize) => quantize.method != QuantizeMethod::RoundToNearest,
+            Self::Prune(prune) => prune.method != PruneMethod::Magnitude,
+            Self::LowRank(factorize) => factorize.whitened.is_some(),
+            Self::Half => false,
+        }
+    }
+}
+
+impl Quantize {
+    /// The grid of a layer.
+    pub fn grid_of(&self, layer: &str) -> Grid {
+        let own = self
+            .bits_of
+            .iter()
+            .find(|(pattern, _)| matches(pattern, layer));
+        Grid {
+            bits: own.map_or(self.grid.bits, |(_, bits)| *bits),
+            ..self.grid
+        }
+    }
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            layers: vec!["*".into()],
+            except: Vec::new(),
+        }
+    }
+}
+
+impl Selection {
+    /// Whether a layer is meant.
+    pub fn has(&self, layer: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, layer));
+        any(&self.layers) && !any(&self.except)
+    }
+}
+
+/// Whether a name fits a pattern, in which `*` stands for any characters or none.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        match parts.peek() {
+            None => return rest.ends_with(part),
+            Some(_) => match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            },
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;
