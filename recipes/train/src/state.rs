@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::recipe::Objective;
+use crate::storage::{StorageTable, StoredModel};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.bpk";
@@ -58,10 +59,16 @@ pub struct RunConfig {
     pub tokenizer: Option<String>,
     /// SHA-256 of `model.safetensors`: the format has no checksum, and a flipped bit would be a strange loss.
     pub weights: String,
+    /// How every tensor is stored in `model.safetensors`; none where all of them are plain numbers in 32 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageTable>,
 }
 
-/// Layout version of [`RunConfig`].
+/// Layout version of [`RunConfig`] without storage, as training writes it.
 pub const RUN_CONFIG_VERSION: u32 = 1;
+
+/// Layout version of [`RunConfig`] with storage, as compression writes it: a Kiln that does not know packed weights refuses it.
+pub const COMPRESSED_CONFIG_VERSION: u32 = 2;
 
 /// Writes weights as safetensors, in the f32 they are trained in. Names are the module's paths without enum variants.
 ///
@@ -101,15 +108,49 @@ pub fn load_model(
     path: &Path,
     device: &Device,
 ) -> Result<LanguageModel, TrainError> {
-    let bad = |why: String| TrainError::BadFile {
+    if !path.is_file() {
+        return Err(bad(path, "there is no such file".into()));
+    }
+    load_from(SafetensorsStore::from_file(path), config, path, device)
+}
+
+/// The same from tensors that were read from `path`, whatever their storage.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_stored(
+    config: &ModelConfig,
+    stored: &StoredModel,
+    path: &Path,
+    device: &Device,
+) -> Result<LanguageModel, TrainError> {
+    let plain = stored
+        .plain()
+        .map_err(|error| bad(path, format!("its tensors cannot be laid out: {error}")))?;
+    load_from(
+        SafetensorsStore::from_bytes(Some(plain)),
+        config,
+        path,
+        device,
+    )
+}
+
+fn bad(path: &Path, why: String) -> TrainError {
+    TrainError::BadFile {
         path: path.into(),
         why,
-    };
-    if !path.is_file() {
-        return Err(bad("there is no such file".into()));
     }
+}
+
+fn load_from(
+    store: SafetensorsStore,
+    config: &ModelConfig,
+    path: &Path,
+    device: &Device,
+) -> Result<LanguageModel, TrainError> {
+    let bad = |why: String| bad(path, why);
     let mut model = config.init(0, device)?;
-    let mut store = SafetensorsStore::from_file(path)
+    let mut store = store
         .skip_enum_variants(true)
         .validate(false)
         .allow_partial(true);
@@ -144,7 +185,10 @@ pub fn load_model(
 }
 
 /// SHA-256 of a file, as [`RunConfig::weights`] holds it.
-pub(crate) fn hash_file(path: &Path) -> Result<String, FileError> {
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_file(path: &Path) -> Result<String, FileError> {
     let read = || Hash::of_reader(std::fs::File::open(path)?);
     let (hash, _) = read().map_err(FileError::io("read", path))?;
     Ok(hash.to_string())
