@@ -90,6 +90,29 @@ impl Gram {
         self.sizes[input] / self.tokens as f64
     }
 
+    /// Of z = x A for the same inputs: Z^T Z = A^T X^T X A. The sizes of channels are those of normally distributed ones,
+    /// sqrt(2 / pi) of their root mean square, as absolute values do not pass a product.
+    pub fn through(&self, first: &Matrix) -> Self {
+        let width = first.d_output();
+        let a = first.to_f64();
+        let a = view(&a, self.d_input, width);
+        let h = view(&self.products, self.d_input, self.d_input);
+        let products: Mat<f64> = a.transpose() * (h * a);
+        let tokens = self.tokens as f64;
+        let size = |k: usize| {
+            let mean_square = products[(k, k)].max(0.0) / tokens;
+            tokens * (mean_square * std::f64::consts::FRAC_2_PI).sqrt()
+        };
+        Self {
+            d_input: width,
+            tokens: self.tokens,
+            sizes: (0..width).map(size).collect(),
+            products: (0..width * width)
+                .map(|at| products[(at / width, at % width)])
+                .collect(),
+        }
+    }
+
     /// Checks that there is something to go by, and that it fits a layer.
     ///
     /// # Errors

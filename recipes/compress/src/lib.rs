@@ -13,8 +13,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod apply;
+mod error;
 mod factor;
 pub mod gram;
+pub mod layers;
 pub mod low_rank;
 pub mod matrix;
 mod method_error;
@@ -25,6 +28,8 @@ mod sweep;
 #[cfg(test)]
 mod toy;
 
+pub use apply::{Calibrated, Job, LayerFigures};
+pub use error::CompressError;
 pub use gram::Gram;
 pub use low_rank::{LowRank, Spectrum, allocate};
 pub use matrix::Matrix;

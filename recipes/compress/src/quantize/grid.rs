@@ -12,7 +12,7 @@ const NARROWEST: f64 = 0.4;
 /// How a range of weights is turned into codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grid {
-    /// Bits of a code, 2 to 8.
+    /// Bits of a code: 2, 3, 4 or 8, those that there is a packed storage for.
     pub bits: u8,
     /// Whether zero is the middle code. Else the range goes from the least weight to the greatest, with zero on a code.
     pub symmetric: bool,
@@ -49,14 +49,14 @@ impl Grid {
     /// Checks the bits.
     ///
     /// # Errors
-    /// Bits outside of 2 to 8.
+    /// Other bits than 2, 3, 4 and 8.
     pub fn check(&self) -> Result<(), MethodError> {
         match self.bits {
-            2..=8 => Ok(()),
+            2 | 3 | 4 | 8 => Ok(()),
             bits => Err(MethodError::Setting {
                 key: "bits",
                 value: bits.to_string(),
-                why: "must lie in [2, 8]",
+                why: "must be 2, 3, 4 or 8",
             }),
         }
     }

@@ -98,7 +98,7 @@ impl Keys {
         let bits = self.bits.take();
         let bits_of = self.bits_of.take().unwrap_or_default();
         let grid = Grid {
-            bits: bits.ok_or("a quantize stage needs `bits`, from 2 to 8")?,
+            bits: bits.ok_or("a quantize stage needs `bits`: 2, 3, 4 or 8")?,
             symmetric: self.symmetric.take().unwrap_or(false),
         };
         for bits in bits_of.values().chain([&grid.bits]) {

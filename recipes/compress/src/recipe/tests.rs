@@ -42,7 +42,7 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 1",
-            "`bits` is 1, but must lie in [2, 8]",
+            "`bits` is 1, but must be 2, 3, 4 or 8",
         ),
         (
             "kind = \"prune\"\nmethod = \"wanda\"\nsparsity = 0.5\npattern = \"2:4\"",
