@@ -29,14 +29,28 @@
 //! # }
 //! ```
 
+mod autodiff;
+#[cfg_attr(
+    not(feature = "flex"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod backend;
 mod encoding;
 mod error;
+#[cfg(feature = "flex")]
+mod flex;
 mod format;
 mod matrix;
+mod ops;
 mod sparse;
 
+pub use backend::QuantBackend;
 pub use encoding::{Encoding, FloatType};
 pub use error::QuantError;
 pub use format::{LAYOUT_VERSION, PackedFormat};
 pub use matrix::PackedMatrix;
+pub use ops::{packed_columns, packed_linear};
 pub use sparse::{SparseFormat, SparseMatrix, SparsePattern};

@@ -137,13 +137,7 @@ impl PackedMatrix {
 
     /// The scales s as they are stored, `[groups, d_output]`.
     pub fn scales(&self) -> Vec<f32> {
-        self.shared(|block, lane| match self.format.scales {
-            FloatType::F32 => f32::from_bits(block[lane]),
-            FloatType::F16 => {
-                let bits = block[lane % (LANES / 2)] >> (16 * (lane / (LANES / 2)));
-                f16::from_bits(bits as u16).to_f32()
-            }
-        })
+        self.shared(|block, lane| read_scale(self.format, block, lane))
     }
 
     /// The zero points z, `[groups, d_output]`, if there are any.
@@ -268,6 +262,22 @@ impl PackedMatrix {
         }
         Ok(())
     }
+}
+
+/// The scale of a lane, from the words of its panel's group.
+pub(crate) fn read_scale(format: PackedFormat, block: &[u32], lane: usize) -> f32 {
+    match format.scales {
+        FloatType::F32 => f32::from_bits(block[lane]),
+        FloatType::F16 => {
+            let bits = block[lane % (LANES / 2)] >> (16 * (lane / (LANES / 2)));
+            f16::from_bits(bits as u16).to_f32()
+        }
+    }
+}
+
+/// The zero point of a lane, from the words of its panel's group, of an asymmetric format.
+pub(crate) fn read_zero(format: PackedFormat, block: &[u32], lane: usize) -> u8 {
+    (block[format.zeros_start() + lane % 4] >> (8 * (lane / 4))) as u8
 }
 
 pub(crate) fn check_length(

@@ -36,10 +36,11 @@ fn matrices(fours: usize) -> impl Strategy<Value = ([usize; 2], Vec<f32>)> {
 }
 
 fn comes_back(format: SparseFormat, dense: &[f32]) -> Result<SparseMatrix, TestCaseError> {
-    let sparse = SparseMatrix::pack(format, dense).unwrap();
+    let sparse = SparseMatrix::pack(format, dense).expect("what the strategy makes can be stored");
     let rounded: Vec<f32> = dense.iter().map(|&x| format.values.round(x)).collect();
     prop_assert_eq!(sparse.dense(), rounded);
-    let again = SparseMatrix::from_words(format, sparse.words().to_vec()).unwrap();
+    let again = SparseMatrix::from_words(format, sparse.words().to_vec())
+        .expect("these words were written");
     prop_assert_eq!(&again, &sparse);
     Ok(sparse)
 }
