@@ -136,11 +136,9 @@ impl Job<'_> {
                     Some(gram) => Some(gram.through(&self.method(layer, matrix(&rounded))?)),
                     None => None,
                 };
-                // Ranks are what the budget made them: where the group does not divide one, an output has one scale.
-                let rank = second.shape()[0];
-                let divides = work.group != 0 && rank.is_multiple_of(work.group);
+                // Ranks are what the budget made them.
                 let work = Quantize {
-                    group: if divides { work.group } else { 0 },
+                    nearest_group: true,
                     ..work.clone()
                 };
                 Ok(Stored::LowRank {
@@ -178,7 +176,11 @@ impl Job<'_> {
             (method, _) => method,
         };
         let seen = || gram.ok_or(MethodError::NoTokens);
-        let (group, clip) = (work.group, work.clip);
+        let group = match work.nearest_group {
+            true => work.group_that_fits(weights.d_input()),
+            false => work.group,
+        };
+        let clip = work.clip;
         let plain = |codes: Quantized| Ok((codes, None));
         let coded: Result<_, MethodError> = match method {
             QuantizeMethod::RoundToNearest => {

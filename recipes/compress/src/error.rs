@@ -105,10 +105,13 @@ pub enum CompressError {
         /// The token.
         token: u32,
     },
-    /// A stage made scores that are not numbers.
-    #[error("stage {stage}: the loss is not finite any more; compress less, or exclude layers")]
+    /// Scores that are not numbers.
+    #[error(
+        "the loss after stage {stage} is not finite (stage 0 is the original, whose weights come from a diverged run then); \
+         compress less, or leave layers out with `except`"
+    )]
     NotFinite {
-        /// Number of the stage, from 1 on.
+        /// Number of the stage; 0 is the original.
         stage: usize,
     },
     /// A run cannot be read, scored or written.

@@ -28,7 +28,8 @@ impl Matrix {
                 why: format!("{d_input} x {d_output} was asked for"),
             });
         }
-        match values.iter().position(|value| !(value.abs() <= LARGEST)) {
+        let fits = |value: &f32| (-LARGEST..=LARGEST).contains(value);
+        match values.iter().position(|value| !fits(value)) {
             None => Ok(Self {
                 d_input,
                 d_output,

@@ -2,11 +2,19 @@
 
 mod keys;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::CompressError;
 use crate::prune::Pattern;
 use crate::quantize::{Clip, Grid};
 use keys::Keys;
+
+/// Packed groups are multiples of this many inputs.
+const GROUP_ALIGN: usize = 32;
+/// Nobody waits longer for the pace of a stage.
+const MOST_SECONDS: f64 = 3600.0;
 
 /// A compression recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,6 +126,9 @@ pub struct Quantize {
     pub bits_of: Vec<(String, u8)>,
     /// Inputs that share a scale; 0 for all of a layer.
     pub group: usize,
+    /// Whether a layer whose inputs the group does not divide takes the next smaller one that does, or else one scale an output.
+    /// Otherwise it is an error.
+    pub nearest_group: bool,
     /// Range of a group's codes.
     pub clip: Clip,
 }
@@ -170,6 +181,129 @@ pub struct Factorize {
     pub whitened: Option<f64>,
 }
 
+impl CompressRecipe {
+    /// Checks what no single key shows.
+    ///
+    /// # Errors
+    /// Names the first key that cannot be, and its bound.
+    pub fn check(&self) -> Result<(), CompressError> {
+        let bad = |key, value: String, why: &str| {
+            Err(CompressError::Setting {
+                key,
+                value,
+                why: why.into(),
+            })
+        };
+        if self.from.is_empty() {
+            return bad(
+                "from",
+                "empty".into(),
+                "a run folder is needed: --set from=RUN",
+            );
+        }
+        if self.stage.is_empty() {
+            return bad("stage", "empty".into(), "at least one [[stage]] is needed");
+        }
+        for (key, value) in [
+            ("calibration.windows", self.calibration.windows),
+            ("calibration.batch", self.calibration.batch),
+            ("measure.batch", self.measure.batch),
+        ] {
+            if value == 0 {
+                return bad(key, "0".into(), "must be at least 1");
+            }
+        }
+        let seconds = self.measure.decode_seconds;
+        match (0.0..=MOST_SECONDS).contains(&seconds) {
+            true => Ok(()),
+            false => bad(
+                "measure.decode_seconds",
+                seconds.to_string(),
+                "must lie in [0, 3600]",
+            ),
+        }
+    }
+}
+
+impl Stage {
+    /// The stage by the method of its kind that needs no calibration: another result of the same size.
+    pub fn without_calibration(&self) -> Self {
+        let work = match self.work.clone() {
+            Work::Quantize(quantize) => Work::Quantize(Quantize {
+                method: QuantizeMethod::RoundToNearest,
+                clip: Clip::None,
+                ..quantize
+            }),
+            Work::Prune(prune) => Work::Prune(Prune {
+                method: PruneMethod::Magnitude,
+                ..prune
+            }),
+            Work::LowRank(factorize) => Work::LowRank(Factorize {
+                whitened: None,
+                ..factorize
+            }),
+            Work::Half => Work::Half,
+        };
+        Self {
+            work,
+            layers: self.layers.clone(),
+        }
+    }
+}
+
+/// In a few words, for tables.
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quantize(quantize) => quantize.fmt(f),
+            Self::Prune(Prune { pattern, method }) => {
+                let method = match method {
+                    PruneMethod::Magnitude => "magnitude",
+                    PruneMethod::Wanda => "wanda",
+                    PruneMethod::SparseGpt { .. } => "sparsegpt",
+                };
+                match pattern {
+                    Pattern::Unstructured { share } => write!(f, "{method}, {share} zeros"),
+                    Pattern::NofM { keep, of } => write!(f, "{method}, {keep}:{of}"),
+                }
+            }
+            Self::LowRank(Factorize { keep, whitened }) => {
+                let method = if whitened.is_some() {
+                    "whitened svd"
+                } else {
+                    "svd"
+                };
+                write!(f, "{method}, {keep} of the weights")
+            }
+            Self::Half => f.write_str("rest in 16 bits"),
+        }
+    }
+}
+
+impl fmt::Display for Quantize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            QuantizeMethod::RoundToNearest => "rtn",
+            QuantizeMethod::Gptq {
+                act_order: false, ..
+            } => "gptq",
+            QuantizeMethod::Gptq {
+                act_order: true, ..
+            } => "gptq by activation",
+            QuantizeMethod::Awq => "awq",
+        };
+        write!(f, "{method}, {} bits", self.grid.bits)?;
+        match self.group {
+            0 => f.write_str(", scales by output")?,
+            group => write!(f, ", groups of {group}")?,
+        }
+        if self.clip == Clip::Mse {
+            f.write_str(", clipped")?;
+        }
+        Ok(())
+    }
+}
+
 impl Work {
     /// Its kind, as recipes call it.
     pub fn kind(&self) -> &'static str {
@@ -193,6 +327,15 @@ impl Work {
 }
 
 impl Quantize {
+    /// The largest group up to the asked for one that divides `d_input` and that there is a packed storage for (a multiple of 32);
+    /// 0, one scale an output, if there is none.
+    pub fn group_that_fits(&self, d_input: usize) -> usize {
+        let fits = |group: &usize| d_input.is_multiple_of(*group);
+        let most = self.group / GROUP_ALIGN;
+        let groups = (1..=most).rev().map(|count| count * GROUP_ALIGN);
+        groups.into_iter().find(fits).unwrap_or(0)
+    }
+
     /// The grid of a layer.
     pub fn grid_of(&self, layer: &str) -> Grid {
         let own = self

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use kiln_run::{FileError, RunFolder, recipe};
-use kiln_text::Tokenizer;
+use kiln_text::{DataConfig, Tokenizer, TokenizerConfig};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
@@ -79,6 +79,35 @@ impl Run {
         let path = self.folder.recipe();
         let name = path.to_string_lossy();
         Ok(recipe::load::<TrainRecipe>(self.folder.path(), &name, &[])?.value)
+    }
+
+    /// The recipe with the data that the model is to see: its own, or another corpus, with the run's own tokenizer either way.
+    ///
+    /// # Errors
+    /// A missing or damaged `recipe.toml`; a corpus for a model of a task.
+    pub fn data_recipe(&self, corpus: Option<&str>) -> Result<TrainRecipe, TrainError> {
+        let mut recipe = self.recipe()?;
+        if recipe.task.is_some() {
+            return match corpus {
+                None => Ok(recipe),
+                Some(name) => Err(TrainError::setting(
+                    "data.name",
+                    name,
+                    format!(
+                        "this run was trained on the task `{}`, whose examples are drawn; leave the corpus out",
+                        self.config.corpus
+                    ),
+                )),
+            };
+        }
+        recipe.data = DataConfig {
+            name: corpus.map_or(recipe.data.name, String::from),
+            tokenizer: TokenizerConfig::File {
+                path: self.tokenizer_path(),
+            },
+            max_bytes: recipe.data.max_bytes,
+        };
+        Ok(recipe)
     }
 
     /// Its tokenizer.

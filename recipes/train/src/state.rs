@@ -1,5 +1,6 @@
 //! What a checkpoint holds: weights, optimizer state, and a position in the run.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
+use kiln_backbone::stable_param_ids;
 use kiln_loader::LoaderState;
 use kiln_run::{Checkpoint, CheckpointStore, FileError};
 use kiln_text::Hash;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::recipe::Objective;
-use crate::storage::{StorageTable, StoredModel};
+use crate::storage::{StorageTable, StoredModel, packed};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.bpk";
@@ -111,10 +113,16 @@ pub fn load_model(
     if !path.is_file() {
         return Err(bad(path, "there is no such file".into()));
     }
-    load_from(SafetensorsStore::from_file(path), config, path, device)
+    load_from(
+        SafetensorsStore::from_file(path),
+        &BTreeSet::new(),
+        config,
+        path,
+        device,
+    )
 }
 
-/// The same from tensors that were read from `path`, whatever their storage.
+/// The same from tensors that were read from `path`: what is packed or factorised stays so in the model, all else is dense there.
 ///
 /// # Errors
 /// As [`load_model`].
@@ -127,12 +135,13 @@ pub fn load_stored(
     let plain = stored
         .plain()
         .map_err(|error| bad(path, format!("its tensors cannot be laid out: {error}")))?;
-    load_from(
-        SafetensorsStore::from_bytes(Some(plain)),
-        config,
-        path,
-        device,
-    )
+    let kept: BTreeSet<&str> = stored.kept().collect();
+    let store = SafetensorsStore::from_bytes(Some(plain));
+    let mut model = load_from(store, &kept, config, path, device)?;
+    match packed::replace(&mut model, stored, device) {
+        Ok(()) => Ok(stable_param_ids(model)),
+        Err(why) => Err(bad(path, why)),
+    }
 }
 
 fn bad(path: &Path, why: String) -> TrainError {
@@ -142,8 +151,10 @@ fn bad(path: &Path, why: String) -> TrainError {
     }
 }
 
+/// Fills a model from all tensors but the `absent` ones.
 fn load_from(
     store: SafetensorsStore,
+    absent: &BTreeSet<&str>,
     config: &ModelConfig,
     path: &Path,
     device: &Device,
@@ -167,8 +178,11 @@ fn load_from(
             names(errors)
         )));
     }
-    if !result.missing.is_empty() {
-        let missing = result.missing.into_iter().map(|(name, _)| name).collect();
+    let missing = result.missing.into_iter().map(|(name, _)| name);
+    let missing: Vec<String> = missing
+        .filter(|name| !absent.contains(name.as_str()))
+        .collect();
+    if !missing.is_empty() {
         return Err(bad(format!(
             "tensors of the model are missing: {}",
             names(missing)

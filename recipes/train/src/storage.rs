@@ -4,6 +4,8 @@
 //! float tensor under its own name, packed and sparse words as `NAME.words`, the two factors of a low rank as `NAME.first` and
 //! `NAME.second` (each stored in its own way), and the divisors of a layer's inputs as `NAME.divisors` beside `NAME.scaled`.
 
+pub(crate) mod packed;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -150,6 +152,14 @@ impl Stored {
         }
     }
 
+    /// Whether a model computes from it as it is.
+    fn is_kept(&self) -> bool {
+        match self {
+            Self::Packed(_) | Self::PackedRows(_) | Self::LowRank { .. } => true,
+            Self::Float { .. } | Self::Sparse(_) | Self::Scaled { .. } => false,
+        }
+    }
+
     /// Adds its parts under their names.
     fn parts(&self, name: &str, parts: &mut BTreeMap<String, Part>) {
         let words = |words: &[u32]| Part {
@@ -284,12 +294,20 @@ impl StoredModel {
         Ok(atomic_write(path, |out| out.write_all(&bytes))?)
     }
 
-    /// The same model as a safetensors file of plain numbers in 32 bits.
+    /// What the model holds as plain numbers, as a safetensors file in 32 bits: all but [`StoredModel::kept`].
     pub(crate) fn plain(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
         self.serialize(|stored, name, parts| {
-            let part = Part::of(FloatType::F32, stored.shape(), &stored.values());
-            parts.insert(name.into(), part);
+            if !stored.is_kept() {
+                let part = Part::of(FloatType::F32, stored.shape(), &stored.values());
+                parts.insert(name.into(), part);
+            }
         })
+    }
+
+    /// Names of the tensors that the model holds as they are stored: packed ones, and products.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &str> {
+        let kept = self.tensors.iter().filter(|(_, stored)| stored.is_kept());
+        kept.map(|(name, _)| name.as_str())
     }
 
     fn serialize(

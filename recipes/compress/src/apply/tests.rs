@@ -200,6 +200,23 @@ fn layers_that_are_left_out_are_not_touched() {
 }
 
 #[test]
+fn a_group_may_give_way_to_the_layers_width() {
+    let text = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 64\nnearest_group = true";
+    let (after, _) = run(&[text]).unwrap();
+    let group = |name: &str| match &after.tensors[name] {
+        Stored::Packed(matrix) => matrix.format().group,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(group("blocks.0.mlp.up.weight"), 64);
+    // 96 is no multiple of 64, but of 32.
+    assert_eq!(group("blocks.0.mlp.down.weight"), 32);
+    let Work::Quantize(quantize) = stage(text).work else {
+        unreachable!()
+    };
+    assert_eq!(quantize.group_that_fits(132), 0);
+}
+
+#[test]
 fn a_layer_that_cannot_be_compressed_is_named() {
     let words = run(&["kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 64"])
         .unwrap_err()

@@ -31,6 +31,8 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    nearest_group: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     clip: Option<Clip>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     damping: Option<f64>,
@@ -113,6 +115,7 @@ impl Keys {
             grid,
             bits_of: bits_of.into_iter().collect(),
             group: self.group.take().unwrap_or(GROUP),
+            nearest_group: self.nearest_group.take().unwrap_or(false),
             clip: self.clip.take().unwrap_or_default(),
         })
     }
@@ -234,6 +237,7 @@ fn quantize_keys(work: Quantize) -> Keys {
         bits_of: Some(work.bits_of.into_iter().collect()),
         symmetric: Some(work.grid.symmetric),
         group: Some(work.group),
+        nearest_group: Some(work.nearest_group),
         clip: Some(work.clip),
         damping,
         act_order,

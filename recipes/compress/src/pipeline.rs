@@ -1,0 +1,292 @@
+//! A compression from the run that it starts from to the smaller one: stage by stage, each with a run folder of its own.
+
+mod folder;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use kiln_cost::{Pace, Subject, decoding};
+use kiln_run::recipe::Recipe;
+use kiln_run::{Interrupt, Mode, RunFolder, View};
+use kiln_text::DataEnv;
+use kiln_train::{OpenDevice, Run, Source, StoredModel};
+
+use crate::apply::{Calibrated, Job, LayerFigures};
+use crate::calibrate::calibrate;
+use crate::figures::{COMPRESS_VERSION, Compression, StageFigures};
+use crate::judge::Judge;
+use crate::recipe::CompressRecipe;
+use crate::{CompressError, page};
+use folder::Folder;
+
+/// Tokens before decoding is timed.
+const PROMPT: usize = 64;
+
+/// A compression to be made.
+pub struct Request<'a> {
+    /// What to do.
+    pub recipe: Recipe<CompressRecipe>,
+    /// Folder of the smaller run, with the stages below.
+    pub out: PathBuf,
+    /// Whether to go on with the first stage of `out` that was not finished.
+    pub resume: bool,
+    /// Where to compute.
+    pub device: &'a OpenDevice,
+    /// Where data comes from.
+    pub data: &'a DataEnv,
+    /// Folder of the source, for its commit.
+    pub source: &'a Path,
+    /// Versions of what the binary was built with, by name.
+    pub versions: BTreeMap<String, String>,
+    /// Face of the progress view.
+    pub view: Mode,
+    /// Asks for a clean stop.
+    pub interrupt: Interrupt,
+}
+
+/// How a compression ended.
+pub struct Outcome {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What there is so far.
+    pub compression: Compression,
+    /// Whether it was stopped before its last stage.
+    pub interrupted: bool,
+}
+
+/// Compresses a run as a recipe says.
+///
+/// # Errors
+/// Any of [`CompressError`]; the stages before stay usable, and the run itself is not changed.
+pub fn compress(request: Request<'_>) -> Result<Outcome, CompressError> {
+    let recipe = &request.recipe.value;
+    recipe.check()?;
+    if !request.resume {
+        RunFolder::check_free(&request.out)?;
+    }
+    let mut view = View::new(0, request.view);
+    let device = &request.device.device;
+    let run = Run::open(Path::new(&recipe.from), device)?;
+    let source = Source::open(&run.data_recipe(None)?, request.data, &mut view)?;
+    let folder = match request.resume {
+        true => Folder::resume(&request, &run)?,
+        false => Folder::create(&request, &run)?,
+    };
+    let mut pipeline = Pipeline {
+        recipe,
+        run: &run,
+        source: &source,
+        calibration: None,
+        request: &request,
+        folder: &folder,
+        view,
+    };
+    let original = pipeline.original()?;
+    let mut compression = Compression {
+        version: COMPRESS_VERSION,
+        name: request.recipe.name.clone(),
+        recipe: recipe.clone(),
+        corpus: run.config.corpus.clone(),
+        original,
+        stages: Vec::new(),
+    };
+    for number in 1..=recipe.stage.len() {
+        let figures = match folder.finished(number)? {
+            Some(figures) => figures,
+            None if request.interrupt.requested() => break,
+            None => pipeline.stage(number)?,
+        };
+        compression.stages.push(figures);
+    }
+    let interrupted = compression.stages.len() < recipe.stage.len();
+    if !interrupted {
+        folder.finish(&compression)?;
+        page::write(&compression, &folder.report())?;
+    }
+    Ok(Outcome {
+        folder: request.out.clone(),
+        compression,
+        interrupted,
+    })
+}
+
+struct Pipeline<'a> {
+    recipe: &'a CompressRecipe,
+    run: &'a Run,
+    source: &'a Source,
+    /// The text of the calibration, where it is another.
+    calibration: Option<Source>,
+    request: &'a Request<'a>,
+    folder: &'a Folder,
+    view: View,
+}
+
+/// What a stage took.
+struct Work {
+    what: String,
+    seconds: f64,
+    calibration_tokens: u64,
+    layers: Vec<LayerFigures>,
+}
+
+impl Pipeline<'_> {
+    /// The figures of the original, from an earlier start if there is one.
+    fn original(&mut self) -> Result<StageFigures, CompressError> {
+        if let Some(figures) = self.folder.finished(0)? {
+            return match figures.weights == self.run.config.weights {
+                true => Ok(figures),
+                false => Err(CompressError::SourceChanged {
+                    path: self.run.folder().path().into(),
+                }),
+            };
+        }
+        self.view.message("scoring the original");
+        let work = Work {
+            what: "original".into(),
+            seconds: 0.0,
+            calibration_tokens: 0,
+            layers: Vec::new(),
+        };
+        let figures = self.measured(0, self.run, work)?;
+        self.folder.write(&figures)?;
+        Ok(figures)
+    }
+
+    /// Makes a stage of the one before, writes its run, opens that again and measures it.
+    fn stage(&mut self, number: usize) -> Result<StageFigures, CompressError> {
+        let device = &self.request.device.device;
+        let opened;
+        let before = match number {
+            1 => self.run,
+            _ => {
+                opened = Run::open(&self.folder.stage(number - 1), device)?;
+                &opened
+            }
+        };
+        let stage = &self.recipe.stage[number - 1];
+        let what = stage.work.to_string();
+        let total = self.recipe.stage.len();
+        self.view
+            .message(&format!("stage {number} of {total}: {what}"));
+        let start = Instant::now();
+        let grams = match stage.work.is_calibrated() {
+            true => self.calibrated(before)?,
+            false => Calibrated::new(),
+        };
+        let job = Job {
+            number,
+            stage,
+            grams: &grams,
+        };
+        let (model, layers) = job.apply(&before.stored()?)?;
+        let work = Work {
+            what,
+            seconds: start.elapsed().as_secs_f64(),
+            calibration_tokens: grams.values().map(crate::Gram::tokens).max().unwrap_or(0),
+            layers,
+        };
+        self.folder.write_run(number, self.run, &model)?;
+        let after = Run::open(&self.folder.stage(number), device)?;
+        let figures = self.measured(number, &after, work)?;
+        self.folder.write(&figures)?;
+        Ok(figures)
+    }
+
+    fn calibrated(&mut self, run: &Run) -> Result<Calibrated, CompressError> {
+        let calibration = &self.recipe.calibration;
+        if self.calibration.is_none() && !calibration.corpus.is_empty() {
+            let recipe = self.run.data_recipe(Some(&calibration.corpus))?;
+            self.calibration = Some(Source::open(&recipe, self.request.data, &mut self.view)?);
+        }
+        let source = self.calibration.as_ref().unwrap_or(self.source);
+        let device = &self.request.device.device;
+        calibrate(&run.model, &run.config, source, calibration, device)
+    }
+
+    fn measured(
+        &self,
+        number: usize,
+        run: &Run,
+        work: Work,
+    ) -> Result<StageFigures, CompressError> {
+        let judge = Judge {
+            original: self.run,
+            source: self.source,
+            measure: &self.recipe.measure,
+            device: &self.request.device.device,
+        };
+        let (quality, windows) = judge.quality(&run.model)?;
+        if !quality.loss.is_finite() {
+            return Err(CompressError::NotFinite { stage: number });
+        }
+        if number > 0 {
+            self.folder.write_windows(number, &windows)?;
+        }
+        Ok(StageFigures {
+            version: COMPRESS_VERSION,
+            number,
+            what: work.what,
+            seconds: work.seconds,
+            calibration_tokens: work.calibration_tokens,
+            file_bytes: folder::file_bytes(run.folder())?,
+            memory_bytes: run.model.weight_bytes(),
+            weights: run.config.weights.clone(),
+            quality,
+            decode: self.decode(run)?,
+            layers: work.layers,
+        })
+    }
+
+    fn decode(&self, run: &Run) -> Result<Option<Pace>, CompressError> {
+        let seconds = self.recipe.measure.decode_seconds;
+        if seconds == 0.0 {
+            return Ok(None);
+        }
+        let device = self.request.device;
+        let subject = Subject::of_run(run.folder().path(), &device.device)?;
+        let length = PROMPT.min(run.config.seq);
+        Ok(decoding(&subject, device, length, seconds)?)
+    }
+}
+
+/// What a stage would make of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estimate {
+    /// What would be done.
+    pub what: String,
+    /// Bytes of the weights in the file, scales and masks included.
+    pub bytes: u64,
+    /// Layers that it would work on.
+    pub layers: Vec<LayerFigures>,
+}
+
+/// What every stage would leave of a run's weights, the original first: found by the methods that need no calibration, whose results
+/// have the same size (but for the ranks that a whitened decomposition gives out, within the same budget).
+///
+/// # Errors
+/// As [`compress`], for what shows without calibration: layers that cannot be, orders that cannot be.
+pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, CompressError> {
+    recipe.check()?;
+    let mut model: StoredModel = run.stored()?;
+    let mut estimates = vec![Estimate {
+        what: "original".into(),
+        bytes: model.bytes(),
+        layers: Vec::new(),
+    }];
+    for (index, stage) in recipe.stage.iter().enumerate() {
+        let job = Job {
+            number: index + 1,
+            stage: &stage.without_calibration(),
+            grams: &Calibrated::new(),
+        };
+        let layers;
+        (model, layers) = job.apply(&model)?;
+        estimates.push(Estimate {
+            what: stage.work.to_string(),
+            bytes: model.bytes(),
+            layers,
+        });
+    }
+    Ok(estimates)
+}
