@@ -3,9 +3,9 @@
 //! ```text
 //! words    panels of 16 outputs, one after the other; the last has outputs that are not there, with scale and codes 0
 //! panel    groups of inputs, one after the other
-//! group    scales of its 16 outputs    f16: 8 words, output l in the low and output l + 8 in the high half of word l
+//! group    scales of its 16 outputs    f16: 8 words, output 2 l in the low and output 2 l + 1 in the high half of word l
 //!                                      f32: 16 words
-//!          zero points, if any         4 words, output 4 b + l in byte b of word l (byte 0 is the lowest)
+//!          zero points, if any         4 words, output 4 l + b in byte b of word l (byte 0 is the lowest)
 //!          codes                       rows of 16 words, one of each output; the codes of an output, first input first, fill
 //!                                      its words from the lowest bit up, across words where bits do not divide 32
 //! ```

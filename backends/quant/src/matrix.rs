@@ -142,10 +142,8 @@ impl PackedMatrix {
 
     /// The zero points z, `[groups, d_output]`, if there are any.
     pub fn zeros(&self) -> Option<Vec<u8>> {
-        let start = self.format.zeros_start();
-        self.format
-            .asymmetric
-            .then(|| self.shared(|block, lane| (block[start + lane % 4] >> (8 * (lane / 4))) as u8))
+        let zeros = || self.shared(|block, lane| read_zero(self.format, block, lane));
+        self.format.asymmetric.then(zeros)
     }
 
     /// The matrix that this one stands for, `[d_input, d_output]` row-major: s (q - z), rounded once.
@@ -204,8 +202,7 @@ impl PackedMatrix {
                 FloatType::F32 => self.words[start + lane] = stored.abs().to_bits(),
                 FloatType::F16 => {
                     let bits = u32::from(f16::from_f32(scale.abs()).to_bits());
-                    let word = start + lane % (LANES / 2);
-                    self.words[word] |= bits << (16 * (lane / (LANES / 2)));
+                    self.words[start + lane / 2] |= bits << (16 * (lane % 2));
                 }
             }
         }
@@ -226,8 +223,8 @@ impl PackedMatrix {
                 });
             }
             let (start, lane) = format.place(group, output);
-            let word = start + format.zeros_start() + lane % 4;
-            self.words[word] |= u32::from(zero) << (8 * (lane / 4));
+            let word = start + format.zeros_start() + lane / 4;
+            self.words[word] |= u32::from(zero) << (8 * (lane % 4));
         }
         Ok(())
     }
@@ -269,7 +266,7 @@ pub(crate) fn read_scale(format: PackedFormat, block: &[u32], lane: usize) -> f3
     match format.scales {
         FloatType::F32 => f32::from_bits(block[lane]),
         FloatType::F16 => {
-            let bits = block[lane % (LANES / 2)] >> (16 * (lane / (LANES / 2)));
+            let bits = block[lane / 2] >> (16 * (lane % 2));
             f16::from_bits(bits as u16).to_f32()
         }
     }
@@ -277,7 +274,7 @@ pub(crate) fn read_scale(format: PackedFormat, block: &[u32], lane: usize) -> f3
 
 /// The zero point of a lane, from the words of its panel's group, of an asymmetric format.
 pub(crate) fn read_zero(format: PackedFormat, block: &[u32], lane: usize) -> u8 {
-    (block[format.zeros_start() + lane % 4] >> (8 * (lane / 4))) as u8
+    (block[format.zeros_start() + lane / 4] >> (8 * (lane % 4))) as u8
 }
 
 pub(crate) fn check_length(

@@ -107,8 +107,8 @@ fn the_layout_is_that_of_version_1() {
     (zeros[0], zeros[9]) = (3, 5);
     let packed = PackedMatrix::pack(format, &levels, &scales, Some(&zeros)).unwrap();
     let mut words = [0; 8 + 4 + 2 * 16];
-    (words[0], words[1]) = (0x3c00, 0x4000 << 16); // f16: 1 in the low half, 2 in the high one
-    (words[8], words[9]) = (3, 5 << 16); // outputs 4 * 0 + 0 and 4 * 2 + 1
+    (words[0], words[4]) = (0x3c00, 0x4000 << 16); // f16: output 0 in a low half, 9 in a high one
+    (words[8], words[10]) = (3, 5 << 8); // outputs 4 * 0 + 0 and 4 * 2 + 1
     (words[12], words[12 + 16]) = (0x7654_3210, 8);
     (words[12 + 9], words[12 + 16 + 9]) = (0x89ab_cdef, 7);
     assert_eq!(packed.words(), words);
