@@ -15,6 +15,10 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use kiln_fused::linear;
 use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix, packed_linear};
 
+/// The allocator of the `kiln` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `[rows, d_input, d_output]`
 const SIZES: [[usize; 3]; 13] = [
     [1, 128, 512],

@@ -106,8 +106,8 @@ unsafe fn panel_rows<V: Vector, const BITS: u32, const SIGNED: bool, const ROWS:
     unsafe {
         let mut x: [*const f32; ROWS] = array::from_fn(|row| x[row * format.d_input..].as_ptr());
         let mut totals = [V::splat(0.0); ROWS];
-        for words in panel.chunks_exact(format.group_words()) {
-            let group = Group::<V, BITS, SIGNED>::new(words.as_ptr(), format);
+        for group in 0..format.groups() {
+            let group = Group::<V, BITS, SIGNED>::new(panel.as_ptr(), group, format);
             let (mut codes, mut sums) = (group.codes, [[V::splat(0.0); 4]; ROWS]);
             for tile in 1..=tiles {
                 if tile == tiles && rest > 0 {

@@ -115,11 +115,11 @@ impl Kernel for Unpack<'_> {
         let mut whole: [u32; MOST_WORDS];
         for (at, panel) in words.chunks_exact(format.panel_words()).enumerate() {
             for tile in (first..first + inputs).step_by(TILE) {
-                let words = &panel[tile / format.group * format.group_words()..];
                 // SAFETY: the caller's promise; a tile lies in one group, since groups are multiples of 32 or alone, and the buffer
                 // has room for whole tiles.
                 unsafe {
-                    let group = Group::<V, BITS, SIGNED>::new(words.as_ptr(), format);
+                    let group =
+                        Group::<V, BITS, SIGNED>::new(panel.as_ptr(), tile / format.group, format);
                     let before = tile % format.group / TILE;
                     let mut codes = group.codes.add(before * BITS as usize * LANES);
                     let rest = format.d_input - tile;

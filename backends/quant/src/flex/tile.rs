@@ -137,18 +137,19 @@ impl<V: Vector, const BITS: u32, const SIGNED: bool> Levels<V, BITS, SIGNED> {
 
 impl<V: Vector, const BITS: u32, const SIGNED: bool> Group<V, BITS, SIGNED> {
     /// # Safety
-    /// Of [`Vector`]; `words` are those of a group of a panel of this format.
+    /// Of [`Vector`]; `panel` is one of this format, with such a group.
     #[inline(always)]
-    pub unsafe fn new(words: *const u32, format: &PackedFormat) -> Self {
+    pub unsafe fn new(panel: *const u32, group: usize, format: &PackedFormat) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
+            let header = panel.add(format.header(group));
             Self {
                 scales: match format.scales {
-                    FloatType::F16 => V::halves(words),
-                    FloatType::F32 => V::load(words.cast()),
+                    FloatType::F16 => V::halves(header),
+                    FloatType::F32 => V::load(header.cast()),
                 },
-                levels: Levels::new(words.add(format.zeros_start())),
-                codes: words.add(format.codes_start()),
+                levels: Levels::new(header.add(format.zeros_start())),
+                codes: panel.add(format.codes(group)),
             }
         }
     }
