@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! words    panels of 16 outputs, one after the other; the last has outputs that are not there, with scale and codes 0
-//! panel    groups of inputs, one after the other
-//! group    scales of its 16 outputs    f16: 8 words, output l in the low and output l + 8 in the high half of word l
-//!                                      f32: 16 words
-//!          zero points, if any         4 words, output 4 b + l in byte b of word l (byte 0 is the lowest)
-//!          codes                       rows of 16 words, one of each output; the codes of an output, first input first, fill
-//!                                      its words from the lowest bit up, across words where bits do not divide 32
+//! panel    headers of all groups of inputs, one after the other, filled up with zeros to a multiple of 16 words; then their codes
+//! header   scales of the 16 outputs   f16: 8 words, output 2 l in the low and output 2 l + 1 in the high half of word l
+//!                                     f32: 16 words
+//!          zero points, if any        4 words, output 4 l + b in byte b of word l (byte 0 is the lowest)
+//! codes    of each group rows of 16 words, one of each output; the codes of an output, first input first, fill its words from the
+//!          lowest bit up, across words where bits do not divide 32
 //! ```
 //!
 //! So a row of words is one cache line, and one vector of AVX-512, with a lane for each output; a unit of a GPU that walks one
-//! output reads beside its neighbours; and a panel is read from its first to its last word, scales included.
+//! output reads beside its neighbours; and a panel is read from its first to its last word. A word holds inputs of one output, as
+//! integer dot products want them.
 
 use serde::{Deserialize, Serialize};
 
@@ -102,35 +103,46 @@ impl PackedFormat {
     }
 
     pub(crate) fn panel_words(&self) -> usize {
-        self.groups() * self.group_words()
+        self.headers_words() + self.groups() * self.code_words()
     }
 
-    /// Words of a group of a panel.
-    pub(crate) fn group_words(&self) -> usize {
-        self.codes_start() + self.code_rows() * LANES
+    /// Words of the headers of a panel.
+    fn headers_words(&self) -> usize {
+        (self.groups() * self.header_words()).next_multiple_of(LANES)
+    }
+
+    /// Words of the header of a group of a panel.
+    fn header_words(&self) -> usize {
+        self.zeros_start() + if self.asymmetric { ZERO_WORDS } else { 0 }
+    }
+
+    /// Words of the codes of a group of a panel.
+    pub(crate) fn code_words(&self) -> usize {
+        self.code_rows() * LANES
     }
 
     /// Rows of code words of a group of a panel.
-    pub(crate) fn code_rows(&self) -> usize {
+    fn code_rows(&self) -> usize {
         (self.group * self.encoding.bits() as usize).div_ceil(32)
     }
 
-    /// First word of the zero points of a group of a panel.
+    /// First word of the zero points in a header.
     pub(crate) fn zeros_start(&self) -> usize {
         LANES * self.scales.bits() / 32
     }
 
-    /// First word of the codes of a group of a panel.
-    pub(crate) fn codes_start(&self) -> usize {
-        self.zeros_start() + if self.asymmetric { ZERO_WORDS } else { 0 }
+    /// First word of a group's header in a panel.
+    pub(crate) fn header(&self, group: usize) -> usize {
+        group * self.header_words()
     }
 
-    /// First word of group `group` of the panel that `output` is in, and the lane of the output.
-    pub(crate) fn place(&self, group: usize, output: usize) -> (usize, usize) {
-        let (panel, lane) = (output / LANES, output % LANES);
-        (
-            panel * self.panel_words() + group * self.group_words(),
-            lane,
-        )
+    /// First word of a group's codes in a panel.
+    pub(crate) fn codes(&self, group: usize) -> usize {
+        self.headers_words() + group * self.code_words()
+    }
+
+    /// First word of the panel that an output is in, and its lane there.
+    pub(crate) fn place(&self, output: usize) -> (usize, usize) {
+        (output / LANES * self.panel_words(), output % LANES)
     }
 }

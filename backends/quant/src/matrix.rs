@@ -123,8 +123,8 @@ impl PackedMatrix {
         for input in 0..d_input {
             let CodePlace { word, shift } = self.format.code_place(input % group);
             for output in 0..d_output {
-                let (start, lane) = self.format.place(input / group, output);
-                let at = start + self.format.codes_start() + word + lane;
+                let (panel, lane) = self.format.place(output);
+                let at = panel + self.format.codes(input / group) + word + lane;
                 let mut bits = u64::from(self.words[at]);
                 if shift + encoding.bits() > 32 {
                     bits |= u64::from(self.words[at + LANES]) << 32;
@@ -137,15 +137,13 @@ impl PackedMatrix {
 
     /// The scales s as they are stored, `[groups, d_output]`.
     pub fn scales(&self) -> Vec<f32> {
-        self.shared(|block, lane| read_scale(self.format, block, lane))
+        self.shared(|header, lane| read_scale(self.format, header, lane))
     }
 
     /// The zero points z, `[groups, d_output]`, if there are any.
     pub fn zeros(&self) -> Option<Vec<u8>> {
-        let start = self.format.zeros_start();
-        self.format
-            .asymmetric
-            .then(|| self.shared(|block, lane| (block[start + lane % 4] >> (8 * (lane / 4))) as u8))
+        let zeros = || self.shared(|header, lane| read_zero(self.format, header, lane));
+        self.format.asymmetric.then(zeros)
     }
 
     /// The matrix that this one stands for, `[d_input, d_output]` row-major: s (q - z), rounded once.
@@ -172,14 +170,14 @@ impl PackedMatrix {
         .collect()
     }
 
-    /// `of(block, lane)` for every group and output, where the words of the panel's group start at the block.
+    /// `of(header, lane)` for every group and output.
     fn shared<T>(&self, of: impl Fn(&[u32], usize) -> T) -> Vec<T> {
         let (groups, outputs) = (self.format.groups(), self.format.d_output);
         (0..groups)
             .flat_map(|group| (0..outputs).map(move |output| (group, output)))
             .map(|(group, output)| {
-                let (start, lane) = self.format.place(group, output);
-                of(&self.words[start..], lane)
+                let (panel, lane) = self.format.place(output);
+                of(&self.words[panel + self.format.header(group)..], lane)
             })
             .collect()
     }
@@ -198,14 +196,14 @@ impl PackedMatrix {
                     kind: kind.name(),
                 });
             }
-            let (start, lane) = format.place(group, output);
+            let (panel, lane) = format.place(output);
+            let start = panel + format.header(group);
             match kind {
                 // Without the sign that a zero may have.
                 FloatType::F32 => self.words[start + lane] = stored.abs().to_bits(),
                 FloatType::F16 => {
                     let bits = u32::from(f16::from_f32(scale.abs()).to_bits());
-                    let word = start + lane % (LANES / 2);
-                    self.words[word] |= bits << (16 * (lane / (LANES / 2)));
+                    self.words[start + lane / 2] |= bits << (16 * (lane % 2));
                 }
             }
         }
@@ -225,9 +223,9 @@ impl PackedMatrix {
                     most,
                 });
             }
-            let (start, lane) = format.place(group, output);
-            let word = start + format.zeros_start() + lane % 4;
-            self.words[word] |= u32::from(zero) << (8 * (lane / 4));
+            let (panel, lane) = format.place(output);
+            let word = panel + format.header(group) + format.zeros_start() + lane / 4;
+            self.words[word] |= u32::from(zero) << (8 * (lane % 4));
         }
         Ok(())
     }
@@ -252,8 +250,8 @@ impl PackedMatrix {
                         range: encoding.levels(asymmetric),
                     });
                 };
-                let (start, lane) = format.place(input / group, output);
-                let at = start + format.codes_start() + word + lane;
+                let (panel, lane) = format.place(output);
+                let at = panel + format.codes(input / group) + word + lane;
                 self.words[at] |= code << shift;
                 if shift + encoding.bits() > 32 {
                     self.words[at + LANES] |= code >> (32 - shift);
@@ -264,20 +262,20 @@ impl PackedMatrix {
     }
 }
 
-/// The scale of a lane, from the words of its panel's group.
-pub(crate) fn read_scale(format: PackedFormat, block: &[u32], lane: usize) -> f32 {
+/// The scale of a lane, from the header of a group.
+pub(crate) fn read_scale(format: PackedFormat, header: &[u32], lane: usize) -> f32 {
     match format.scales {
-        FloatType::F32 => f32::from_bits(block[lane]),
+        FloatType::F32 => f32::from_bits(header[lane]),
         FloatType::F16 => {
-            let bits = block[lane % (LANES / 2)] >> (16 * (lane / (LANES / 2)));
+            let bits = header[lane / 2] >> (16 * (lane % 2));
             f16::from_bits(bits as u16).to_f32()
         }
     }
 }
 
-/// The zero point of a lane, from the words of its panel's group, of an asymmetric format.
-pub(crate) fn read_zero(format: PackedFormat, block: &[u32], lane: usize) -> u8 {
-    (block[format.zeros_start() + lane % 4] >> (8 * (lane / 4))) as u8
+/// The zero point of a lane, from the header of a group of an asymmetric format.
+pub(crate) fn read_zero(format: PackedFormat, header: &[u32], lane: usize) -> u8 {
+    (header[format.zeros_start() + lane / 4] >> (8 * (lane % 4))) as u8
 }
 
 pub(crate) fn check_length(

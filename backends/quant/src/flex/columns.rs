@@ -23,14 +23,14 @@ fn read_one(words: &[u32], output: usize, format: PackedFormat, column: &mut [f3
     let (encoding, bits) = (format.encoding, format.encoding.bits());
     let mask = (1_u64 << bits) - 1;
     for (group, column) in column.chunks_mut(format.group).enumerate() {
-        let (start, lane) = format.place(group, output);
-        let block = &words[start..start + format.group_words()];
-        let scale = read_scale(format, block, lane);
+        let (panel, lane) = format.place(output);
+        let header = &words[panel + format.header(group)..];
+        let scale = read_scale(format, header, lane);
         let zero = match format.asymmetric {
-            true => i16::from(read_zero(format, block, lane)),
+            true => i16::from(read_zero(format, header, lane)),
             false => 0,
         };
-        let codes = &block[format.codes_start()..];
+        let codes = &words[panel + format.codes(group)..][..format.code_words()];
         let mut next = codes.iter().skip(lane).step_by(LANES);
         // The codes that were read and not used yet, in the lowest `held` bits.
         let (mut buffer, mut held) = (0_u64, 0);

@@ -1,17 +1,23 @@
-//! The Flex implementation.
+//! The Flex implementation: vectorised over the outputs of a panel, parallel over panels.
 
 mod columns;
+mod few;
+mod many;
+mod tile;
+mod vector;
 
 use burn::{
     backend::{
-        Flex,
-        ops::FloatTensorOps,
+        Flex, TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
     tensor::{DType, Shape, TensorData},
 };
 
 use crate::{backend::QuantBackend, format::PackedFormat};
+
+/// Rows up to which reading words and multiplying in registers is faster than unpacking for a matrix product.
+const FEW_ROWS: usize = 8;
 
 type FlexTensor = FloatTensor<Flex>;
 
@@ -42,11 +48,14 @@ fn indices(outputs: IntTensor<Flex>, d_output: usize) -> Vec<usize> {
 
 impl QuantBackend for Flex {
     fn packed_linear(x: FlexTensor, words: IntTensor<Flex>, format: PackedFormat) -> FlexTensor {
-        let words = words.to_contiguous();
-        let outputs: Vec<usize> = (0..format.d_output).collect();
-        let columns = columns::read(words.storage(), &outputs, format);
-        let transposed = tensor(columns, [format.d_output, format.d_input]);
-        Flex::float_matmul(x, Flex::float_transpose(transposed))
+        let (x, words) = (x.to_contiguous(), words.to_contiguous());
+        let (rows, values) = (x.shape()[0], x.storage::<f32>());
+        let y = match rows {
+            0 => Vec::new(),
+            1..=FEW_ROWS => few::product(words.storage(), values, format),
+            _ => many::product(words.storage(), values, format),
+        };
+        tensor(y, [rows, format.d_output])
     }
 
     fn packed_columns(

@@ -106,11 +106,11 @@ fn the_layout_is_that_of_version_1() {
     (scales[0], scales[9]) = (1.0, 2.0);
     (zeros[0], zeros[9]) = (3, 5);
     let packed = PackedMatrix::pack(format, &levels, &scales, Some(&zeros)).unwrap();
-    let mut words = [0; 8 + 4 + 2 * 16];
-    (words[0], words[1]) = (0x3c00, 0x4000 << 16); // f16: 1 in the low half, 2 in the high one
-    (words[8], words[9]) = (3, 5 << 16); // outputs 4 * 0 + 0 and 4 * 2 + 1
-    (words[12], words[12 + 16]) = (0x7654_3210, 8);
-    (words[12 + 9], words[12 + 16 + 9]) = (0x89ab_cdef, 7);
+    let mut words = [0; 16 + 2 * 16];
+    (words[0], words[4]) = (0x3c00, 0x4000 << 16); // f16: output 0 in a low half, 9 in a high one
+    (words[8], words[10]) = (3, 5 << 8); // outputs 4 * 0 + 0 and 4 * 2 + 1
+    (words[16], words[16 + 16]) = (0x7654_3210, 8);
+    (words[16 + 9], words[16 + 16 + 9]) = (0x89ab_cdef, 7);
     assert_eq!(packed.words(), words);
 }
 
@@ -124,11 +124,12 @@ fn three_bits_leave_no_gap() {
     let mut levels = [0; 32];
     levels[10] = -3; // 0b101
     let packed = PackedMatrix::pack(format, &levels, &[1.0], None).unwrap();
-    assert_eq!(packed.words().len(), 8 + 3 * 16);
-    assert_eq!((packed.words()[8], packed.words()[8 + 16]), (1 << 30, 1));
+    assert_eq!(packed.words().len(), 16 + 3 * 16);
+    assert_eq!((packed.words()[16], packed.words()[16 + 16]), (1 << 30, 1));
 }
 
-/// int4 in groups of 64 with f16 scales is 4.25 bits an entry, int8 with a scale a column little above 8.
+/// int4 in groups of 64 with f16 scales is 4.25 bits an entry, int8 with a scale a column little above 8 (two bytes
+/// of scale, and two that fill the line).
 #[test]
 fn bytes_are_those_of_the_bits() {
     let four = int4(512, 256, 64);
@@ -138,7 +139,7 @@ fn bytes_are_those_of_the_bits() {
         group: 512,
         ..four
     };
-    assert_eq!(eight.bytes(), 512 * 256 + 2 * 256);
+    assert_eq!(eight.bytes(), 512 * 256 + 4 * 256);
     let packed = PackedMatrix::pack(four, &[0; 512 * 256], &[0.0; 8 * 256], None).unwrap();
     assert_eq!(packed.bytes(), four.bytes());
 }
@@ -233,13 +234,13 @@ fn words_that_are_no_matrix_are_refused() {
         .unwrap()
         .into_words();
     let error = PackedMatrix::from_words(format, words[1..].to_vec()).unwrap_err();
-    assert_eq!(error.to_string(), "words: 23, but the shape asks for 24");
+    assert_eq!(error.to_string(), "words: 31, but the shape asks for 32");
     let mut nan = words.clone();
     nan[0] = 0x7e00;
     let error = PackedMatrix::from_words(format, nan).unwrap_err();
     assert!(matches!(error, QuantError::Scale { .. }), "{error}");
     let mut beyond = words;
-    beyond[8] |= 1 << 8;
+    beyond[16] |= 1 << 8;
     assert_eq!(
         PackedMatrix::from_words(format, beyond)
             .unwrap_err()
