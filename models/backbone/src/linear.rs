@@ -5,6 +5,8 @@
 //! packed    w_io = s_go (q_io - z_go), codes of a few bits (see `kiln-quant`)
 //! low rank  W = down up, both dense or packed
 //! ```
+//! Inputs may be scaled before W, as activation-aware quantization asks for.
+//!
 //! Dense weights have the paths `NAME.weight` and `NAME.bias` that they have in `burn::nn::Linear`; packed ones
 //! `NAME.weight.words`, and factors `NAME.weight.down` and `NAME.weight.up`.
 
@@ -23,6 +25,9 @@ pub struct Linear {
     pub weight: Weight,
     /// b, `[d_output]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// What each input is multiplied by before W, `[d_input]`, where W was packed after its rows were divided by it (AWQ, arXiv
+    /// 2306.00978).
+    pub input_scale: Option<Param<Tensor<1>>>,
     #[module(skip)]
     inputs: Option<InputSink>,
 }
@@ -210,6 +215,7 @@ impl Linear {
         Self {
             weight: Weight::Matrix(Matrix::Dense(weight)),
             bias,
+            input_scale: None,
             inputs: None,
         }
     }
@@ -233,9 +239,13 @@ impl Linear {
         self.inputs = sink;
     }
 
-    /// Multiplications and additions a row costs: two for each weight.
+    /// Multiplications and additions a row costs: two for each weight, and one for each input that is scaled.
     pub fn flops_per_row(&self) -> u64 {
-        2 * self.weight.entries()
+        let scaled = self
+            .input_scale
+            .as_ref()
+            .map_or(0, |scale| scale.shape().num_elements() as u64);
+        2 * self.weight.entries() + scaled
     }
 }
 
@@ -246,6 +256,10 @@ pub fn project<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         let rows = x.shape().num_elements() / d_input;
         take(x.clone().reshape([rows, d_input]));
     }
+    let x = match &layer.input_scale {
+        Some(scale) => x * scale.val().unsqueeze(),
+        None => x,
+    };
     let bias = layer.bias.as_ref().map(|bias| bias.val());
     match &layer.weight {
         Weight::Matrix(matrix) => matrix.forward(x, bias),

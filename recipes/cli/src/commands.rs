@@ -76,8 +76,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
 
 fn recipes() -> Result<ExitCode, CommandError> {
     let mut out = io::stdout().lock();
-    let mut list = |title: &str, book: &Path| -> Result<(), CommandError> {
-        writeln!(out, "{title}\n")?;
+    let mut list = |book: &Path, use_one: &str| -> Result<(), CommandError> {
         for summary in recipe::list(book).map_err(TrainError::from)? {
             writeln!(out, "{:28} {}", summary.name, summary.description)?;
             for line in summary.header.lines() {
@@ -85,15 +84,15 @@ fn recipes() -> Result<ExitCode, CommandError> {
             }
             writeln!(out)?;
         }
-        Ok(())
+        Ok(writeln!(out, "{use_one}\n")?)
     };
     list(
-        "Train a model with `cargo xtask train NAME`; `--dry-run` shows all keys:",
         &place::book(),
+        "Train one with `cargo xtask train NAME`; `--dry-run` shows all its keys.",
     )?;
     list(
-        "Make a finished run smaller with `cargo xtask compress NAME --set from=RUN`; `--dry-run` shows all keys and sizes:",
         &place::compressions(),
+        "Make a run smaller with one of these: `cargo xtask compress NAME --set from=RUN`; `--dry-run` shows its keys and sizes.",
     )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,8 +16,8 @@ use crate::{CompressError, Gram, MethodError};
 /// A layer's statistics while the sinks of several passes add to them.
 type Shared = Arc<Mutex<Result<Gram, MethodError>>>;
 
-/// Runs windows of the training split through a model and gathers the inputs of every linear layer, and of the head where that is
-/// the embedding.
+/// Runs windows of the training split through a model and gathers the inputs of the linear layers that are `wanted`, and of the head
+/// where that is the embedding.
 ///
 /// # Errors
 /// No training text, windows without variety, inputs that are not finite, and those of the model.
@@ -26,6 +26,7 @@ pub fn calibrate(
     config: &RunConfig,
     source: &Source,
     calibration: &Calibration,
+    wanted: &dyn Fn(&str) -> bool,
     device: &Device,
 ) -> Result<Calibrated, CompressError> {
     let windows = source.windows(Split::Train, config.seq)?;
@@ -36,13 +37,15 @@ pub fn calibrate(
     })?;
     let mut watched = model.clone();
     let mut shared: Vec<(String, Shared)> = Vec::new();
-    for (name, layer) in watched.linears_mut() {
+    let linears = watched.linears_mut().into_iter();
+    for (name, layer) in linears.filter(|(name, _)| wanted(name)) {
         let gram = Arc::new(Mutex::new(Ok(Gram::new(layer.dims()[0]))));
         shared.push((name, Arc::clone(&gram)));
         layer.observe_inputs(Some(InputSink::new(move |x| add(&gram, x))));
     }
     let head = Arc::new(Mutex::new(Ok(Gram::new(config.model.backbone.d_model))));
-    if watched.is_tied() {
+    let tied = watched.is_tied();
+    if tied && wanted(EMBEDDING) {
         shared.push((EMBEDDING.into(), Arc::clone(&head)));
     }
     let mut batches = Batches::new(windows, config, calibration)?;
@@ -52,7 +55,7 @@ pub fn calibrate(
             .map_err(TrainError::from)?;
         let [lanes, seq, d_model] = hidden.dims();
         let rows = watched.head_inputs(hidden.reshape([lanes * seq, d_model]));
-        match watched.is_tied() {
+        match tied {
             true => add(&head, rows),
             // A head of its own is a layer like any other, and is only watched when it is applied.
             false => drop(watched.logits(rows)),

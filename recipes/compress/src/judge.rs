@@ -6,12 +6,11 @@ use burn::tensor::Device;
 use burn::tensor::activation::log_softmax;
 use kiln_compare::statistics::student_quantile;
 use kiln_loader::{Split, Windows};
-use kiln_train::{DeviceBatch, Evaluator, Run, Score, Source};
+use kiln_train::{DeviceBatch, Evaluator, RunConfig, Score, Source};
 use kiln_zoo::LanguageModel;
 use serde::{Deserialize, Serialize};
 
 use crate::CompressError;
-use crate::recipe::Measure;
 
 /// Scores on the validation split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,9 +38,11 @@ pub struct Quality {
 
 /// Scores models beside the original.
 pub(crate) struct Judge<'a> {
-    pub original: &'a Run,
+    pub config: &'a RunConfig,
+    pub original: &'a LanguageModel,
     pub source: &'a Source,
-    pub measure: &'a Measure,
+    /// Windows of one forward pass, and most of all; 0 is all.
+    pub sizes: [usize; 2],
     pub device: &'a Device,
 }
 
@@ -51,17 +52,16 @@ impl Judge<'_> {
     /// # Errors
     /// No validation split, and those of the models.
     pub fn quality(&self, model: &LanguageModel) -> Result<(Quality, Vec<Score>), CompressError> {
-        let config = &self.original.config;
+        let config = self.config;
         let evaluator = Evaluator {
             objective: config.objective,
             vocab: config.model.backbone.vocab_size,
             device: self.device,
         };
         let mut seen = Seen::default();
-        let sizes = [self.measure.batch, self.measure.windows];
-        evaluator.visit(&self.windows()?, sizes, &mut |batch, lanes| {
+        evaluator.visit(&self.windows()?, self.sizes, &mut |batch, lanes| {
             let on_device = DeviceBatch::new(batch, self.device);
-            let before = on_device.logits(&self.original.model)?;
+            let before = on_device.logits(self.original)?;
             let after = on_device.logits(model)?;
             let same = before.clone().argmax(1).equal(after.clone().argmax(1));
             let same = same.into_data().iter::<bool>().filter(|same| *same).count();
@@ -83,12 +83,11 @@ impl Judge<'_> {
     }
 
     fn windows(&self) -> Result<Arc<dyn Windows>, CompressError> {
-        let seq = self.original.config.seq;
-        let windows = self.source.windows(Split::Validation, seq)?;
+        let windows = self.source.windows(Split::Validation, self.config.seq)?;
         windows.ok_or_else(|| CompressError::Setting {
             key: "from",
-            value: self.original.folder().path().display().to_string(),
-            why: "its corpus has no validation split to measure on".into(),
+            value: format!("a run on `{}`", self.config.corpus),
+            why: "that corpus has no validation split to measure on".into(),
         })
     }
 }

@@ -96,12 +96,17 @@ pub fn layers(stage: &StageFigures) -> Table {
         "now",
         "bytes",
         "of before",
+        "KL alone, nats",
         "output error",
         "weight error",
         "zeros",
         "rank",
     ];
-    let loss = |figures: &LayerFigures| figures.output_error.unwrap_or(figures.weight_error);
+    let loss = |figures: &LayerFigures| {
+        let errors = [figures.sensitivity, figures.output_error];
+        let known = errors.into_iter().flatten().next();
+        known.unwrap_or(figures.weight_error)
+    };
     let mut layers: Vec<&LayerFigures> = stage.layers.iter().collect();
     layers.sort_by(|a, b| loss(b).total_cmp(&loss(a)));
     let row = |figures: &&LayerFigures| {
@@ -129,7 +134,7 @@ pub fn layers(stage: &StageFigures) -> Table {
         title: format!("Layers of stage {}: {}", stage.number, stage.what),
         columns: columns.map(String::from).to_vec(),
         rows: layers.iter().map(row).collect(),
-        note: "Errors are squared, as a share of the layer's own output on the calibration inputs, and of its weights.".into(),
+        note: "KL alone: what the model loses when this layer alone is changed. Errors are squared, as a share of the layer's own output on the calibration inputs, and of its weights.".into(),
         ..Table::default()
     }
 }

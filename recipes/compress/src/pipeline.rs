@@ -6,18 +6,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use burn::module::Module;
 use kiln_cost::{Pace, Subject, decoding};
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Mode, RunFolder, View};
 use kiln_text::DataEnv;
-use kiln_train::{OpenDevice, Run, Source, StoredModel};
+use kiln_train::{OpenDevice, Run, Source, StoredModel, load_stored};
+use kiln_zoo::LanguageModel;
 
 use crate::apply::{Calibrated, Job, LayerFigures};
 use crate::calibrate::calibrate;
 use crate::figures::{COMPRESS_VERSION, Compression, StageFigures};
 use crate::judge::Judge;
-use crate::recipe::CompressRecipe;
-use crate::{CompressError, page};
+use crate::recipe::{CompressRecipe, Selection, Stage, Work as Kind};
+use crate::{CompressError, Gram, page};
 use folder::Folder;
 
 /// Tokens before decoding is timed.
@@ -122,6 +124,14 @@ struct Pipeline<'a> {
     view: View,
 }
 
+/// What came of the work of a stage.
+struct Made {
+    model: StoredModel,
+    layers: Vec<LayerFigures>,
+    /// Tokens of the calibration.
+    tokens: u64,
+}
+
 /// What a stage took.
 struct Work {
     what: String,
@@ -170,20 +180,18 @@ impl Pipeline<'_> {
         self.view
             .message(&format!("stage {number} of {total}: {what}"));
         let start = Instant::now();
-        let grams = match stage.work.is_calibrated() {
-            true => self.calibrated(before)?,
-            false => Calibrated::new(),
-        };
-        let job = Job {
-            number,
-            stage,
-            grams: &grams,
-        };
-        let (model, layers) = job.apply(&before.stored()?)?;
+        let stored = before.stored()?;
+        let Made {
+            model,
+            mut layers,
+            tokens,
+        } = self.made(number, before, &stored)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.sensitivities(before, &stored, &model, &mut layers)?;
         let work = Work {
             what,
-            seconds: start.elapsed().as_secs_f64(),
-            calibration_tokens: grams.values().map(crate::Gram::tokens).max().unwrap_or(0),
+            seconds,
+            calibration_tokens: tokens,
             layers,
         };
         self.folder.write_run(number, self.run, &model)?;
@@ -193,7 +201,78 @@ impl Pipeline<'_> {
         Ok(figures)
     }
 
-    fn calibrated(&mut self, run: &Run) -> Result<Calibrated, CompressError> {
+    /// Does the work of a stage: at once, or block after block where each is calibrated behind those before it.
+    fn made(
+        &mut self,
+        number: usize,
+        before: &Run,
+        stored: &StoredModel,
+    ) -> Result<Made, CompressError> {
+        let work = &self.recipe.stage[number - 1].work;
+        let mut made = Made {
+            model: stored.clone(),
+            layers: Vec::new(),
+            tokens: 0,
+        };
+        let mut model = before.model.clone();
+        for (place, names) in self.parts(number, stored)?.into_iter().enumerate() {
+            if place > 0 {
+                let (config, path) = (&before.config.model, before.folder().model());
+                let device = &self.request.device.device;
+                model = load_stored(config, &made.model, &path, device)?.valid();
+            }
+            let grams = match work.is_calibrated() {
+                true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,
+                false => Calibrated::new(),
+            };
+            let stage = Stage {
+                work: work.clone(),
+                layers: Selection {
+                    layers: names,
+                    except: Vec::new(),
+                },
+            };
+            let job = Job {
+                number,
+                stage: &stage,
+                grams: &grams,
+            };
+            let (after, layers) = job.apply(&made.model)?;
+            made.model = after;
+            made.layers.extend(layers);
+            made.tokens = made
+                .tokens
+                .max(grams.values().map(Gram::tokens).max().unwrap_or(0));
+        }
+        Ok(made)
+    }
+
+    /// Names of the layers of a stage that are worked on together, in their order.
+    fn parts(
+        &self,
+        number: usize,
+        stored: &StoredModel,
+    ) -> Result<Vec<Vec<String>>, CompressError> {
+        let stage = &self.recipe.stage[number - 1];
+        let job = Job {
+            number,
+            stage,
+            grams: &Calibrated::new(),
+        };
+        let layers = job.selected(stored)?.into_iter();
+        let names = layers.map(|layer| layer.name).collect();
+        let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));
+        Ok(match alone || !self.recipe.calibration.sequential {
+            true => vec![names],
+            false => by_block(names),
+        })
+    }
+
+    fn calibrated(
+        &mut self,
+        model: &LanguageModel,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Calibrated, CompressError> {
         let calibration = &self.recipe.calibration;
         if self.calibration.is_none() && !calibration.corpus.is_empty() {
             let recipe = self.run.data_recipe(Some(&calibration.corpus))?;
@@ -201,7 +280,7 @@ impl Pipeline<'_> {
         }
         let source = self.calibration.as_ref().unwrap_or(self.source);
         let device = &self.request.device.device;
-        calibrate(&run.model, &run.config, source, calibration, device)
+        calibrate(model, &self.run.config, source, calibration, wanted, device)
     }
 
     fn measured(
@@ -210,12 +289,7 @@ impl Pipeline<'_> {
         run: &Run,
         work: Work,
     ) -> Result<StageFigures, CompressError> {
-        let judge = Judge {
-            original: self.run,
-            source: self.source,
-            measure: &self.recipe.measure,
-            device: &self.request.device.device,
-        };
+        let judge = self.judge(self.run, self.recipe.measure.windows);
         let (quality, windows) = judge.quality(&run.model)?;
         if !quality.loss.is_finite() {
             return Err(CompressError::NotFinite { stage: number });
@@ -238,6 +312,43 @@ impl Pipeline<'_> {
         })
     }
 
+    /// Scores against the model of a run on so many windows.
+    fn judge<'a>(&'a self, against: &'a Run, windows: usize) -> Judge<'a> {
+        Judge {
+            config: &self.run.config,
+            original: &against.model,
+            source: self.source,
+            sizes: [self.recipe.measure.batch, windows],
+            device: &self.request.device.device,
+        }
+    }
+
+    /// How far each layer alone takes the model from what it was before the stage.
+    fn sensitivities(
+        &mut self,
+        before: &Run,
+        stored: &StoredModel,
+        after: &StoredModel,
+        layers: &mut [LayerFigures],
+    ) -> Result<(), CompressError> {
+        let windows = self.recipe.measure.sensitivity_windows;
+        if windows == 0 {
+            return Ok(());
+        }
+        self.view
+            .message(&format!("measuring {} layers one by one", layers.len()));
+        let judge = self.judge(before, windows);
+        let path = before.folder().model();
+        for figures in layers {
+            let mut alone = stored.clone();
+            let changed = after.tensors[&figures.tensor].clone();
+            alone.tensors.insert(figures.tensor.clone(), changed);
+            let model = load_stored(&before.config.model, &alone, &path, judge.device)?.valid();
+            figures.sensitivity = Some(judge.quality(&model)?.0.divergence);
+        }
+        Ok(())
+    }
+
     fn decode(&self, run: &Run) -> Result<Option<Pace>, CompressError> {
         let seconds = self.recipe.measure.decode_seconds;
         if seconds == 0.0 {
@@ -245,9 +356,27 @@ impl Pipeline<'_> {
         }
         let device = self.request.device;
         let subject = Subject::of_run(run.folder().path(), &device.device)?;
-        let length = PROMPT.min(run.config.seq);
+        // Learned positions must leave room for what is decoded.
+        let length = PROMPT.min(run.config.seq / 2).max(1);
         Ok(decoding(&subject, device, length, seconds)?)
     }
+}
+
+/// Layers of one block together, in the order in which a token passes them; what is in no block comes last.
+fn by_block(names: Vec<String>) -> Vec<Vec<String>> {
+    let block = |name: &str| -> usize {
+        let number = name
+            .strip_prefix("blocks.")
+            .and_then(|rest| rest.split('.').next());
+        number
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(usize::MAX)
+    };
+    let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for name in names {
+        blocks.entry(block(&name)).or_default().push(name);
+    }
+    blocks.into_values().collect()
 }
 
 /// What a stage would make of a run.
@@ -289,4 +418,31 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
         });
     }
     Ok(estimates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_the_order_of_the_model() {
+        let names = [
+            "blocks.0.mlp.up",
+            "blocks.10.mlp.up",
+            "blocks.2.mixer.gate",
+            "blocks.2.mlp.up",
+            "tokens",
+            "head",
+        ];
+        let found = by_block(names.map(String::from).to_vec());
+        assert_eq!(
+            found,
+            [
+                vec!["blocks.0.mlp.up"],
+                vec!["blocks.2.mixer.gate", "blocks.2.mlp.up"],
+                vec!["blocks.10.mlp.up"],
+                vec!["tokens", "head"],
+            ]
+        );
+    }
 }

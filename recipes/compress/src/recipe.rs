@@ -48,15 +48,19 @@ pub struct Calibration {
     pub seed: u64,
     /// Windows of one forward pass.
     pub batch: usize,
+    /// Whether the layers of a block see the inputs that the compressed blocks before it give them, which costs a pass a block;
+    /// otherwise those of the model before the stage. Low rank shares its budget among all layers at once, and does not read it.
+    pub sequential: bool,
 }
 
 impl Default for Calibration {
     fn default() -> Self {
         Self {
             corpus: String::new(),
-            windows: 128,
+            windows: 512,
             seed: 1,
             batch: 16,
+            sequential: true,
         }
     }
 }
@@ -71,6 +75,8 @@ pub struct Measure {
     pub batch: usize,
     /// Seconds of decoding; 0 leaves its speed out.
     pub decode_seconds: f64,
+    /// Validation windows on which each layer is measured alone, all others being as before the stage; 0 leaves that out.
+    pub sensitivity_windows: usize,
 }
 
 impl Default for Measure {
@@ -79,6 +85,7 @@ impl Default for Measure {
             windows: 0,
             batch: 16,
             decode_seconds: 2.0,
+            sensitivity_windows: 0,
         }
     }
 }

@@ -156,7 +156,8 @@ impl Stored {
     fn is_kept(&self) -> bool {
         match self {
             Self::Packed(_) | Self::PackedRows(_) | Self::LowRank { .. } => true,
-            Self::Float { .. } | Self::Sparse(_) | Self::Scaled { .. } => false,
+            Self::Scaled { weights, .. } => matches!(**weights, Self::Packed(_)),
+            Self::Float { .. } | Self::Sparse(_) => false,
         }
     }
 

@@ -97,7 +97,7 @@ fn the_books_recipes_resolve_and_know_their_sizes() {
     assert!(names.len() >= 8, "{names:?}");
     let listed = corner
         .kiln(&["recipes"])
-        .expect(0, &["Make a finished run smaller"]);
+        .expect(0, &["Make a run smaller with one of these"]);
     for name in names {
         let said = kiln(&corner, &compress(&name, &["--dry-run"]))
             .expect(0, &["kind = ", "# Sizes", "original"]);

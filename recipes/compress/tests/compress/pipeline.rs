@@ -13,6 +13,7 @@ const INT8: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 8\ngroup = 0";
 const INT3: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 3\ngroup = 32";
 const GPTQ3: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 3\ngroup = 32";
 const GPTQ4: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ngroup = 32";
+const AWQ4: &str = "kind = \"quantize\"\nmethod = \"awq\"\nbits = 4\ngroup = 32";
 const PRUNE: &str = "kind = \"prune\"\nmethod = \"sparsegpt\"\npattern = \"2:4\"";
 const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
 const THIN: &str = "kind = \"low-rank\"\nmethod = \"whitened\"\nkeep = 0.6";
@@ -159,12 +160,34 @@ fn factors_are_computed_from_and_can_be_packed() {
     assert!(stored.tensors.values().filter(factorised).count() > 2);
 }
 
+/// Every layer by itself loses something, and less than all of them together.
+#[test]
+fn layers_are_measured_alone() {
+    let corner = Corner::new("bk");
+    let sets = ["measure.sensitivity_windows=20"];
+    let compression = corner
+        .start("small", false, &[INT3], &sets, Interrupt::none())
+        .unwrap()
+        .compression;
+    let stage = compression.last();
+    for figures in &stage.layers {
+        let alone = figures.sensitivity.unwrap();
+        assert!(
+            alone > 0.0 && alone < 1.5 * stage.quality.divergence,
+            "{figures:?}"
+        );
+    }
+    let report = fs::read_to_string(corner.path("small/report.html")).unwrap();
+    assert!(report.contains("KL alone, nats"));
+}
+
 /// A packed model scores as the dense one of the numbers that its codes stand for.
 #[test]
 fn packed_and_dense_agree() {
-    for kind in ["transformer", "bk"] {
+    for (kind, stage) in [("transformer", GPTQ4), ("bk", GPTQ4), ("bk", AWQ4)] {
         let corner = Corner::new(kind);
-        corner.compress("small", &[GPTQ4]).unwrap();
+        let compression = corner.compress("small", &[stage]).unwrap().compression;
+        assert!(compression.last().memory_ratio(&compression.original) < 0.25);
         let run = corner.open("small");
         let mut plain = run.stored().unwrap();
         for stored in plain.tensors.values_mut() {

@@ -31,6 +31,13 @@ pub(crate) fn replace(
                 down: matrix(&name, first, device)?,
                 up: matrix(&name, second, device)?,
             }),
+            Stored::Scaled { divisors, weights } => {
+                let scale: Vec<f32> = divisors.iter().map(|divisor| 1.0 / divisor).collect();
+                let scale = Tensor::from_data(TensorData::new(scale, [divisors.len()]), device);
+                let scale = Param::<Tensor<1>>::from_tensor(scale);
+                layer.input_scale = Some(scale.set_require_grad(false));
+                Weight::Matrix(matrix(&name, weights, device)?)
+            }
             other => Weight::Matrix(matrix(&name, other, device)?),
         };
         left.retain(|other| *other != name);
