@@ -9,7 +9,7 @@ use crate::format::PackedFormat;
 
 /// A backend that computes from packed weights. `Dispatch` implements it by asking the backend of the tensors it is given, and
 /// `Autodiff` by recording a node for x: words are constants.
-#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait QuantBackend: Backend {
     /// See [`packed_linear`](crate::packed_linear); x is `[rows, d_input]`.
     fn packed_linear(

@@ -31,13 +31,15 @@
 
 mod autodiff;
 #[cfg_attr(
-    not(feature = "flex"),
+    not(any(feature = "flex", feature = "_cube")),
     expect(
         unused_variables,
         reason = "without a backend, dispatch has nowhere to pass its arguments"
     )
 )]
 mod backend;
+#[cfg(feature = "_cube")]
+mod cube;
 mod encoding;
 mod error;
 #[cfg(feature = "flex")]

@@ -2,7 +2,7 @@
 
 use burn::{
     backend::Dispatch,
-    tensor::{DType, Device, Int, Tensor, TensorData, assert_shape},
+    tensor::{DType, Device, Int, IntDType, Tensor, TensorData, assert_shape},
 };
 
 use crate::{backend::QuantBackend, format::PackedFormat, matrix::PackedMatrix};
@@ -68,6 +68,7 @@ pub fn packed_columns(
     format: PackedFormat,
 ) -> Tensor<2> {
     check_words(&words, format);
+    let outputs = outputs.cast(IntDType::I32);
     let columns = Dispatch::packed_columns(words.into_dispatch(), outputs.into_dispatch(), format);
     Tensor::from_dispatch(columns)
 }

@@ -4,7 +4,7 @@ use std::array;
 
 use rayon::prelude::*;
 
-use super::tile::{self, Group, Kernel, MOST_WORDS, TILE};
+use super::tile::{self, Group, Kernel, Levels, MOST_WORDS, TILE};
 use super::vector::Vector;
 use crate::format::{LANES, PackedFormat};
 
@@ -34,8 +34,10 @@ pub(super) fn product(words: &[u32], x: &[f32], format: PackedFormat) -> Vec<f32
         };
         tile::run(panels, format)
     };
-    let pieces: Vec<Vec<f32>> = match format.panels() <= panels {
-        true => vec![piece(words)],
+    let pieces = words.chunks(panels * format.panel_words());
+    // Waking the only worker of a pool would take longer than a small piece.
+    let pieces: Vec<Vec<f32>> = match pieces.len() == 1 || rayon::current_num_threads() == 1 {
+        true => pieces.map(piece).collect(),
         false => words
             .par_chunks(panels * format.panel_words())
             .map(piece)
@@ -124,6 +126,7 @@ unsafe fn panel_rows<V: Vector, const BITS: u32, const SIGNED: bool, const ROWS:
             }
             for (total, sums) in totals.iter_mut().zip(sums) {
                 let sum = (sums[0].add(sums[1])).add(sums[2].add(sums[3]));
+                let sum = Levels::<V, BITS, SIGNED>::levels(sum);
                 *total = sum.mul_add(group.scales, *total);
             }
         }

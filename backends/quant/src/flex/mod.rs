@@ -11,7 +11,7 @@ use burn::{
         Flex, TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, Shape, TensorData},
+    tensor::{Shape, TensorData},
 };
 
 use crate::{backend::QuantBackend, format::PackedFormat};
@@ -27,23 +27,16 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 
 /// Outputs below `d_output`.
 fn indices(outputs: IntTensor<Flex>, d_output: usize) -> Vec<usize> {
-    let outputs: Vec<usize> = match outputs.dtype() {
-        DType::I32 => outputs
-            .to_contiguous()
-            .storage::<i32>()
-            .iter()
-            .map(|&output| output as usize)
-            .collect(),
-        _ => outputs
-            .into_data()
-            .iter::<i64>()
-            .map(|output| output as usize)
-            .collect(),
-    };
-    if let Some(output) = outputs.iter().find(|&&output| output >= d_output) {
-        panic!("packed_columns: {output} is not below the {d_output} outputs of the matrix");
-    }
+    let outputs = outputs.to_contiguous();
+    let outputs = outputs.storage::<i32>().iter();
     outputs
+        .map(|&output| match usize::try_from(output) {
+            Ok(output) if output < d_output => output,
+            _ => {
+                panic!("packed_columns: {output} is not below the {d_output} outputs of the matrix")
+            }
+        })
+        .collect()
 }
 
 impl QuantBackend for Flex {

@@ -1,6 +1,6 @@
 //! Tiles: 32 inputs of the 16 outputs of a panel, in as many rows of words as a code has bits.
 
-use super::vector::Vector;
+use super::vector::{SIGNED_BYTE, Vector};
 use crate::encoding::{Encoding, FloatType};
 use crate::format::{LANES, PackedFormat};
 
@@ -66,7 +66,27 @@ impl<V: Vector, const BITS: u32, const SIGNED: bool> Levels<V, BITS, SIGNED> {
         }
     }
 
-    /// Levels less zero points of one code of a tile.
+    /// What [`Levels::read`] is too large by.
+    const UNIT: f32 = if SIGNED && BITS == 8 {
+        SIGNED_BYTE
+    } else {
+        1.0
+    };
+
+    /// Numbers that `read` gave or sums of them, as levels: exact, by a power of two.
+    ///
+    /// # Safety
+    /// Of [`Vector`].
+    #[inline(always)]
+    pub unsafe fn levels(read: V) -> V {
+        match Self::UNIT {
+            1.0 => read,
+            // SAFETY: the caller's promise.
+            unit => unsafe { read.mul(V::splat(1.0 / unit)) },
+        }
+    }
+
+    /// Levels less zero points of one code of a tile, times `UNIT`.
     ///
     /// # Safety
     /// Of [`Vector`]; `codes` are those of a tile.
@@ -86,6 +106,8 @@ impl<V: Vector, const BITS: u32, const SIGNED: bool> Levels<V, BITS, SIGNED> {
                 return if SIGNED { level } else { level.sub(self.zeros) };
             }
             match SIGNED {
+                true if BITS == 8 => V::signed_byte(bits, shift / 8),
+                false if BITS == 8 => V::byte(bits, shift / 8).sub(self.zeros),
                 true if BITS == 1 => {
                     let bit = V::field(bits, shift, 1);
                     bit.add(bit).sub(V::splat(1.0))
@@ -128,7 +150,7 @@ impl<V: Vector, const BITS: u32, const SIGNED: bool> Levels<V, BITS, SIGNED> {
         for_codes!(code, {
             // SAFETY: the caller's promise.
             unsafe {
-                let weights = self.read(codes, code).mul(scales);
+                let weights = Self::levels(self.read(codes, code)).mul(scales);
                 weights.store(values.add(code as usize * stride));
             }
         });
@@ -198,7 +220,7 @@ fn widest<K: Kernel, const BITS: u32, const SIGNED: bool>(kernel: K) -> K::Outpu
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") {
+        if has!("avx512f") && has!("avx512bw") {
             // SAFETY: the processor has the feature.
             return unsafe { avx512::<K, BITS, SIGNED>(kernel) };
         }
@@ -212,7 +234,7 @@ fn widest<K: Kernel, const BITS: u32, const SIGNED: bool>(kernel: K) -> K::Outpu
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn avx512<K: Kernel, const BITS: u32, const SIGNED: bool>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
     unsafe { kernel.run::<super::vector::Avx512, BITS, SIGNED>() }

@@ -7,6 +7,9 @@ use half::f16;
 
 use crate::format::LANES;
 
+/// What [`Vector::signed_byte`] is too large by.
+pub(super) const SIGNED_BYTE: f32 = (1 << 24) as f32;
+
 /// Sixteen `f32`.
 ///
 /// # Safety
@@ -29,7 +32,11 @@ pub(super) trait Vector: Copy {
     unsafe fn join(low: Self::Bits, high: Self::Bits, shift: u32) -> Self::Bits;
     /// The `width` bits from `shift` up as a number that is not negative.
     unsafe fn field(bits: Self::Bits, shift: u32, width: u32) -> Self;
-    /// The same in two's complement.
+    /// Byte `at` as a number that is not negative.
+    unsafe fn byte(bits: Self::Bits, at: u32) -> Self;
+    /// Byte `at` in two's complement, times [`SIGNED_BYTE`]: as the highest byte of a word it needs no sign of its own.
+    unsafe fn signed_byte(bits: Self::Bits, at: u32) -> Self;
+    /// The `width` bits from `shift` up in two's complement.
     unsafe fn signed_field(bits: Self::Bits, shift: u32, width: u32) -> Self;
     /// Entries of the table at the four bits from `shift` up. (Slow where `LOOK_UP` is not set.)
     unsafe fn look_up(table: Self, bits: Self::Bits, shift: u32) -> Self;
@@ -79,6 +86,16 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn field(bits: [u32; LANES], shift: u32, width: u32) -> Self {
         Self::of(|l| ((bits[l] >> shift) & ((1 << width) - 1)) as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn byte(bits: [u32; LANES], at: u32) -> Self {
+        Self::of(|l| ((bits[l] >> (8 * at)) & 0xff) as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn signed_byte(bits: [u32; LANES], at: u32) -> Self {
+        Self::of(|l| ((bits[l] << (24 - 8 * at)) & 0xff00_0000) as i32 as f32)
     }
 
     #[inline(always)]
@@ -158,7 +175,16 @@ mod x86 {
 
     use super::Vector;
 
-    /// AVX-512F.
+    /// The shuffle that puts byte `at` of every word at place `to`, among zeros.
+    #[inline(always)]
+    fn alone(at: u32, to: u32) -> [i32; 4] {
+        std::array::from_fn(|word| {
+            let zeros = 0x8080_8080_u32 & !(0xff << (8 * to));
+            (zeros | (4 * word as u32 + at) << (8 * to)) as i32
+        })
+    }
+
+    /// AVX-512F and BW.
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx512(__m512);
 
@@ -186,6 +212,20 @@ mod x86 {
             let shifted = _mm512_srlv_epi32(bits, _mm512_set1_epi32(shift as i32));
             let field = _mm512_and_si512(shifted, _mm512_set1_epi32((1 << width) - 1));
             Self(_mm512_cvtepi32_ps(field))
+        }
+
+        #[inline(always)]
+        unsafe fn byte(bits: __m512i, at: u32) -> Self {
+            let [a, b, c, d] = alone(at, 0);
+            let shuffle = _mm512_set4_epi32(d, c, b, a);
+            Self(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(bits, shuffle)))
+        }
+
+        #[inline(always)]
+        unsafe fn signed_byte(bits: __m512i, at: u32) -> Self {
+            let [a, b, c, d] = alone(at, 3);
+            let shuffle = _mm512_set4_epi32(d, c, b, a);
+            Self(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(bits, shuffle)))
         }
 
         #[inline(always)]
@@ -286,6 +326,22 @@ mod x86 {
             let field =
                 |bits| _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srlv_epi32(bits, right), mask));
             Self(field(bits.0), field(bits.1))
+        }
+
+        #[inline(always)]
+        unsafe fn byte(bits: Self::Bits, at: u32) -> Self {
+            let [a, b, c, d] = alone(at, 0);
+            let shuffle = _mm256_set_epi32(d, c, b, a, d, c, b, a);
+            let byte = |bits| _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bits, shuffle));
+            Self(byte(bits.0), byte(bits.1))
+        }
+
+        #[inline(always)]
+        unsafe fn signed_byte(bits: Self::Bits, at: u32) -> Self {
+            let [a, b, c, d] = alone(at, 3);
+            let shuffle = _mm256_set_epi32(d, c, b, a, d, c, b, a);
+            let byte = |bits| _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bits, shuffle));
+            Self(byte(bits.0), byte(bits.1))
         }
 
         #[inline(always)]
