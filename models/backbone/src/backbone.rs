@@ -4,11 +4,14 @@
 //! 1/sqrt(2 * n_layers), as there.
 
 use burn::module::{Module, Param};
-use burn::nn::{Dropout, DropoutConfig, Linear};
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Mlp, MlpKind, Norm, NormKind, project};
+use crate::embedding::Embedding;
+use crate::layers::{Mlp, MlpKind, Norm, NormKind};
+use crate::linear::{Linear, project};
+use crate::weights::{NamedLinears, below};
 use crate::{InitRng, Mixer, ModelError};
 
 /// How a block knows where a token stands, where the mixer does not know by itself.
@@ -136,6 +139,7 @@ impl BackboneConfig {
         self.validate()?;
         let stds = [self.init_std, self.residual_std()];
         let tokens = rng.matrix(self.vocab_size, self.d_model, self.init_std, device);
+        let tokens = Embedding::new(tokens);
         let positions = (self.positions == Positions::Learned)
             .then(|| rng.matrix(self.max_seq, self.d_model, self.init_std, device));
         let norm = || Norm::init(self.norm, self.d_model, self.bias, device);
@@ -168,18 +172,6 @@ impl BackboneConfig {
         })
     }
 
-    /// Parameters of all but the mixers.
-    fn dense_params(&self) -> [u64; 2] {
-        let matrices = match self.mlp {
-            MlpKind::Gelu => 2,
-            MlpKind::Swiglu => 3,
-        };
-        [
-            (matrices * self.d_model * self.d_hidden * self.n_layers) as u64,
-            (self.d_model * self.vocab_size) as u64,
-        ]
-    }
-
     /// Multiplications and additions a token of a sequence of `seq` costs forward: two for each weight that
     /// multiplies it (Kaplan et al., arXiv 2001.08361, section 2.1), and what the mixers answer for themselves.
     pub fn flops_per_token<M: Mixer>(&self, model: &Backbone<M>, seq: usize) -> u64 {
@@ -188,7 +180,7 @@ impl BackboneConfig {
             .iter()
             .map(|block| block.mixer.flops_per_token(seq))
             .sum();
-        2 * self.dense_params().iter().sum::<u64>() + mixers
+        model.dense_flops() + mixers
     }
 }
 
@@ -199,7 +191,7 @@ pub struct Block<M: Mixer> {
     /// The token mixer.
     pub mixer: M,
     norm_mlp: Option<Norm>,
-    mlp: Option<Mlp>,
+    pub(crate) mlp: Option<Mlp>,
     dropout: Dropout,
 }
 
@@ -216,6 +208,15 @@ impl<M: Mixer> Block<M> {
         (self.mlp(x + mixed), state)
     }
 
+    /// Its linear layers.
+    pub(crate) fn linears_mut(&mut self) -> NamedLinears<'_> {
+        let mut layers = below("mixer", self.mixer.linears_mut());
+        if let Some(mlp) = &mut self.mlp {
+            layers.extend(below("mlp", mlp.linears_mut()));
+        }
+        layers
+    }
+
     fn mlp<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match (&self.norm_mlp, &self.mlp) {
             (Some(norm), Some(mlp)) => {
@@ -230,13 +231,13 @@ impl<M: Mixer> Block<M> {
 /// A language model: tokens in, scores of the next (or the masked) token out.
 #[derive(Module, Debug)]
 pub struct Backbone<M: Mixer> {
-    tokens: Param<Tensor<2>>,
+    pub(crate) tokens: Embedding,
     positions: Option<Param<Tensor<2>>>,
     dropout: Dropout,
     /// The residual blocks, first to last.
     pub blocks: Vec<Block<M>>,
-    norm: Norm,
-    head: Option<Linear>,
+    pub(crate) norm: Norm,
+    pub(crate) head: Option<Linear>,
 }
 
 /// What generation remembers: the number of tokens seen and each mixer's own state.
@@ -373,7 +374,7 @@ impl<M: Mixer> Backbone<M> {
 
     fn embed(&self, tokens: Tensor<2, Int>, offset: usize) -> Result<Tensor<3>, ModelError> {
         let [_, seq] = tokens.dims();
-        let mut x = kiln_fused::embedding(self.tokens.val(), tokens); // [batch, seq, d_model]
+        let mut x = self.tokens.forward(tokens); // [batch, seq, d_model]
         if let Some(positions) = &self.positions {
             let [max_seq, _] = positions.shape().dims();
             if offset + seq > max_seq {
@@ -393,10 +394,10 @@ impl<M: Mixer> Backbone<M> {
     /// - `x`: `[.., d_model]`, rows of [`Backbone::hidden`]
     /// - returns `[.., vocab]`
     pub fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let x = self.norm.forward(x);
+        let x = self.head_inputs(x);
         match &self.head {
             Some(head) => project(head, x),
-            None => kiln_fused::linear(x, self.tokens.val().transpose(), None),
+            None => self.tokens.scores(x),
         }
     }
 }

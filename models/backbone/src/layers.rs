@@ -3,12 +3,14 @@
 //! RMSNorm (arXiv 1910.07467), LayerNorm (arXiv 1607.06450), the GELU MLP of GPT-2 and SwiGLU (arXiv 2002.05202).
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, Linear, RmsNorm};
+use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::{Device, Tensor};
-use kiln_fused::{gelu, layer_norm, linear, rms_norm, swiglu};
+use kiln_fused::{gelu, layer_norm, rms_norm, swiglu};
 use serde::{Deserialize, Serialize};
 
 use crate::init::{InitRng, constant};
+use crate::linear::{Linear, project};
+use crate::weights::{NamedLinears, fields};
 
 /// Added to variances before the root is taken, as PyTorch's default.
 pub(crate) const EPSILON: f64 = 1e-5;
@@ -106,10 +108,19 @@ impl Mlp {
         };
         project(&self.down, hidden)
     }
-}
 
-/// Applies a linear layer: `[..., d_input]` to `[..., d_output]`.
-pub fn project<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    linear(x, layer.weight.val(), bias)
+    /// Its linear layers.
+    pub(crate) fn linears_mut(&mut self) -> NamedLinears<'_> {
+        fields([
+            ("gate", self.gate.as_mut()),
+            ("up", Some(&mut self.up)),
+            ("down", Some(&mut self.down)),
+        ])
+    }
+
+    /// Two for each weight.
+    pub(crate) fn flops_per_token(&self) -> u64 {
+        let gate = self.gate.as_ref().map_or(0, Linear::flops_per_row);
+        gate + self.up.flops_per_row() + self.down.flops_per_row()
+    }
 }

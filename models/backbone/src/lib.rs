@@ -8,23 +8,28 @@
 
 mod backbone;
 mod conv;
+mod embedding;
 mod energies;
 mod error;
 mod init;
 mod layers;
+mod linear;
 mod mixer;
 mod preset;
 mod projection;
+mod weights;
 
 pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
 pub use conv::ShortConv;
+pub use embedding::{Embedding, Factorised, Rows};
 pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;
 pub use init::{InitRng, stable_param_ids};
-pub use layers::{Mlp, MlpKind, Norm, NormKind, project};
+pub use layers::{Mlp, MlpKind, Norm, NormKind};
+pub use linear::{InputSink, Linear, LowRank, Matrix, PackedWeight, Weight, project};
 pub use mixer::{Direction, Mixer, tensor_bytes};
 pub use preset::Preset;
 pub use projection::{
     ConvHistory, ConvProjection, QueryKeyValue, QueryKeyValueConfig, Readout, unit_spread,
-    weight_flops,
 };
+pub use weights::{NamedLinears, below, fields};

@@ -4,6 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::weights::NamedLinears;
+
 /// Which tokens the output at a position depends on, for mixers that can be built either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,6 +49,9 @@ pub trait Mixer: Module {
 
     /// Whether outputs depend on the past only.
     fn is_causal(&self) -> bool;
+
+    /// Its linear layers with their paths below the mixer, in the order in which a token passes them.
+    fn linears_mut(&mut self) -> NamedLinears<'_>;
 
     /// Multiplications and additions a token in a sequence of `seq` tokens costs forward.
     fn flops_per_token(&self, seq: usize) -> u64;

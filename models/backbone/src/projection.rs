@@ -8,13 +8,13 @@
 //! Axes: batch, seq, channels, heads, d_key, d_value.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use kiln_fused::{rms_norm, swiglu};
 
 use crate::layers::EPSILON;
 use crate::mixer::tensor_bytes;
-use crate::{BackboneConfig, InitRng, ShortConv, project};
+use crate::weights::{NamedLinears, fields};
+use crate::{BackboneConfig, InitRng, Linear, ShortConv, project};
 
 /// silu(conv(W x)), or W x without a convolution.
 #[derive(Module, Debug)]
@@ -80,7 +80,7 @@ impl ConvProjection {
     }
 
     fn flops_per_token(&self) -> u64 {
-        weight_flops(&self.linear) + self.conv.as_ref().map_or(0, ShortConv::flops_per_token)
+        self.linear.flops_per_row() + self.conv.as_ref().map_or(0, ShortConv::flops_per_token)
     }
 }
 
@@ -125,6 +125,15 @@ impl QueryKeyValue {
             d_value: d_model / heads,
             qk_norm,
         }
+    }
+
+    /// Its linear layers.
+    pub fn linears_mut(&mut self) -> NamedLinears<'_> {
+        fields([
+            ("query.linear", Some(&mut self.query.linear)),
+            ("key.linear", Some(&mut self.key.linear)),
+            ("value.linear", Some(&mut self.value.linear)),
+        ])
     }
 
     fn all(&self) -> [&ConvProjection; 3] {
@@ -203,6 +212,14 @@ impl Readout {
         }
     }
 
+    /// Its linear layers.
+    pub fn linears_mut(&mut self) -> NamedLinears<'_> {
+        fields([
+            ("gate", self.gate.as_mut()),
+            ("output", Some(&mut self.output)),
+        ])
+    }
+
     /// What the heads read and, with a skip, each position's own value, normalised a head, gated by silu(W_g x) if there is a
     /// gate, and projected.
     ///
@@ -225,16 +242,12 @@ impl Readout {
 
     /// Two for each weight.
     pub fn flops_per_token(&self) -> u64 {
-        self.gate.as_ref().map_or(0, weight_flops) + weight_flops(&self.output)
+        let gate = self.gate.as_ref().map_or(0, Linear::flops_per_row);
+        gate + self.output.flops_per_row()
     }
 }
 
 /// Standard deviation of weights that keep the spread of normalised inputs.
 pub fn unit_spread(d_model: usize) -> f64 {
     (d_model as f64).powf(-0.5)
-}
-
-/// Two operations for each weight of a layer.
-pub fn weight_flops(layer: &Linear) -> u64 {
-    2 * layer.weight.shape().num_elements() as u64
 }

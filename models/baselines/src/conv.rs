@@ -5,9 +5,11 @@
 //! `[batch, width - 1, d_model]`, constant in seq.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{BackboneConfig, InitRng, Mixer, ModelError, ShortConv, project, tensor_bytes};
+use kiln_backbone::{
+    BackboneConfig, InitRng, Linear, Mixer, ModelError, NamedLinears, ShortConv, fields, project,
+    tensor_bytes,
+};
 use kiln_fused::swiglu;
 use serde::{Deserialize, Serialize};
 
@@ -93,14 +95,22 @@ impl Mixer for ConvMixer {
         (y.squeeze_dim(1), next.unwrap_or(state))
     }
 
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        fields([
+            ("value", Some(&mut self.value)),
+            ("gate", Some(&mut self.gate)),
+            ("output", Some(&mut self.output)),
+        ])
+    }
+
     fn is_causal(&self) -> bool {
         true
     }
 
     /// Two for each weight of the three projections and of the convolution.
     fn flops_per_token(&self, _seq: usize) -> u64 {
-        let projections = 3 * self.output.weight.shape().num_elements() as u64;
-        2 * projections + self.conv.flops_per_token()
+        let projections = [&self.value, &self.gate, &self.output].map(Linear::flops_per_row);
+        projections.iter().sum::<u64>() + self.conv.flops_per_token()
     }
 
     fn state_bytes(&self, _seq: usize) -> u64 {
@@ -135,7 +145,7 @@ mod tests {
             (&mut mixer.gate, 10.0),
             (&mut mixer.output, 1.0),
         ] {
-            layer.weight = burn::module::Param::from_tensor(matrix(value));
+            layer.weight = kiln_backbone::Weight::dense(matrix(value));
         }
         let taps = Tensor::from_floats([[1.0, 2.0]], &device);
         mixer.conv.weight = burn::module::Param::from_tensor(taps);

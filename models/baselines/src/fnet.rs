@@ -7,7 +7,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use kiln_backbone::Mixer;
+use kiln_backbone::{Mixer, NamedLinears};
 use kiln_fused::linear;
 
 /// Fourier mixing.
@@ -50,6 +50,10 @@ impl Mixer for FnetMixer {
     fn step(&self, x: Tensor<2>, _state: ()) -> (Tensor<2>, ()) {
         let (y, _) = self.forward(x.unsqueeze_dim(1), None);
         (y.squeeze_dim(1), ())
+    }
+
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        Vec::new()
     }
 
     fn is_causal(&self) -> bool {

@@ -11,12 +11,12 @@
 //! constant in seq.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, ConvHistory, InitRng, Mixer, ModelError, QueryKeyValue, QueryKeyValueConfig,
-    Readout, inverse_softplus, project, tensor_bytes, unit_spread, weight_flops,
+    BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
+    QueryKeyValueConfig, Readout, below, fields, inverse_softplus, project, tensor_bytes,
+    unit_spread,
 };
 use kiln_gla::gated_linear_attention;
 use serde::{Deserialize, Serialize};
@@ -150,10 +150,10 @@ impl GlaConfig {
         let forget_bias = TensorData::new(self.forget_bias(), [heads]);
         Ok(GlaMixer {
             inputs: QueryKeyValue::init(sizes, backbone, rng, device),
-            forget: Linear {
-                weight: rng.matrix(d_model, heads, unit_spread(d_model), device),
-                bias: Some(Param::from_data(forget_bias, device)),
-            },
+            forget: Linear::new(
+                rng.matrix(d_model, heads, unit_spread(d_model), device),
+                Some(Param::from_data(forget_bias, device)),
+            ),
             readout: Readout::init([self.gate, self.skip], heads, backbone, rng, device),
             heads,
             d_key: self.d_key,
@@ -204,6 +204,13 @@ impl Mixer for GlaMixer {
         (y.squeeze_dim(1), next.unwrap_or(state))
     }
 
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        let mut layers = below("inputs", self.inputs.linears_mut());
+        layers.extend(fields([("forget", Some(&mut self.forget))]));
+        layers.extend(below("readout", self.readout.linears_mut()));
+        layers
+    }
+
     fn is_causal(&self) -> bool {
         true
     }
@@ -211,7 +218,7 @@ impl Mixer for GlaMixer {
     /// Two for each weight; in the recurrent form five for each entry of S: decay, write, read.
     fn flops_per_token(&self, _seq: usize) -> u64 {
         let projections = self.inputs.flops_per_token()
-            + weight_flops(&self.forget)
+            + self.forget.flops_per_row()
             + self.readout.flops_per_token();
         projections + (5 * self.heads * self.d_key * self.d_value) as u64
     }
@@ -229,6 +236,8 @@ impl Mixer for GlaMixer {
 
 #[cfg(test)]
 mod tests {
+    use kiln_backbone::Weight;
+
     use super::*;
 
     fn backbone(d_model: usize) -> BackboneConfig {
@@ -260,7 +269,10 @@ mod tests {
             .unwrap();
         let matrix = |rows: [&[f32]; 2]| {
             let (values, cols) = (rows.concat(), rows[0].len());
-            Param::<Tensor<2>>::from_data(TensorData::new(values, [2, cols]), &device)
+            Weight::dense(Tensor::from_data(
+                TensorData::new(values, [2, cols]),
+                &device,
+            ))
         };
         mixer.inputs.query.linear.weight = matrix([&[1.0], &[1.0]]);
         mixer.inputs.key.linear.weight = matrix([&[1.0], &[1.0]]);

@@ -5,12 +5,11 @@
 //! diagonal G_ii of the whole resolvent. Axes: batch, seq, heads. State: one complex number a head.
 
 use burn::module::{Module, Param, ParamId};
-use burn::nn::Linear;
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, Direction, InitRng, Mixer, ModelError, inverse_softplus, project,
-    spread_energies, tensor_bytes,
+    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields,
+    inverse_softplus, project, spread_energies, tensor_bytes,
 };
 use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
 use kiln_fused::{cayley, soft_bound, swiglu};
@@ -219,9 +218,9 @@ impl BkMixer {
         self.grad_rule = rule;
     }
 
-    /// The weights `[d_model, heads]` of the projection that makes the potential.
-    pub fn potential_weight(&self) -> ParamId {
-        self.potential.weight.id
+    /// The weights `[d_model, heads]` of the projection that makes the potential, if they are trained.
+    pub fn potential_weight(&self) -> Option<ParamId> {
+        self.potential.weight_id()
     }
 
     /// The diagonal of H: `[batch, seq, d_model]` to `[batch, seq, heads]`.
@@ -310,6 +309,14 @@ impl Mixer for BkMixer {
         (y.squeeze_dim(1), next.unwrap_or(state))
     }
 
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        fields([
+            ("potential", Some(&mut self.potential)),
+            ("gate", self.gate.as_mut()),
+            ("output", Some(&mut self.output)),
+        ])
+    }
+
     fn is_causal(&self) -> bool {
         self.direction == Direction::Causal
     }
@@ -317,13 +324,13 @@ impl Mixer for BkMixer {
     /// Two for each weight of the projections; about 12 a head for a complex multiply, subtract and reciprocal,
     /// three times that for both sweeps and their join.
     fn flops_per_token(&self, _seq: usize) -> u64 {
-        let [d_model, _] = self.potential.weight.shape().dims();
-        let matrices = if self.gate.is_some() { 5 } else { 3 };
+        let gate = self.gate.as_ref().map_or(0, Linear::flops_per_row);
+        let projections = self.potential.flops_per_row() + gate + self.output.flops_per_row();
         let recurrence = match self.direction {
             Direction::Causal => 12,
             Direction::Bidirectional => 36,
         };
-        (2 * matrices * d_model * self.heads + recurrence * self.heads) as u64
+        projections + (recurrence * self.heads) as u64
     }
 
     /// One complex f32 a head, whatever the length.

@@ -11,12 +11,13 @@
 //! convolution, constant in seq.
 
 use burn::module::{Module, Param};
-use burn::nn::{Dropout, DropoutConfig, Linear};
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
-    BackboneConfig, ConvHistory, InitRng, Mixer, ModelError, QueryKeyValue, QueryKeyValueConfig,
-    Readout, inverse_softplus, project, spread_energies, tensor_bytes, unit_spread, weight_flops,
+    BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
+    QueryKeyValueConfig, Readout, below, fields, inverse_softplus, project, spread_energies,
+    tensor_bytes, unit_spread,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::soft_bound;
@@ -187,6 +188,13 @@ impl Mixer for ResolventMixer {
         (y.squeeze_dim(1), next.unwrap_or(state))
     }
 
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        let mut layers = below("inputs", self.inputs.linears_mut());
+        layers.extend(fields([("potential", Some(&mut self.potential))]));
+        layers.extend(below("readout", self.readout.linears_mut()));
+        layers
+    }
+
     fn is_causal(&self) -> bool {
         true
     }
@@ -194,7 +202,7 @@ impl Mixer for ResolventMixer {
     /// Two for each weight; in the recurrent form five for each entry of T (decay, write, read), and about 12 a head for L.
     fn flops_per_token(&self, _seq: usize) -> u64 {
         let projections = self.inputs.flops_per_token()
-            + weight_flops(&self.potential)
+            + self.potential.flops_per_row()
             + self.readout.flops_per_token();
         let entries = self.heads * self.memory_rows() * self.d_value;
         projections + (5 * entries + 12 * self.heads) as u64
@@ -214,6 +222,8 @@ impl Mixer for ResolventMixer {
 
 #[cfg(test)]
 mod tests {
+    use kiln_backbone::Weight;
+
     use super::*;
 
     fn backbone(d_model: usize) -> BackboneConfig {
@@ -246,7 +256,10 @@ mod tests {
             .unwrap();
         let matrix = |rows: [&[f32]; 2]| {
             let (values, cols) = (rows.concat(), rows[0].len());
-            Param::<Tensor<2>>::from_data(TensorData::new(values, [2, cols]), &device)
+            Weight::dense(Tensor::from_data(
+                TensorData::new(values, [2, cols]),
+                &device,
+            ))
         };
         mixer.inputs.query.linear.weight = matrix([&[1.0], &[1.0]]);
         mixer.inputs.key.linear.weight = matrix([&[1.0], &[1.0]]);

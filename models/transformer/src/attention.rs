@@ -6,9 +6,12 @@
 //! later query can see, so it grows with seq unless there is a window.
 
 use burn::module::Module;
-use burn::nn::{Dropout, DropoutConfig, Linear};
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{BackboneConfig, Direction, InitRng, Mixer, ModelError, project, tensor_bytes};
+use kiln_backbone::{
+    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields, project,
+    tensor_bytes,
+};
 use kiln_fused::{AttentionMask, attention, reference};
 use serde::{Deserialize, Serialize};
 
@@ -267,11 +270,18 @@ impl Mixer for SelfAttention {
         (y.squeeze_dim(1), next.unwrap_or_default())
     }
 
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        fields([
+            ("query_key_value", Some(&mut self.query_key_value)),
+            ("output", Some(&mut self.output)),
+        ])
+    }
+
     fn is_causal(&self) -> bool {
         self.mask != AttentionMask::Full
     }
 
-    /// Projections: 2 * 4 d^2. Scores and mixing: 2 * 2 * keys * d, over the whole square as kernels compute it
+    /// Projections: 2 for each weight. Scores and mixing: 2 * 2 * keys * d, over the whole square as kernels compute it
     /// (Chowdhery et al., arXiv 2204.02311, appendix B), or over window and sinks.
     fn flops_per_token(&self, seq: usize) -> u64 {
         let d = (self.heads * self.d_head) as u64;
@@ -279,7 +289,8 @@ impl Mixer for SelfAttention {
             AttentionMask::Full | AttentionMask::Causal => seq,
             AttentionMask::Window { window, sinks } => seq.min(window + sinks),
         };
-        8 * d * d + 4 * d * keys as u64
+        let projections = self.query_key_value.flops_per_row() + self.output.flops_per_row();
+        projections + 4 * d * keys as u64
     }
 
     /// A key and a value of d_model f32 for each past token that is held.

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::Mixer;
+use kiln_backbone::{Mixer, NamedLinears};
 use kiln_baselines::{ConvMixer, FnetMixer, GlaMixer, GlaState};
 use kiln_resnet_bk::BkMixer;
 use kiln_resolvent::{ResolventMixer, ResolventMixerState};
@@ -139,6 +139,17 @@ impl Mixer for AnyMixer {
             }
             (Self::Fnet(mixer), AnyState::Fnet) => (mixer.step(x, ()).0, AnyState::Fnet),
             _ => panic!("{FOREIGN_STATE}"),
+        }
+    }
+
+    fn linears_mut(&mut self) -> NamedLinears<'_> {
+        match self {
+            Self::Attention(mixer) => mixer.linears_mut(),
+            Self::Bk(mixer) => mixer.linears_mut(),
+            Self::Resolvent(mixer) => mixer.linears_mut(),
+            Self::Conv(mixer) => mixer.linears_mut(),
+            Self::Gla(mixer) => mixer.linears_mut(),
+            Self::Fnet(mixer) => mixer.linears_mut(),
         }
     }
 

@@ -196,10 +196,10 @@ pub fn with_grad_rule(mut model: LanguageModel, rule: GradRule) -> LanguageModel
     model
 }
 
-/// The weights of the projections that make the potentials of BK layers, first layer to last.
+/// The trained weights of the projections that make the potentials of BK layers, first layer to last.
 pub fn potential_weights(model: &LanguageModel) -> Vec<ParamId> {
     let id = |mixer: &AnyMixer| match mixer {
-        AnyMixer::Bk(mixer) => Some(mixer.potential_weight()),
+        AnyMixer::Bk(mixer) => mixer.potential_weight(),
         AnyMixer::Attention(_)
         | AnyMixer::Resolvent(_)
         | AnyMixer::Conv(_)

@@ -24,6 +24,8 @@ pub enum Command {
     Recipes,
     /// Train a model as a recipe says
     Train(Train),
+    /// Make a finished run smaller, stage by stage as a recipe says
+    Compress(Compress),
     /// Run a study: several arms under one protocol, over a grid and seeds
     Compare(Compare),
     /// Write the pages of committed results
@@ -81,6 +83,31 @@ pub struct Train {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Show the resolved recipe and its costs, and train nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
+    /// Print plain lines even on a terminal
+    #[arg(long)]
+    pub plain: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Compress {
+    /// Name of a compression recipe, or the path of a TOML file
+    pub recipe: String,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub folders: Folders,
+    /// Folder of the smaller run, with the stages below; the default is runs/RECIPE-TIME
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the first stage in --out that was not finished
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Change a key of the recipe, such as from=runs/quickstart
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Show the resolved recipe and the size after every stage, and compress nothing
     #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
     /// Print plain lines even on a terminal

@@ -1,13 +1,13 @@
 //! What each subcommand does.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use kiln_loader::Split;
 use kiln_run::recipe;
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
-use kiln_text::{DataConfig, TokenizerConfig};
 use kiln_train::{
     Backend, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult,
     SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, known_vocab,
@@ -26,6 +26,9 @@ pub enum CommandError {
     /// The study cannot be run.
     #[error(transparent)]
     Compare(#[from] kiln_compare::CompareError),
+    /// The run cannot be compressed.
+    #[error(transparent)]
+    Compress(#[from] kiln_compress::CompressError),
     /// The cost of a model cannot be measured.
     #[error(transparent)]
     Cost(#[from] kiln_cost::CostError),
@@ -60,6 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Recipes => recipes(),
         Command::Train(args) if args.dry_run => dry_run(&args),
         Command::Train(args) => train(args),
+        Command::Compress(args) => crate::compress::compress(&args),
         Command::Compare(args) => crate::compare::compare(&args),
         Command::Leaderboard(args) => crate::compare::leaderboard(&args),
         Command::Eval(args) => eval(&args),
@@ -72,16 +76,23 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
 
 fn recipes() -> Result<ExitCode, CommandError> {
     let mut out = io::stdout().lock();
-    for summary in recipe::list(&place::book()).map_err(TrainError::from)? {
-        writeln!(out, "{:28} {}", summary.name, summary.description)?;
-        for line in summary.header.lines() {
-            writeln!(out, "{:28} {line}", "")?;
+    let mut list = |book: &Path, use_one: &str| -> Result<(), CommandError> {
+        for summary in recipe::list(book).map_err(TrainError::from)? {
+            writeln!(out, "{:28} {}", summary.name, summary.description)?;
+            for line in summary.header.lines() {
+                writeln!(out, "{:28} {line}", "")?;
+            }
+            writeln!(out)?;
         }
-        writeln!(out)?;
-    }
-    writeln!(
-        out,
-        "Train one with `cargo xtask train NAME`; `--dry-run` shows all its keys."
+        Ok(writeln!(out, "{use_one}\n")?)
+    };
+    list(
+        &place::book(),
+        "Train one with `cargo xtask train NAME`; `--dry-run` shows all its keys.",
+    )?;
+    list(
+        &place::compressions(),
+        "Make a run smaller with one of these: `cargo xtask compress NAME --set from=RUN`; `--dry-run` shows its keys and sizes.",
     )?;
     Ok(ExitCode::SUCCESS)
 }
@@ -271,26 +282,15 @@ fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
 
 /// The recipe of a run with the data that a command line asks it to be scored on.
 fn scored_recipe(args: &Eval, run: &Run, seq: usize) -> Result<TrainRecipe, CommandError> {
-    let mut recipe = run.recipe()?;
-    if let Some(task) = recipe.task {
-        if let Some(name) = &args.data {
-            let why = format!(
-                "--data {name}: this run was trained on the task `{}`, whose examples are drawn; leave --data out",
-                run.config.corpus
-            );
-            return Err(CommandError::Usage(why));
-        }
-        recipe.task = Some(task.with_seq(seq));
-        return Ok(recipe);
+    if let (Some(name), true) = (&args.data, run.config.tokenizer.is_none()) {
+        let why = format!(
+            "--data {name}: this run was trained on the task `{}`, whose examples are drawn; leave --data out",
+            run.config.corpus
+        );
+        return Err(CommandError::Usage(why));
     }
-    // The run's own tokenizer goes with any text; a corpus by another name is tokenized with it.
-    recipe.data = DataConfig {
-        name: args.data.clone().unwrap_or(recipe.data.name),
-        tokenizer: TokenizerConfig::File {
-            path: run.tokenizer_path(),
-        },
-        max_bytes: recipe.data.max_bytes,
-    };
+    let mut recipe = run.data_recipe(args.data.as_deref())?;
+    recipe.task = recipe.task.map(|task| task.with_seq(seq));
     Ok(recipe)
 }
 

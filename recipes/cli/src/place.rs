@@ -25,6 +25,11 @@ pub fn studies() -> PathBuf {
     book().join("studies")
 }
 
+/// The folder of compression recipes.
+pub fn compressions() -> PathBuf {
+    book().join("compress")
+}
+
 /// Data folders from the environment and the command line, which wins.
 pub fn data(folders: &Folders) -> DataEnv {
     let mut env = DataEnv::from_environment();

@@ -36,6 +36,9 @@ pub enum CostError {
         /// What is wrong.
         why: String,
     },
+    /// Decoding ended in an error.
+    #[error("decoding cannot be timed: {0}")]
+    Decoding(String),
     /// A run or a recipe cannot be opened.
     #[error(transparent)]
     Train(#[from] kiln_train::TrainError),

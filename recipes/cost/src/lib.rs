@@ -33,5 +33,5 @@ pub use cost::{
 };
 pub use crossover::{Crossover, Figure, crossover};
 pub use error::CostError;
-pub use measure::{Bench, measure};
+pub use measure::{Bench, decoding, measure};
 pub use subject::{Lesson, Subject};

@@ -89,6 +89,39 @@ pub fn measure(
     Ok(cost)
 }
 
+/// The pace of decoding alone: one sequence, a token a step, from a random prompt of `length` tokens on, for about `seconds`. None for
+/// a bidirectional model, and where learned positions end with the prompt.
+///
+/// # Errors
+/// [`CostError::Decoding`] with what the model or the backend said.
+pub fn decoding(
+    subject: &Subject,
+    device: &OpenDevice,
+    length: usize,
+    seconds: f64,
+) -> Result<Option<Pace>, CostError> {
+    if !subject.model.is_causal() {
+        return Ok(None);
+    }
+    let worker = Worker {
+        subject,
+        device: &device.device,
+        energy: EnergyMeter::open(&device.device),
+    };
+    let decoded = outcome(|| {
+        let start = subject.model.initial_state(1, worker.device)?;
+        let prompt = worker.prompt([1, length]);
+        let (_, state) = subject.model.forward_with_state(prompt, start)?;
+        worker.decode(1, &state, seconds)
+    });
+    match decoded {
+        Outcome::Measured(pace) => Ok(pace),
+        Outcome::LeftOut { reason } | Outcome::Failed { reason } => {
+            Err(CostError::Decoding(reason))
+        }
+    }
+}
+
 /// A model on its device.
 struct Worker<'a> {
     subject: &'a Subject,

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::tensor_bytes;
 use kiln_run::{FileError, RunFolder};
 use kiln_train::{Objective, ObjectiveKind, OptimizerConfig, Resolved, Run, TrainConfig};
 use kiln_zoo::{LanguageModel, ModelConfig};
@@ -173,32 +172,24 @@ impl Files {
     }
 }
 
-/// Numbers in the parameters of a model on a device with autodiff, and their bytes.
+/// Numbers in the parameters of a model on a device with autodiff, those of packed weights included, and their bytes.
 pub(crate) fn count(model: &LanguageModel) -> (Parameters, u64) {
-    let mut count = Count {
-        parameters: Parameters {
-            trainable: 0,
-            all: 0,
-        },
-        bytes: 0,
+    let mut trainable = Trainable(0);
+    model.visit(&mut trainable);
+    let parameters = Parameters {
+        trainable: trainable.0,
+        all: model.parameters(),
     };
-    model.visit(&mut count);
-    (count.parameters, count.bytes)
+    (parameters, model.weight_bytes())
 }
 
-struct Count {
-    parameters: Parameters,
-    bytes: u64,
-}
+struct Trainable(u64);
 
-impl ModuleVisitor for Count {
+impl ModuleVisitor for Trainable {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
-        let numbers = value.shape().num_elements() as u64;
-        self.parameters.all += numbers;
-        self.bytes += tensor_bytes(&value);
         if value.is_require_grad() {
-            self.parameters.trainable += numbers;
+            self.0 += value.shape().num_elements() as u64;
         }
     }
 }

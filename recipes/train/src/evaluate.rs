@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor};
 use kiln_fused::cross_entropy;
 use kiln_loader::{Loader, LoaderConfig, Order, TokenBatch, Windows};
 use kiln_text::TokenStore;
@@ -78,13 +78,17 @@ impl Evaluator<'_> {
         model: &LanguageModel,
         batch: &TokenBatch,
     ) -> Result<Vec<Score>, TrainError> {
-        let mut lanes = vec![Score::default(); batch.batch];
         if batch.num_tokens() == 0 {
-            return Ok(lanes);
+            return Ok(vec![Score::default(); batch.batch]);
         }
         let on_device = DeviceBatch::new(batch, self.device);
         let logits = on_device.logits(model)?;
-        let targets = on_device.targets;
+        Ok(Self::lanes_of(batch, on_device.targets, logits))
+    }
+
+    /// Scores of the lanes of a batch from the logits of the targets that count, `[counted, vocab]`. Sums in f64.
+    pub fn lanes_of(batch: &TokenBatch, targets: Tensor<1, Int>, logits: Tensor<2>) -> Vec<Score> {
+        let mut lanes = vec![Score::default(); batch.batch];
         let best = logits.clone().argmax(1).squeeze_dim(1); // [counted]
         let is_best = best.equal(targets.clone()).into_data();
         let nats = cross_entropy(logits, targets).into_data();
@@ -96,7 +100,7 @@ impl Evaluator<'_> {
                 correct: is_best.into(),
             });
         }
-        Ok(lanes)
+        lanes
     }
 
     /// Scores of random windows, the same ones for the same `seed`, so that scores over a run differ by the model alone.
@@ -130,31 +134,62 @@ impl Evaluator<'_> {
         self.sweep(model, windows, Order::Sequential, [batch, most], 0)
     }
 
+    /// Hands on the batches of [`Evaluator::sequential`], with the objective applied and how many of their lanes count.
+    ///
+    /// # Errors
+    /// Batches that cannot be made, and what `visit` says.
+    pub fn visit(
+        &self,
+        windows: &Arc<dyn Windows>,
+        [batch, most]: [usize; 2],
+        visit: &mut dyn FnMut(&TokenBatch, usize) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let most = if most == 0 { usize::MAX } else { most };
+        self.walk(windows, Order::Sequential, [batch, most], 0, visit)
+    }
+
     fn sweep(
         &self,
         model: &LanguageModel,
         windows: &Arc<dyn Windows>,
         order: Order,
-        [batch, most]: [usize; 2],
+        sizes: [usize; 2],
         seed: u64,
     ) -> Result<Vec<Score>, TrainError> {
+        let mut scores = Vec::new();
+        self.walk(windows, order, sizes, seed, &mut |batch, lanes| {
+            let lanes = &self.lanes(model, batch)?[..lanes];
+            // Neither do the empty ones at the end of a sweep count.
+            scores.extend(lanes.iter().filter(|lane| lane.tokens > 0));
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+
+    fn walk(
+        &self,
+        windows: &Arc<dyn Windows>,
+        order: Order,
+        [batch, most]: [usize; 2],
+        seed: u64,
+        visit: &mut dyn FnMut(&TokenBatch, usize) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
         let config = LoaderConfig { batch, order, seed };
         let mut loader = Loader::new(Arc::clone(windows), config)?;
-        let mut scores = Vec::new();
-        while scores.len() < most {
+        let mut seen = 0;
+        while seen < most {
             let Some(mut next) = loader.next_batch() else {
                 break;
             };
             // Lanes beyond the last window do not count, so that the result does not depend on the batch.
-            let lanes = (most - scores.len()).min(batch);
+            let lanes = (most - seen).min(batch);
             next.mask[lanes * next.seq..].fill(false);
-            let next = self
-                .objective
-                .apply(next, self.vocab, seed, scores.len() as u64);
-            let lanes = &self.lanes(model, &next)?[..lanes];
-            // Neither do the empty ones at the end of a sweep.
-            scores.extend(lanes.iter().filter(|lane| lane.tokens > 0));
+            let filled = |lane: &usize| next.mask[lane * next.seq..][..next.seq].contains(&true);
+            let filled = (0..lanes).filter(filled).count();
+            let next = self.objective.apply(next, self.vocab, seed, seen as u64);
+            visit(&next, lanes)?;
+            seen += filled;
         }
-        Ok(scores)
+        Ok(())
     }
 }

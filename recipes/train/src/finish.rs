@@ -111,6 +111,7 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
         corpus_hash: setup.data.source.hash()?.to_string(),
         tokenizer: text.map(|text| text.tokenizer.hash().to_string()),
         weights,
+        storage: None,
     };
     atomic_write(&setup.folder.config(), |out| {
         serde_json::to_writer_pretty(&mut *out, &config).map_err(std::io::Error::from)

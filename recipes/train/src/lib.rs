@@ -22,6 +22,7 @@ mod run;
 mod schedule;
 mod setup;
 mod state;
+mod storage;
 mod trainer;
 mod windows;
 
@@ -39,8 +40,12 @@ pub use probe::{Agreement, GradientProbe, probe};
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
-pub use run::{Run, read_resolved, recipe_difference};
+pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use schedule::{ScheduleConfig, ScheduleKind};
-pub use state::{Position, RUN_CONFIG_VERSION, RunConfig, load_model, save_model};
+pub use state::{
+    COMPRESSED_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model,
+    load_stored, save_model,
+};
+pub use storage::{Storage, StorageTable, Stored, StoredModel};
 pub use trainer::{HeldOut, Outcome, Request, RunResult, Stop, train};
 pub use windows::{WINDOWS_VERSION, WindowColumns, WindowScores};

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use kiln_run::{FileError, RunFolder, recipe};
-use kiln_text::Tokenizer;
+use kiln_text::{DataConfig, Tokenizer, TokenizerConfig};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
-use crate::state::{RUN_CONFIG_VERSION, RunConfig, hash_file, load_model};
+use crate::state::{
+    COMPRESSED_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored,
+};
+use crate::storage::StoredModel;
 
 /// Model, configuration and, for text, tokenizer of a run folder.
 pub struct Run {
@@ -23,54 +26,49 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens a run that reached its end.
+    /// Opens a run that reached its end, or what a compression made of one.
     ///
     /// # Errors
-    /// A missing or damaged file, a tokenizer that is not the one the model was trained with.
+    /// A missing or damaged file, a tokenizer that is not the one the model was trained with, a layout that this Kiln does not know.
     pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let folder = RunFolder::open(path)?;
-        let config_path = folder.config();
-        let bad = |path: PathBuf, why: String| TrainError::BadFile { path, why };
-        if !config_path.is_file() {
-            return Err(bad(
-                config_path,
-                "there is no such file; the run has not reached its end (go on with --resume), or this is no run folder".into(),
-            ));
-        }
-        let text = std::fs::read(&config_path).map_err(FileError::io("read", &config_path))?;
-        let config: RunConfig = serde_json::from_slice(&text).map_err(|error| {
-            bad(
-                config_path.clone(),
-                format!("it is no configuration of a run: {error}"),
-            )
-        })?;
-        if config.version != RUN_CONFIG_VERSION {
-            let why = format!(
-                "its version is {}, and this Kiln reads {RUN_CONFIG_VERSION}",
-                config.version
-            );
-            return Err(bad(config_path, why));
-        }
+        let config = read_config(&folder)?;
         let tokenizer = match &config.tokenizer {
             Some(expected) => Some(tokenizer(&folder, expected)?),
             None => None,
         };
-        let model = load_model(&config.model, &folder.model(), device)?.valid();
         let weights = folder.model();
-        let found = hash_file(&weights)?;
-        if found != config.weights {
-            let why = format!(
-                "its sha256 is {found}, but config.json says {}; it is damaged or of another run: put the right file back, or train again",
-                config.weights
-            );
-            return Err(bad(weights, why));
-        }
+        let model = match &config.storage {
+            None => {
+                let model = load_model(&config.model, &weights, device)?;
+                check_hash(&config, &weights)?;
+                model
+            }
+            Some(table) => {
+                check_hash(&config, &weights)?;
+                let stored = StoredModel::read(&weights, Some(table))?;
+                load_stored(&config.model, &stored, &weights, device)?
+            }
+        };
         Ok(Self {
             folder,
             config,
-            model,
+            model: model.valid(),
             tokenizer,
         })
+    }
+
+    /// The folder it was opened from.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// The tensors of its file, as they are stored.
+    ///
+    /// # Errors
+    /// A file that was damaged since the run was opened.
+    pub fn stored(&self) -> Result<StoredModel, TrainError> {
+        StoredModel::read(&self.folder.model(), self.config.storage.as_ref())
     }
 
     /// The recipe the run was made with.
@@ -81,6 +79,35 @@ impl Run {
         let path = self.folder.recipe();
         let name = path.to_string_lossy();
         Ok(recipe::load::<TrainRecipe>(self.folder.path(), &name, &[])?.value)
+    }
+
+    /// The recipe with the data that the model is to see: its own, or another corpus, with the run's own tokenizer either way.
+    ///
+    /// # Errors
+    /// A missing or damaged `recipe.toml`; a corpus for a model of a task.
+    pub fn data_recipe(&self, corpus: Option<&str>) -> Result<TrainRecipe, TrainError> {
+        let mut recipe = self.recipe()?;
+        if recipe.task.is_some() {
+            return match corpus {
+                None => Ok(recipe),
+                Some(name) => Err(TrainError::setting(
+                    "data.name",
+                    name,
+                    format!(
+                        "this run was trained on the task `{}`, whose examples are drawn; leave the corpus out",
+                        self.config.corpus
+                    ),
+                )),
+            };
+        }
+        recipe.data = DataConfig {
+            name: corpus.map_or(recipe.data.name, String::from),
+            tokenizer: TokenizerConfig::File {
+                path: self.tokenizer_path(),
+            },
+            max_bytes: recipe.data.max_bytes,
+        };
+        Ok(recipe)
     }
 
     /// Its tokenizer.
@@ -98,6 +125,67 @@ impl Run {
     pub fn tokenizer_path(&self) -> PathBuf {
         self.folder.tokenizer()
     }
+}
+
+/// `config.json` of a run that reached its end.
+///
+/// # Errors
+/// A file that is missing, damaged, or of a layout that this Kiln does not know.
+pub fn read_config(folder: &RunFolder) -> Result<RunConfig, TrainError> {
+    let path = folder.config();
+    let bad = |why: String| TrainError::BadFile {
+        path: path.clone(),
+        why,
+    };
+    if !path.is_file() {
+        return Err(bad(
+            "there is no such file; the run has not reached its end (go on with --resume), or this is no run folder".into(),
+        ));
+    }
+    let text = std::fs::read(&path).map_err(FileError::io("read", &path))?;
+    let damaged = |error| bad(format!("it is no configuration of a run: {error}"));
+    // The version comes first: a later layout may have what this Kiln cannot read.
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    let known = [RUN_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION];
+    if let Some(version) = version.filter(|version| !known.map(u64::from).contains(version)) {
+        return Err(bad(format!(
+            "its version is {version}, and this Kiln reads {} and {}",
+            known[0], known[1]
+        )));
+    }
+    let config: RunConfig = serde_json::from_value(value).map_err(damaged)?;
+    match (config.version, config.storage.is_some()) {
+        (RUN_CONFIG_VERSION, false) | (COMPRESSED_CONFIG_VERSION, true) => Ok(config),
+        (version, has) => {
+            let with = if has { "with" } else { "without" };
+            Err(bad(format!(
+                "its version is {version}, {with} `storage`, which does not go together"
+            )))
+        }
+    }
+}
+
+/// Compares `model.safetensors` with what `config.json` says of it.
+fn check_hash(config: &RunConfig, weights: &Path) -> Result<(), TrainError> {
+    if !weights.is_file() {
+        return Err(TrainError::BadFile {
+            path: weights.into(),
+            why: "there is no such file".into(),
+        });
+    }
+    let found = hash_file(weights)?;
+    if found == config.weights {
+        return Ok(());
+    }
+    let why = format!(
+        "its sha256 is {found}, but config.json says {}; it is damaged or of another run: put the right file back, or train again",
+        config.weights
+    );
+    Err(TrainError::BadFile {
+        path: weights.into(),
+        why,
+    })
 }
 
 /// The tokenizer of a run folder, if it is the `expected` one.

@@ -1,5 +1,6 @@
 //! What a checkpoint holds: weights, optimizer state, and a position in the run.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
+use kiln_backbone::stable_param_ids;
 use kiln_loader::LoaderState;
 use kiln_run::{Checkpoint, CheckpointStore, FileError};
 use kiln_text::Hash;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::recipe::Objective;
+use crate::storage::{StorageTable, StoredModel, packed};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.bpk";
@@ -58,10 +61,16 @@ pub struct RunConfig {
     pub tokenizer: Option<String>,
     /// SHA-256 of `model.safetensors`: the format has no checksum, and a flipped bit would be a strange loss.
     pub weights: String,
+    /// How every tensor is stored in `model.safetensors`; none where all of them are plain numbers in 32 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageTable>,
 }
 
-/// Layout version of [`RunConfig`].
+/// Layout version of [`RunConfig`] without storage, as training writes it.
 pub const RUN_CONFIG_VERSION: u32 = 1;
+
+/// Layout version of [`RunConfig`] with storage, as compression writes it: a Kiln that does not know packed weights refuses it.
+pub const COMPRESSED_CONFIG_VERSION: u32 = 2;
 
 /// Writes weights as safetensors, in the f32 they are trained in. Names are the module's paths without enum variants.
 ///
@@ -101,15 +110,58 @@ pub fn load_model(
     path: &Path,
     device: &Device,
 ) -> Result<LanguageModel, TrainError> {
-    let bad = |why: String| TrainError::BadFile {
+    if !path.is_file() {
+        return Err(bad(path, "there is no such file".into()));
+    }
+    load_from(
+        SafetensorsStore::from_file(path),
+        &BTreeSet::new(),
+        config,
+        path,
+        device,
+    )
+}
+
+/// The same from tensors that were read from `path`: what is packed or factorised stays so in the model, all else is dense there.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_stored(
+    config: &ModelConfig,
+    stored: &StoredModel,
+    path: &Path,
+    device: &Device,
+) -> Result<LanguageModel, TrainError> {
+    let plain = stored
+        .plain()
+        .map_err(|error| bad(path, format!("its tensors cannot be laid out: {error}")))?;
+    let kept: BTreeSet<&str> = stored.kept().collect();
+    let store = SafetensorsStore::from_bytes(Some(plain));
+    let mut model = load_from(store, &kept, config, path, device)?;
+    match packed::replace(&mut model, stored, device) {
+        Ok(()) => Ok(stable_param_ids(model)),
+        Err(why) => Err(bad(path, why)),
+    }
+}
+
+fn bad(path: &Path, why: String) -> TrainError {
+    TrainError::BadFile {
         path: path.into(),
         why,
-    };
-    if !path.is_file() {
-        return Err(bad("there is no such file".into()));
     }
+}
+
+/// Fills a model from all tensors but the `absent` ones.
+fn load_from(
+    store: SafetensorsStore,
+    absent: &BTreeSet<&str>,
+    config: &ModelConfig,
+    path: &Path,
+    device: &Device,
+) -> Result<LanguageModel, TrainError> {
+    let bad = |why: String| bad(path, why);
     let mut model = config.init(0, device)?;
-    let mut store = SafetensorsStore::from_file(path)
+    let mut store = store
         .skip_enum_variants(true)
         .validate(false)
         .allow_partial(true);
@@ -126,8 +178,11 @@ pub fn load_model(
             names(errors)
         )));
     }
-    if !result.missing.is_empty() {
-        let missing = result.missing.into_iter().map(|(name, _)| name).collect();
+    let missing = result.missing.into_iter().map(|(name, _)| name);
+    let missing: Vec<String> = missing
+        .filter(|name| !absent.contains(name.as_str()))
+        .collect();
+    if !missing.is_empty() {
         return Err(bad(format!(
             "tensors of the model are missing: {}",
             names(missing)
@@ -144,7 +199,10 @@ pub fn load_model(
 }
 
 /// SHA-256 of a file, as [`RunConfig::weights`] holds it.
-pub(crate) fn hash_file(path: &Path) -> Result<String, FileError> {
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_file(path: &Path) -> Result<String, FileError> {
     let read = || Hash::of_reader(std::fs::File::open(path)?);
     let (hash, _) = read().map_err(FileError::io("read", path))?;
     Ok(hash.to_string())

@@ -8,6 +8,7 @@
 
 mod common;
 mod compare;
+mod compress;
 mod cost;
 mod disk;
 mod folders;

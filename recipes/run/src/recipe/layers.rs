@@ -196,24 +196,18 @@ pub(super) fn apply_override(table: &mut Table, text: &str) -> Result<Layer, Rec
     if path.iter().any(|part| part.is_empty()) {
         return Err(bad("a part of the key is empty"));
     }
-    let mut layer = parse_value(value.trim());
-    for part in path.iter().rev() {
-        layer = Value::Table(Table::from_iter([((*part).to_string(), layer)]));
-    }
-    let mut here: &Table = table;
-    for (depth, part) in path[..path.len() - 1].iter().enumerate() {
-        match here.get(*part) {
-            Some(Value::Table(inner)) => here = inner,
-            None => break,
-            Some(other) => {
-                return Err(RecipeError::NotATable {
-                    text: text.into(),
-                    path: path[..=depth].join("."),
-                    kind: article(other.type_str()),
-                });
-            }
+    let whole = Value::Table(table.clone());
+    let layer = nested(Some(&whole), &path, 0, parse_value(value.trim())).map_err(|problem| {
+        let path = path[..problem.depth].join(".");
+        match problem.kind {
+            Some(kind) => RecipeError::NotATable {
+                text: text.into(),
+                path,
+                kind: article(kind),
+            },
+            None => bad("below a list, a key is the number of one of its elements, counted from 0"),
         }
-    }
+    })?;
     let Value::Table(layer) = layer else {
         return Err(bad("there is no key"));
     };
@@ -222,6 +216,54 @@ pub(super) fn apply_override(table: &mut Table, text: &str) -> Result<Layer, Rec
         origin: Origin::Set(text.into()),
         table: layer,
     })
+}
+
+/// A key that leads nowhere: below a plain value of a kind, or beyond the end of a list.
+struct Problem {
+    depth: usize,
+    kind: Option<&'static str>,
+}
+
+/// `value` at `path[depth..]` below `here`, without what else is there. The elements of a list go by their number; of a list, the
+/// others stay.
+fn nested(
+    here: Option<&Value>,
+    path: &[&str],
+    depth: usize,
+    value: Value,
+) -> Result<Value, Problem> {
+    let Some(part) = path.get(depth) else {
+        return Ok(value);
+    };
+    match here {
+        None => {
+            let inner = nested(None, path, depth + 1, value)?;
+            Ok(Value::Table(Table::from_iter([(part.to_string(), inner)])))
+        }
+        Some(Value::Table(table)) => {
+            let inner = nested(table.get(*part), path, depth + 1, value)?;
+            Ok(Value::Table(Table::from_iter([(part.to_string(), inner)])))
+        }
+        Some(Value::Array(items)) => {
+            let beyond = Problem { depth, kind: None };
+            let index = part
+                .parse::<usize>()
+                .ok()
+                .filter(|index| *index < items.len());
+            let index = index.ok_or(beyond)?;
+            let inner = nested(Some(&items[index]), path, depth + 1, value)?;
+            let mut items = items.clone();
+            match (&mut items[index], inner) {
+                (Value::Table(below), Value::Table(above)) => merge(below, &above),
+                (below, above) => *below = above,
+            }
+            Ok(Value::Array(items))
+        }
+        Some(other) => Err(Problem {
+            depth,
+            kind: Some(other.type_str()),
+        }),
+    }
 }
 
 /// A TOML value, or a bare string when it is none: `--set data.name=text:/x` needs no quotes.

@@ -96,6 +96,14 @@ fn layers_merge_and_overrides_come_last() {
 }
 
 #[test]
+fn an_element_of_a_list_is_overridden_by_its_number() {
+    let folder = book(&[("_base.toml", BASE)]);
+    let set = ["train.betas=[0.9, 0.5]", "train.betas.1=0.95"].map(String::from);
+    let recipe = load::<Schema>(folder.path(), "_base", &set).unwrap();
+    assert_eq!(recipe.value.train.betas, [0.9, 0.95]);
+}
+
+#[test]
 fn the_resolved_recipe_loads_to_the_same_value() {
     let folder = book(&[("_base.toml", BASE), ("char.toml", CHAR)]);
     let recipe = load::<Schema>(folder.path(), "char", &[]).unwrap();
@@ -227,6 +235,13 @@ fn bad_overrides() {
         fail(&files, "_base", &["train.steps.x=1"]),
         "--set train.steps.x=1: `train.steps` is an integer, not a table, so it has no keys to set"
     );
+    for set in ["train.betas.2=1", "train.betas.first=1"] {
+        let words = fail(&files, "_base", &[set]);
+        assert!(
+            words.contains("a key is the number of one of its elements, counted from 0"),
+            "{words}"
+        );
+    }
     assert_eq!(
         fail(&files, "_base", &["steps"]),
         "--set steps: there is no `=`; write --set table.key=value"

@@ -1,0 +1,58 @@
+//! Packed weights: matrices of 1 to 8 bits an entry, and sparse ones.
+//!
+//! ```text
+//! w_io = s_go (q_io - z_go)        i an input, o an output, g = i / group the group of inputs that i is in
+//! ```
+//!
+//! The levels q are small integers; scales s and zero points z are one for each output and group of inputs. Which levels,
+//! scales and zero points stand for a matrix is the affair of the caller: this crate stores them ([`PackedMatrix`], host data in
+//! the layout that the kernels read) and computes from them.
+//!
+//! A [`SparseMatrix`] holds the entries of a pruned matrix that are not zero, and where they are.
+//!
+//! ```
+//! use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix};
+//!
+//! # fn main() -> Result<(), kiln_quant::QuantError> {
+//! let format = PackedFormat {
+//!     encoding: Encoding::Int4,
+//!     asymmetric: false,
+//!     d_input: 2,
+//!     d_output: 3,
+//!     group: 2, // the whole column
+//!     scales: FloatType::F16,
+//! };
+//! let levels = [1, -8, 7, 0, 3, -1]; // [d_input, d_output]
+//! let packed = PackedMatrix::pack(format, &levels, &[0.5, 1.0, 2.0], None)?;
+//! assert_eq!(packed.dequantize(), [0.5, -8.0, 14.0, 0.0, 3.0, -2.0]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod autodiff;
+#[cfg_attr(
+    not(any(feature = "flex", feature = "_cube")),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod backend;
+#[cfg(feature = "_cube")]
+mod cube;
+mod encoding;
+mod error;
+#[cfg(feature = "flex")]
+mod flex;
+mod format;
+mod matrix;
+mod ops;
+mod sparse;
+
+pub use backend::QuantBackend;
+pub use encoding::{Encoding, FloatType};
+pub use error::QuantError;
+pub use format::{LAYOUT_VERSION, PackedFormat};
+pub use matrix::PackedMatrix;
+pub use ops::{packed_columns, packed_linear};
+pub use sparse::{SparseFormat, SparseMatrix, SparsePattern};

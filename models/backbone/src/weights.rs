@@ -1,0 +1,119 @@
+//! A model's weights from outside: every linear layer by its path, to be read, observed and replaced, and what they take.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, Int, Tensor};
+
+use crate::embedding::Embedding;
+use crate::linear::Linear;
+use crate::{Backbone, Mixer};
+
+/// Linear layers with their paths below the module that lists them.
+pub type NamedLinears<'a> = Vec<(String, &'a mut Linear)>;
+
+/// The layers of a field: their paths with its name in front.
+pub fn below<'a>(field: &str, layers: NamedLinears<'a>) -> NamedLinears<'a> {
+    let path = |(path, layer)| (format!("{field}.{path}"), layer);
+    layers.into_iter().map(path).collect()
+}
+
+/// The layers that are fields of a module themselves.
+pub fn fields<'a>(
+    layers: impl IntoIterator<Item = (&'static str, Option<&'a mut Linear>)>,
+) -> NamedLinears<'a> {
+    let named = |(field, layer): (&str, Option<_>)| Some((field.to_string(), layer?));
+    layers.into_iter().filter_map(named).collect()
+}
+
+impl<M: Mixer> Backbone<M> {
+    /// Every linear layer with its path, in the order in which a token passes them; `PATH.weight` is the name of its weights in a
+    /// file. The embedding is no linear layer: see [`Backbone::embedding_mut`].
+    pub fn linears_mut(&mut self) -> NamedLinears<'_> {
+        let blocks = self.blocks.iter_mut().enumerate();
+        let mut layers: NamedLinears<'_> = blocks
+            .flat_map(|(at, block)| below(&format!("blocks.{at}"), block.linears_mut()))
+            .collect();
+        layers.extend(fields([("head", self.head.as_mut())]));
+        layers
+    }
+
+    /// The vectors of tokens, which are the head too unless there is a linear layer `head`.
+    pub fn embedding(&self) -> &Embedding {
+        &self.tokens
+    }
+
+    /// [`Backbone::embedding`], to be replaced.
+    pub fn embedding_mut(&mut self) -> &mut Embedding {
+        &mut self.tokens
+    }
+
+    /// Whether the embedding is the head.
+    pub fn is_tied(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// What the head reads: the last norm of rows of [`Backbone::hidden`], `[.., d_model]`.
+    pub fn head_inputs<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.norm.forward(x)
+    }
+
+    /// Numbers that the model consists of: those of its tensors, and the entries of packed matrices. (Burn's `num_params` does not
+    /// know of the latter.)
+    pub fn parameters(&self) -> u64
+    where
+        Self: Module,
+    {
+        // Tensors are shared, so that a clone is a matter of handles.
+        let mut model = self.clone();
+        let packed: u64 = model
+            .linears_mut()
+            .iter()
+            .map(|(_, layer)| layer.weight.packed_entries())
+            .sum();
+        self.num_params() as u64 + packed + self.tokens.packed_entries()
+    }
+
+    /// Bytes of the weights in memory, scales and zero points of packed ones included.
+    pub fn weight_bytes(&self) -> u64
+    where
+        Self: Module,
+    {
+        let mut bytes = Bytes(0);
+        self.visit(&mut bytes);
+        bytes.0
+    }
+
+    /// Operations a token costs forward outside of the mixers: two for each weight that multiplies it.
+    pub(crate) fn dense_flops(&self) -> u64 {
+        let mlps = self.blocks.iter().filter_map(|block| block.mlp.as_ref());
+        let head = match &self.head {
+            Some(head) => head.flops_per_row(),
+            None => self.tokens.flops_per_row(),
+        };
+        mlps.map(|mlp| mlp.flops_per_token()).sum::<u64>() + head
+    }
+}
+
+struct Bytes(u64);
+
+impl Bytes {
+    fn add(&mut self, numbers: usize, size: usize) {
+        self.0 += (numbers * size) as u64;
+    }
+}
+
+impl ModuleVisitor for Bytes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        self.add(value.shape().num_elements(), value.dtype().size());
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let value = param.val();
+        self.add(value.shape().num_elements(), value.dtype().size());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let value = param.val();
+        self.add(value.shape().num_elements(), value.dtype().size());
+    }
+}

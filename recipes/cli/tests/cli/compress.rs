@@ -1,0 +1,156 @@
+//! `kiln compress`: a run made smaller, and what is refused.
+
+use std::fs;
+
+use crate::common::{Corner, flip};
+
+const FROM: [&str; 6] = [
+    "--set",
+    "from=run",
+    "--out",
+    "small",
+    "--set",
+    "calibration.windows=8",
+];
+
+fn compress(recipe: &str, more: &[&str]) -> Vec<String> {
+    ["compress", recipe]
+        .iter()
+        .chain(&FROM)
+        .chain(more)
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn kiln(corner: &Corner, args: &[String]) -> crate::common::Said {
+    corner.kiln(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_compressed_run_is_a_run() {
+    let corner = Corner::trained();
+    let fast = ["--set", "measure.decode_seconds=0.2"];
+    kiln(&corner, &compress("int8", &fast)).expect(
+        0,
+        &[
+            "stage 1 of 2: rtn, 8 bits, scales by output",
+            "original",
+            "rest in 16 bits",
+            "same top token",
+            "run       small",
+            "report    small/report.html",
+        ],
+    );
+    corner
+        .kiln(&["eval", "small", "--windows", "4"])
+        .expect(0, &["bits/byte"]);
+    corner
+        .kiln(&["generate", "small", "--prompt", "the", "--tokens", "4"])
+        .expect(0, &["the"]);
+    let cost = [
+        "cost",
+        "small",
+        "--lengths",
+        "4",
+        "--batches",
+        "1",
+        "--seconds",
+        "1",
+    ];
+    corner.kiln(&cost).expect(0, &["small by length"]);
+    // The original is what it was.
+    corner
+        .kiln(&["eval", "run", "--windows", "4"])
+        .expect(0, &["bits/byte"]);
+    // A second start does not mix with it, and there is nothing to resume.
+    kiln(&corner, &compress("int8", &fast)).expect(1, &["already holds a run"]);
+    kiln(
+        &corner,
+        &compress("int8", &[&fast[..], &["--resume"]].concat()),
+    )
+    .expect(0, &["run       small"]);
+    kiln(&corner, &compress("int4-rtn", &["--resume"])).expect(1, &["cannot resume: `"]);
+    flip(&corner.path("small/model.safetensors"), 9);
+    corner
+        .kiln(&["eval", "small"])
+        .expect(1, &["model.safetensors is not usable: its sha256 is"]);
+}
+
+/// Every recipe of the book says what it would give for a ResNet-BK.
+#[test]
+fn the_books_recipes_resolve_and_know_their_sizes() {
+    let corner = Corner::trained();
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../book/compress");
+    let mut names: Vec<String> = fs::read_dir(book)
+        .unwrap()
+        .map(|entry| {
+            entry
+                .unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    assert!(names.len() >= 8, "{names:?}");
+    let listed = corner
+        .kiln(&["recipes"])
+        .expect(0, &["Make a run smaller with one of these"]);
+    for name in names {
+        let said = kiln(&corner, &compress(&name, &["--dry-run"]))
+            .expect(0, &["kind = ", "# Sizes", "original"]);
+        assert!(said.out.contains("# 1 "), "{name}: {}", said.out);
+        assert!(listed.out.contains(&name), "{name}");
+    }
+    assert!(!corner.path("small").exists());
+}
+
+#[test]
+fn what_cannot_be_compressed_is_told() {
+    let corner = Corner::trained();
+    for (recipe, more, message) in [
+        ("int9", &[][..], "no recipe `int9` in"),
+        (
+            "int8",
+            &["--set", "from="],
+            "`from` is empty, but a run folder is needed: --set from=RUN",
+        ),
+        ("int8", &["--set", "from=nowhere"], "nowhere holds no run"),
+        (
+            "int8",
+            &["--set", "stage.0.bits=5"],
+            "`bits` is 5, but must be 2, 3, 4 or 8",
+        ),
+        (
+            "int8",
+            &["--set", "stage.7.bits=4"],
+            "a key is the number of one of its elements",
+        ),
+        ("int8", &["--set", "stage.0.bist=4"], "did you mean `bits`?"),
+        (
+            "int4-gptq",
+            &["--set", "stage.0.nearest_group=false"],
+            "`group` = 64 does not divide it",
+        ),
+        (
+            "int8",
+            &["--set", "stage.0.layers=[\"heads\"]"],
+            "no layer fits its `layers` and `except`",
+        ),
+        ("int8", &["--backend", "abacus"], "abacus"),
+    ] {
+        let said = kiln(&corner, &compress(recipe, more));
+        assert_ne!(said.status, 0, "{said:?}");
+        assert!(
+            said.err.contains(message),
+            "`{message}` is not in: {}",
+            said.err
+        );
+        assert!(!said.err.contains("panicked"), "{}", said.err);
+        if corner.path("small").exists() {
+            fs::remove_dir_all(corner.path("small")).unwrap();
+        }
+    }
+}

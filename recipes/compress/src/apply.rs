@@ -1,0 +1,463 @@
+//! One stage: from the tensors of a model to the smaller ones.
+
+mod pack;
+
+use std::collections::BTreeMap;
+
+use kiln_quant::{FloatType, SparseFormat, SparseMatrix, SparsePattern};
+use kiln_train::{Stored, StoredModel};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{EMBEDDING, Layer, Role, form, layers, matrix, transposed};
+use crate::low_rank::allocate;
+use crate::prune::{self, Pattern, SparseGptConfig};
+use crate::quantize::{AwqConfig, GptqConfig, Quantized, awq, gptq, round_to_nearest};
+use crate::recipe::{Factorize, Prune, PruneMethod, Quantize, QuantizeMethod, Stage, Work};
+use crate::{CompressError, Gram, LowRank, Matrix, MethodError, Spectrum};
+use pack::packed;
+
+/// What the calibration knows of every layer's inputs, by the layer's name.
+pub type Calibrated = BTreeMap<String, Gram>;
+
+/// What a stage made of a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerFigures {
+    /// Its name.
+    pub layer: String,
+    /// Name of its tensor.
+    pub tensor: String,
+    /// Rows and columns of its weights.
+    pub shape: [usize; 2],
+    /// What it is now: quantized, pruned, factorised, dense.
+    pub form: String,
+    /// Bytes before.
+    pub bytes_before: u64,
+    /// Bytes after, scales and masks included.
+    pub bytes_after: u64,
+    /// |W - W'|^2 / |W|^2.
+    pub weight_error: f64,
+    /// The same of the layer's output on the calibration inputs, where there are some.
+    pub output_error: Option<f64>,
+    /// Share of weights that are zero.
+    pub zeros: f64,
+    /// Columns of the first factor, where there are two.
+    pub rank: Option<usize>,
+    /// Kullback-Leibler divergence of the model's distribution from that before the stage in nats a token, with this layer alone
+    /// changed; none where it was not asked for.
+    pub sensitivity: Option<f64>,
+}
+
+/// A stage at work on a model.
+pub struct Job<'a> {
+    /// Its number, from 1 on.
+    pub number: usize,
+    /// What is to be done.
+    pub stage: &'a Stage,
+    /// What the methods go by.
+    pub grams: &'a Calibrated,
+}
+
+impl Job<'_> {
+    /// The model after the stage, and what became of every layer that it worked on. Layers are worked on side by side.
+    ///
+    /// # Errors
+    /// Names the stage and the layer that cannot be compressed, and why.
+    pub fn apply(
+        &self,
+        model: &StoredModel,
+    ) -> Result<(StoredModel, Vec<LayerFigures>), CompressError> {
+        let selected = self.selected(model)?;
+        let changed: Vec<Stored> = match &self.stage.work {
+            Work::LowRank(work) => self.factorise(model, &selected, *work)?,
+            _ => selected
+                .par_iter()
+                .map(|layer| self.changed(layer, &model.tensors[&layer.tensor]))
+                .collect::<Result<_, _>>()?,
+        };
+        let figures = selected
+            .par_iter()
+            .zip(&changed)
+            .filter(|(layer, _)| model.tensors[&layer.tensor].shape().len() == 2)
+            .map(|(layer, after)| self.figures(layer, &model.tensors[&layer.tensor], after))
+            .collect::<Result<_, _>>()?;
+        let mut result = model.clone();
+        for (layer, after) in selected.into_iter().zip(changed) {
+            result.tensors.insert(layer.tensor, after);
+        }
+        Ok((result, figures))
+    }
+
+    /// The layers that the stage works on.
+    ///
+    /// # Errors
+    /// [`CompressError::NothingSelected`].
+    pub fn selected(&self, model: &StoredModel) -> Result<Vec<Layer>, CompressError> {
+        let mut known = match self.stage.work {
+            Work::Half => tensors(model),
+            _ => layers(model),
+        };
+        if matches!(self.stage.work, Work::Prune(_) | Work::LowRank(_)) {
+            known.retain(|layer| layer.role == Role::Linear);
+        }
+        let names: Vec<_> = known.iter().map(|layer| layer.name.clone()).collect();
+        known.retain(|layer| self.stage.layers.has(&layer.name));
+        match known.is_empty() {
+            false => Ok(known),
+            true => Err(CompressError::NothingSelected {
+                stage: self.number,
+                known: names.join(", "),
+            }),
+        }
+    }
+
+    fn changed(&self, layer: &Layer, stored: &Stored) -> Result<Stored, CompressError> {
+        let gram = self.grams.get(&layer.name);
+        match &self.stage.work {
+            Work::Quantize(work) => self.quantized(layer, stored, gram, work),
+            Work::Prune(work) => self.pruned(layer, stored, gram, *work),
+            Work::Half => self.halved(layer, stored),
+            // Ranks are shared among layers, see `factorise`.
+            Work::LowRank(_) => Ok(stored.clone()),
+        }
+    }
+
+    fn quantized(
+        &self,
+        layer: &Layer,
+        stored: &Stored,
+        gram: Option<&Gram>,
+        work: &Quantize,
+    ) -> Result<Stored, CompressError> {
+        match stored {
+            Stored::Float { .. } | Stored::Sparse(_) => {
+                let weights = self.method(layer, matrix(stored))?;
+                self.codes(layer, &weights, gram, work)
+            }
+            Stored::LowRank { first, second } => {
+                let rounded = self.quantized(layer, first, gram, work)?;
+                let behind = match gram {
+                    Some(gram) => Some(gram.through(&self.method(layer, matrix(&rounded))?)),
+                    None => None,
+                };
+                // Ranks are what the budget made them.
+                let work = Quantize {
+                    nearest_group: true,
+                    ..work.clone()
+                };
+                Ok(Stored::LowRank {
+                    first: Box::new(rounded),
+                    second: Box::new(self.quantized(layer, second, behind.as_ref(), &work)?),
+                })
+            }
+            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => Err(self.order(
+                layer,
+                stored,
+                "quantizing",
+                "round rounded weights once more",
+            )),
+        }
+    }
+
+    /// Codes of a dense matrix. An embedding is taken as the head that it is or could be, so that each token has scales of its
+    /// own; without a head of its own it has no inputs to go by, and is rounded to nearest.
+    fn codes(
+        &self,
+        layer: &Layer,
+        weights: &Matrix,
+        gram: Option<&Gram>,
+        work: &Quantize,
+    ) -> Result<Stored, CompressError> {
+        let grid = work.grid_of(&layer.name);
+        let embedding = layer.role == Role::Embedding;
+        let head = match embedding {
+            true => Some(self.method(layer, transposed(weights))?),
+            false => None,
+        };
+        let weights = head.as_ref().unwrap_or(weights);
+        let method = match (work.method, gram) {
+            (QuantizeMethod::Awq, _) | (_, None) if embedding => QuantizeMethod::RoundToNearest,
+            (method, _) => method,
+        };
+        let seen = || gram.ok_or(MethodError::NoTokens);
+        let group = match work.nearest_group {
+            true => work.group_that_fits(weights.d_input()),
+            false => work.group,
+        };
+        let clip = work.clip;
+        let plain = |codes: Quantized| Ok((codes, None));
+        let coded: Result<_, MethodError> = match method {
+            QuantizeMethod::RoundToNearest => {
+                round_to_nearest(weights, grid, group, clip).and_then(plain)
+            }
+            QuantizeMethod::Gptq { damping, act_order } => {
+                let config = GptqConfig {
+                    grid,
+                    group,
+                    clip,
+                    damping,
+                    act_order,
+                };
+                seen()
+                    .and_then(|gram| gptq(weights, gram, config))
+                    .and_then(plain)
+            }
+            QuantizeMethod::Awq => {
+                let config = AwqConfig { grid, group, clip };
+                let scaled = seen().and_then(|gram| awq(weights, gram, config));
+                scaled.map(|scaled| (scaled.quantized, Some(scaled.divisors)))
+            }
+        };
+        let (codes, divisors) = self.method(layer, coded)?;
+        let codes = packed(&codes).map_err(|source| self.pack(layer, source))?;
+        Ok(match (embedding, divisors) {
+            (true, _) => Stored::PackedRows(codes),
+            (false, None) => Stored::Packed(codes),
+            (false, Some(divisors)) => Stored::Scaled {
+                divisors,
+                weights: Box::new(Stored::Packed(codes)),
+            },
+        })
+    }
+
+    fn pruned(
+        &self,
+        layer: &Layer,
+        stored: &Stored,
+        gram: Option<&Gram>,
+        work: Prune,
+    ) -> Result<Stored, CompressError> {
+        let kind = match stored {
+            Stored::Float { kind, .. } => *kind,
+            Stored::Sparse(sparse) => sparse.format().values,
+            Stored::LowRank { first, second } => {
+                let thinned = self.pruned(layer, first, gram, work)?;
+                let behind = match gram {
+                    Some(gram) => Some(gram.through(&self.method(layer, matrix(&thinned))?)),
+                    None => None,
+                };
+                return Ok(Stored::LowRank {
+                    first: Box::new(thinned),
+                    second: Box::new(self.pruned(layer, second, behind.as_ref(), work)?),
+                });
+            }
+            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => {
+                return Err(self.order(layer, stored, "pruning", "take its codes apart"));
+            }
+        };
+        let weights = self.method(layer, matrix(stored))?;
+        let seen = || gram.ok_or(MethodError::NoTokens);
+        let pattern = work.pattern;
+        let pruned = match work.method {
+            PruneMethod::Magnitude => prune::magnitude(&weights, pattern),
+            PruneMethod::Wanda => seen().and_then(|gram| prune::wanda(&weights, gram, pattern)),
+            PruneMethod::SparseGpt { damping } => {
+                let config = SparseGptConfig { pattern, damping };
+                seen().and_then(|gram| prune::sparsegpt(&weights, gram, config))
+            }
+        };
+        let pruned = self.method(layer, pruned)?;
+        let format = SparseFormat {
+            pattern: match pattern {
+                Pattern::NofM { keep: 2, of: 4 } => SparsePattern::TwoOfFour,
+                _ => SparsePattern::Mask,
+            },
+            d_input: pruned.d_input(),
+            d_output: pruned.d_output(),
+            values: kind,
+        };
+        let sparse = SparseMatrix::pack(format, pruned.values());
+        Ok(Stored::Sparse(
+            sparse.map_err(|source| self.pack(layer, source))?,
+        ))
+    }
+
+    fn halved(&self, layer: &Layer, stored: &Stored) -> Result<Stored, CompressError> {
+        Ok(match stored {
+            Stored::Float { shape, values, .. } => {
+                let rounded: Vec<f32> = values.iter().map(|x| FloatType::F16.round(*x)).collect();
+                if let Some(at) = rounded.iter().position(|value| !value.is_finite()) {
+                    let width = shape.last().copied().unwrap_or(1);
+                    let source = MethodError::OutOfRange {
+                        what: "number",
+                        row: at / width,
+                        column: at % width,
+                        value: values[at],
+                        most: 65_504.0,
+                    };
+                    return self.method(layer, Err(source));
+                }
+                Stored::Float {
+                    kind: FloatType::F16,
+                    shape: shape.clone(),
+                    values: rounded,
+                }
+            }
+            Stored::Sparse(sparse) => {
+                let format = SparseFormat {
+                    values: FloatType::F16,
+                    ..sparse.format()
+                };
+                let halved = SparseMatrix::pack(format, &sparse.dense());
+                Stored::Sparse(halved.map_err(|source| self.pack(layer, source))?)
+            }
+            Stored::LowRank { first, second } => Stored::LowRank {
+                first: Box::new(self.halved(layer, first)?),
+                second: Box::new(self.halved(layer, second)?),
+            },
+            // Scales are of 16 bits already.
+            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => stored.clone(),
+        })
+    }
+
+    fn factorise(
+        &self,
+        model: &StoredModel,
+        selected: &[Layer],
+        work: Factorize,
+    ) -> Result<Vec<Stored>, CompressError> {
+        let spectra = selected
+            .par_iter()
+            .map(|layer| self.spectrum(layer, &model.tensors[&layer.tensor], work))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ranks = allocate(&spectra, work.keep);
+        // `keep` is the recipe's, and was checked when it was read.
+        let ranks = self.method(&selected[0], ranks)?;
+        let layers = selected.iter().zip(&spectra).zip(ranks);
+        layers
+            .map(|((layer, spectrum), rank)| {
+                let before = &model.tensors[&layer.tensor];
+                let Some(rank) = rank else {
+                    return Ok(before.clone());
+                };
+                let LowRank { first, second } = self.method(layer, spectrum.truncate(rank))?;
+                Ok(Stored::LowRank {
+                    first: Box::new(float(first)),
+                    second: Box::new(float(second)),
+                })
+            })
+            .collect()
+    }
+
+    fn spectrum(
+        &self,
+        layer: &Layer,
+        stored: &Stored,
+        work: Factorize,
+    ) -> Result<Spectrum, CompressError> {
+        let why = match stored {
+            Stored::Float { .. } => None,
+            Stored::Sparse(_) => Some("fill its zeros again"),
+            Stored::LowRank { .. } => {
+                Some("take factors of factors; lower `keep` of the stage before")
+            }
+            _ => Some("leave its codes behind"),
+        };
+        if let Some(why) = why {
+            return Err(self.order(layer, stored, "factorising", why));
+        }
+        let weights = self.method(layer, matrix(stored))?;
+        let spectrum = match (work.whitened, self.grams.get(&layer.name)) {
+            (None, _) => Spectrum::plain(&weights),
+            (Some(damping), Some(gram)) => Spectrum::whitened(&weights, gram, damping),
+            (Some(_), None) => Err(MethodError::NoTokens),
+        };
+        self.method(layer, spectrum)
+    }
+
+    fn figures(
+        &self,
+        layer: &Layer,
+        before: &Stored,
+        after: &Stored,
+    ) -> Result<LayerFigures, CompressError> {
+        let mut old = self.method(layer, matrix(before))?;
+        let mut new = self.method(layer, matrix(after))?;
+        if layer.role == Role::Embedding {
+            old = self.method(layer, transposed(&old))?;
+            new = self.method(layer, transposed(&new))?;
+        }
+        let shape = before.shape();
+        let squares = |of: &dyn Fn(usize) -> f64| (0..old.values().len()).map(of).sum::<f64>();
+        let size = squares(&|at| f64::from(old.values()[at]).powi(2));
+        let gone = squares(&|at| f64::from(old.values()[at] - new.values()[at]).powi(2));
+        let output_error = self.grams.get(&layer.name).map(|gram| {
+            let whole = gram.energy(&old.to_f64(), old.d_output());
+            gram.output_error(&old, &new) / whole.max(f64::MIN_POSITIVE)
+        });
+        Ok(LayerFigures {
+            layer: layer.name.clone(),
+            tensor: layer.tensor.clone(),
+            shape: [shape[0], shape[1]],
+            form: form(after).into(),
+            bytes_before: before.bytes(),
+            bytes_after: after.bytes(),
+            weight_error: gone / size.max(f64::MIN_POSITIVE),
+            output_error,
+            zeros: new.sparsity(),
+            rank: match after {
+                Stored::LowRank { first, .. } => Some(first.shape()[1]),
+                _ => None,
+            },
+            sensitivity: None,
+        })
+    }
+
+    fn method<T>(&self, layer: &Layer, result: Result<T, MethodError>) -> Result<T, CompressError> {
+        result.map_err(|source| CompressError::Method {
+            stage: self.number,
+            layer: layer.name.clone(),
+            source,
+        })
+    }
+
+    fn pack(&self, layer: &Layer, source: kiln_quant::QuantError) -> CompressError {
+        CompressError::Pack {
+            stage: self.number,
+            layer: layer.name.clone(),
+            source,
+        }
+    }
+
+    fn order(
+        &self,
+        layer: &Layer,
+        stored: &Stored,
+        work: &'static str,
+        why: &'static str,
+    ) -> CompressError {
+        CompressError::Order {
+            stage: self.number,
+            layer: layer.name.clone(),
+            found: form(stored),
+            work,
+            why,
+        }
+    }
+}
+
+/// Every tensor, vectors too.
+fn tensors(model: &StoredModel) -> Vec<Layer> {
+    let name = |tensor: &String| tensor.strip_suffix(".weight").unwrap_or(tensor).to_string();
+    let layer = |tensor: &String| Layer {
+        name: name(tensor),
+        tensor: tensor.clone(),
+        role: match tensor == EMBEDDING {
+            true => Role::Embedding,
+            false => Role::Linear,
+        },
+    };
+    model.tensors.keys().map(layer).collect()
+}
+
+fn float(matrix: Matrix) -> Stored {
+    Stored::Float {
+        kind: FloatType::F32,
+        shape: vec![matrix.d_input(), matrix.d_output()],
+        values: matrix.into_values(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Tables for a terminal and the page of a compression, `report.html`.
+
+use std::path::Path;
+
+use kiln_run::report::{Chart, Part, Section, Series, Style, Table};
+use kiln_run::{FileError, Report, format};
+
+use crate::apply::LayerFigures;
+use crate::figures::{Compression, StageFigures};
+
+/// Every stage beside the original.
+pub fn stages(compression: &Compression) -> Table {
+    let original = &compression.original;
+    let unit = match original.quality.bits_per_byte {
+        Some(_) => "bits/byte",
+        None => "nats/token",
+    };
+    let columns = [
+        "stage",
+        "what",
+        "file",
+        "of original",
+        "memory",
+        "of original",
+        unit,
+        "change",
+        "KL, nats",
+        "same top token",
+        "decode tok/s",
+        "time",
+    ];
+    Table {
+        title: "Stages".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: [original]
+            .into_iter()
+            .chain(&compression.stages)
+            .map(|stage| row(stage, original))
+            .collect(),
+        note: "File: model.safetensors and config.json. Memory: weights as opened. ± is the 95 % interval over windows; the change is \
+               measured window by window against the original."
+            .into(),
+        ..Table::default()
+    }
+}
+
+fn row(stage: &StageFigures, original: &StageFigures) -> Vec<String> {
+    let quality = &stage.quality;
+    let loss = quality.bits_per_byte.unwrap_or(quality.loss);
+    let with = |value: String, margin: Option<String>| match margin {
+        Some(margin) => format!("{value} ± {margin}"),
+        None => value,
+    };
+    let change = |share: f64| format!("{:+.2}%", 100.0 * share);
+    let is_original = stage.number == 0;
+    let beside = |text: String| {
+        if is_original {
+            format::NONE.into()
+        } else {
+            text
+        }
+    };
+    vec![
+        stage.number.to_string(),
+        stage.what.clone(),
+        format::bytes(stage.file_bytes),
+        beside(format!("{:.3}x", stage.file_ratio(original))),
+        format::bytes(stage.memory_bytes),
+        beside(format!("{:.3}x", stage.memory_ratio(original))),
+        with(
+            format!("{loss:.4}"),
+            quality
+                .loss_margin
+                .map(|margin| format!("{:.4}", margin * loss)),
+        ),
+        beside(with(
+            change(quality.change),
+            quality
+                .change_margin
+                .map(|margin| format!("{:.2}%", 100.0 * margin)),
+        )),
+        beside(format::number(quality.divergence)),
+        beside(format!("{:.2}%", 100.0 * quality.agreement)),
+        stage.decode.map_or(format::NONE.into(), |decode| {
+            format::count(decode.tokens_per_second)
+        }),
+        beside(format::duration(stage.seconds)),
+    ]
+}
+
+/// What became of every layer of a stage, the one that lost most first.
+pub fn layers(stage: &StageFigures) -> Table {
+    let columns = [
+        "layer",
+        "shape",
+        "now",
+        "bytes",
+        "of before",
+        "KL alone, nats",
+        "output error",
+        "weight error",
+        "zeros",
+        "rank",
+    ];
+    let loss = |figures: &LayerFigures| {
+        let errors = [figures.sensitivity, figures.output_error];
+        let known = errors.into_iter().flatten().next();
+        known.unwrap_or(figures.weight_error)
+    };
+    let mut layers: Vec<&LayerFigures> = stage.layers.iter().collect();
+    layers.sort_by(|a, b| loss(b).total_cmp(&loss(a)));
+    let row = |figures: &&LayerFigures| {
+        let [rows, cols] = figures.shape;
+        vec![
+            figures.layer.clone(),
+            format!("{rows} x {cols}"),
+            figures.form.clone(),
+            format::bytes(figures.bytes_after),
+            format!(
+                "{:.3}x",
+                figures.bytes_after as f64 / figures.bytes_before as f64
+            ),
+            figures
+                .output_error
+                .map_or(format::NONE.into(), format::number),
+            format::number(figures.weight_error),
+            format::percent(figures.zeros),
+            figures
+                .rank
+                .map_or(format::NONE.into(), |rank| rank.to_string()),
+        ]
+    };
+    Table {
+        title: format!("Layers of stage {}: {}", stage.number, stage.what),
+        columns: columns.map(String::from).to_vec(),
+        rows: layers.iter().map(row).collect(),
+        note: "KL alone: what the model loses when this layer alone is changed. Errors are squared, as a share of the layer's own output on the calibration inputs, and of its weights.".into(),
+        ..Table::default()
+    }
+}
+
+/// Writes the page.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write(compression: &Compression, path: &Path) -> Result<(), FileError> {
+    let mut parts = vec![
+        Part::Table(stages(compression)),
+        Part::Chart(chart(compression)),
+    ];
+    let worked = compression
+        .stages
+        .iter()
+        .filter(|stage| !stage.layers.is_empty());
+    parts.extend(worked.map(|stage| Part::Folded(layers(stage))));
+    if let Ok(text) = kiln_run::recipe::to_toml(&compression.recipe) {
+        parts.push(Part::Source {
+            title: "Recipe".into(),
+            text,
+        });
+    }
+    let description = &compression.recipe.description;
+    let report = Report {
+        title: format!("{}: {}", compression.name, compression.recipe.from),
+        subtitle: match description.is_empty() {
+            true => format!("A model of {} made smaller", compression.corpus),
+            false => description.clone(),
+        },
+        highlights: highlights(compression),
+        sections: vec![Section {
+            title: "What every stage cost and saved".into(),
+            parts,
+        }],
+        ..Report::default()
+    };
+    report.write(path)
+}
+
+fn highlights(compression: &Compression) -> Vec<(String, String)> {
+    let (first, last) = (&compression.original, compression.last());
+    let mut all = vec![
+        (
+            "file".to_string(),
+            format!("{:.3}x", last.file_ratio(first)),
+        ),
+        ("memory".into(), format!("{:.3}x", last.memory_ratio(first))),
+        (
+            "loss".into(),
+            format!("{:+.2}%", 100.0 * last.quality.change),
+        ),
+        (
+            "same top token".into(),
+            format!("{:.2}%", 100.0 * last.quality.agreement),
+        ),
+    ];
+    if let (Some(before), Some(after)) = (first.decode, last.decode) {
+        let speed = after.tokens_per_second / before.tokens_per_second;
+        all.push(("decoding speed".into(), format!("{speed:.2}x")));
+    }
+    all
+}
+
+/// Quality over size, a point for every stage.
+fn chart(compression: &Compression) -> Chart {
+    let all = [&compression.original]
+        .into_iter()
+        .chain(&compression.stages);
+    let point = |stage: &StageFigures| {
+        let loss = stage.quality.bits_per_byte.unwrap_or(stage.quality.loss);
+        let size = stage.file_bytes as f64 / f64::from(1 << 20);
+        let name = format!("{} {}", stage.number, stage.what);
+        Series::new(name, vec![(size, loss)]).style(Style::Points)
+    };
+    Chart {
+        title: "Loss over size".into(),
+        x_label: "file, MiB".into(),
+        y_label: match compression.original.quality.bits_per_byte {
+            Some(_) => "bits per byte".into(),
+            None => "nats per token".into(),
+        },
+        series: all.map(point).collect(),
+        log_x: true,
+        plain_legend: true,
+        ..Chart::default()
+    }
+}

@@ -1,0 +1,448 @@
+//! A compression from the run that it starts from to the smaller one: stage by stage, each with a run folder of its own.
+
+mod folder;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::module::Module;
+use kiln_cost::{Pace, Subject, decoding};
+use kiln_run::recipe::Recipe;
+use kiln_run::{Interrupt, Mode, RunFolder, View};
+use kiln_text::DataEnv;
+use kiln_train::{OpenDevice, Run, Source, StoredModel, load_stored};
+use kiln_zoo::LanguageModel;
+
+use crate::apply::{Calibrated, Job, LayerFigures};
+use crate::calibrate::calibrate;
+use crate::figures::{COMPRESS_VERSION, Compression, StageFigures};
+use crate::judge::Judge;
+use crate::recipe::{CompressRecipe, Selection, Stage, Work as Kind};
+use crate::{CompressError, Gram, page};
+use folder::Folder;
+
+/// Tokens before decoding is timed.
+const PROMPT: usize = 64;
+
+/// A compression to be made.
+pub struct Request<'a> {
+    /// What to do.
+    pub recipe: Recipe<CompressRecipe>,
+    /// Folder of the smaller run, with the stages below.
+    pub out: PathBuf,
+    /// Whether to go on with the first stage of `out` that was not finished.
+    pub resume: bool,
+    /// Where to compute.
+    pub device: &'a OpenDevice,
+    /// Where data comes from.
+    pub data: &'a DataEnv,
+    /// Folder of the source, for its commit.
+    pub source: &'a Path,
+    /// Versions of what the binary was built with, by name.
+    pub versions: BTreeMap<String, String>,
+    /// Face of the progress view.
+    pub view: Mode,
+    /// Asks for a clean stop.
+    pub interrupt: Interrupt,
+}
+
+/// How a compression ended.
+pub struct Outcome {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What there is so far.
+    pub compression: Compression,
+    /// Whether it was stopped before its last stage.
+    pub interrupted: bool,
+}
+
+/// Compresses a run as a recipe says.
+///
+/// # Errors
+/// Any of [`CompressError`]; the stages before stay usable, and the run itself is not changed.
+pub fn compress(request: Request<'_>) -> Result<Outcome, CompressError> {
+    let recipe = &request.recipe.value;
+    recipe.check()?;
+    if !request.resume {
+        RunFolder::check_free(&request.out)?;
+    }
+    let mut view = View::new(0, request.view);
+    let device = &request.device.device;
+    let run = Run::open(Path::new(&recipe.from), device)?;
+    let source = Source::open(&run.data_recipe(None)?, request.data, &mut view)?;
+    let folder = match request.resume {
+        true => Folder::resume(&request, &run)?,
+        false => Folder::create(&request, &run)?,
+    };
+    let mut pipeline = Pipeline {
+        recipe,
+        run: &run,
+        source: &source,
+        calibration: None,
+        request: &request,
+        folder: &folder,
+        view,
+    };
+    let original = pipeline.original()?;
+    let mut compression = Compression {
+        version: COMPRESS_VERSION,
+        name: request.recipe.name.clone(),
+        recipe: recipe.clone(),
+        corpus: run.config.corpus.clone(),
+        original,
+        stages: Vec::new(),
+    };
+    for number in 1..=recipe.stage.len() {
+        let figures = match folder.finished(number)? {
+            Some(figures) => figures,
+            None if request.interrupt.requested() => break,
+            None => pipeline.stage(number)?,
+        };
+        compression.stages.push(figures);
+    }
+    let interrupted = compression.stages.len() < recipe.stage.len();
+    if !interrupted {
+        folder.finish(&compression)?;
+        page::write(&compression, &folder.report())?;
+    }
+    Ok(Outcome {
+        folder: request.out.clone(),
+        compression,
+        interrupted,
+    })
+}
+
+struct Pipeline<'a> {
+    recipe: &'a CompressRecipe,
+    run: &'a Run,
+    source: &'a Source,
+    /// The text of the calibration, where it is another.
+    calibration: Option<Source>,
+    request: &'a Request<'a>,
+    folder: &'a Folder,
+    view: View,
+}
+
+/// What came of the work of a stage.
+struct Made {
+    model: StoredModel,
+    layers: Vec<LayerFigures>,
+    /// Tokens of the calibration.
+    tokens: u64,
+}
+
+/// What a stage took.
+struct Work {
+    what: String,
+    seconds: f64,
+    calibration_tokens: u64,
+    layers: Vec<LayerFigures>,
+}
+
+impl Pipeline<'_> {
+    /// The figures of the original, from an earlier start if there is one.
+    fn original(&mut self) -> Result<StageFigures, CompressError> {
+        if let Some(figures) = self.folder.finished(0)? {
+            return match figures.weights == self.run.config.weights {
+                true => Ok(figures),
+                false => Err(CompressError::SourceChanged {
+                    path: self.run.folder().path().into(),
+                }),
+            };
+        }
+        self.view.message("scoring the original");
+        let work = Work {
+            what: "original".into(),
+            seconds: 0.0,
+            calibration_tokens: 0,
+            layers: Vec::new(),
+        };
+        let figures = self.measured(0, self.run, work)?;
+        self.folder.write(&figures)?;
+        Ok(figures)
+    }
+
+    /// Makes a stage of the one before, writes its run, opens that again and measures it.
+    fn stage(&mut self, number: usize) -> Result<StageFigures, CompressError> {
+        let device = &self.request.device.device;
+        let opened;
+        let before = match number {
+            1 => self.run,
+            _ => {
+                opened = Run::open(&self.folder.stage(number - 1), device)?;
+                &opened
+            }
+        };
+        let stage = &self.recipe.stage[number - 1];
+        let what = stage.work.to_string();
+        let total = self.recipe.stage.len();
+        self.view
+            .message(&format!("stage {number} of {total}: {what}"));
+        let start = Instant::now();
+        let stored = before.stored()?;
+        let Made {
+            model,
+            mut layers,
+            tokens,
+        } = self.made(number, before, &stored)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.sensitivities(before, &stored, &model, &mut layers)?;
+        let work = Work {
+            what,
+            seconds,
+            calibration_tokens: tokens,
+            layers,
+        };
+        self.folder.write_run(number, self.run, &model)?;
+        let after = Run::open(&self.folder.stage(number), device)?;
+        let figures = self.measured(number, &after, work)?;
+        self.folder.write(&figures)?;
+        Ok(figures)
+    }
+
+    /// Does the work of a stage: at once, or block after block where each is calibrated behind those before it.
+    fn made(
+        &mut self,
+        number: usize,
+        before: &Run,
+        stored: &StoredModel,
+    ) -> Result<Made, CompressError> {
+        let work = &self.recipe.stage[number - 1].work;
+        let mut made = Made {
+            model: stored.clone(),
+            layers: Vec::new(),
+            tokens: 0,
+        };
+        let mut model = before.model.clone();
+        for (place, names) in self.parts(number, stored)?.into_iter().enumerate() {
+            if place > 0 {
+                let (config, path) = (&before.config.model, before.folder().model());
+                let device = &self.request.device.device;
+                model = load_stored(config, &made.model, &path, device)?.valid();
+            }
+            let grams = match work.is_calibrated() {
+                true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,
+                false => Calibrated::new(),
+            };
+            let stage = Stage {
+                work: work.clone(),
+                layers: Selection {
+                    layers: names,
+                    except: Vec::new(),
+                },
+            };
+            let job = Job {
+                number,
+                stage: &stage,
+                grams: &grams,
+            };
+            let (after, layers) = job.apply(&made.model)?;
+            made.model = after;
+            made.layers.extend(layers);
+            made.tokens = made
+                .tokens
+                .max(grams.values().map(Gram::tokens).max().unwrap_or(0));
+        }
+        Ok(made)
+    }
+
+    /// Names of the layers of a stage that are worked on together, in their order.
+    fn parts(
+        &self,
+        number: usize,
+        stored: &StoredModel,
+    ) -> Result<Vec<Vec<String>>, CompressError> {
+        let stage = &self.recipe.stage[number - 1];
+        let job = Job {
+            number,
+            stage,
+            grams: &Calibrated::new(),
+        };
+        let layers = job.selected(stored)?.into_iter();
+        let names = layers.map(|layer| layer.name).collect();
+        let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));
+        Ok(match alone || !self.recipe.calibration.sequential {
+            true => vec![names],
+            false => by_block(names),
+        })
+    }
+
+    fn calibrated(
+        &mut self,
+        model: &LanguageModel,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Calibrated, CompressError> {
+        let calibration = &self.recipe.calibration;
+        if self.calibration.is_none() && !calibration.corpus.is_empty() {
+            let recipe = self.run.data_recipe(Some(&calibration.corpus))?;
+            self.calibration = Some(Source::open(&recipe, self.request.data, &mut self.view)?);
+        }
+        let source = self.calibration.as_ref().unwrap_or(self.source);
+        let device = &self.request.device.device;
+        calibrate(model, &self.run.config, source, calibration, wanted, device)
+    }
+
+    fn measured(
+        &self,
+        number: usize,
+        run: &Run,
+        work: Work,
+    ) -> Result<StageFigures, CompressError> {
+        let judge = self.judge(self.run, self.recipe.measure.windows);
+        let (quality, windows) = judge.quality(&run.model)?;
+        if !quality.loss.is_finite() {
+            return Err(CompressError::NotFinite { stage: number });
+        }
+        if number > 0 {
+            self.folder.write_windows(number, &windows)?;
+        }
+        Ok(StageFigures {
+            version: COMPRESS_VERSION,
+            number,
+            what: work.what,
+            seconds: work.seconds,
+            calibration_tokens: work.calibration_tokens,
+            file_bytes: folder::file_bytes(run.folder())?,
+            memory_bytes: run.model.weight_bytes(),
+            weights: run.config.weights.clone(),
+            quality,
+            decode: self.decode(run)?,
+            layers: work.layers,
+        })
+    }
+
+    /// Scores against the model of a run on so many windows.
+    fn judge<'a>(&'a self, against: &'a Run, windows: usize) -> Judge<'a> {
+        Judge {
+            config: &self.run.config,
+            original: &against.model,
+            source: self.source,
+            sizes: [self.recipe.measure.batch, windows],
+            device: &self.request.device.device,
+        }
+    }
+
+    /// How far each layer alone takes the model from what it was before the stage.
+    fn sensitivities(
+        &mut self,
+        before: &Run,
+        stored: &StoredModel,
+        after: &StoredModel,
+        layers: &mut [LayerFigures],
+    ) -> Result<(), CompressError> {
+        let windows = self.recipe.measure.sensitivity_windows;
+        if windows == 0 {
+            return Ok(());
+        }
+        self.view
+            .message(&format!("measuring {} layers one by one", layers.len()));
+        let judge = self.judge(before, windows);
+        let path = before.folder().model();
+        for figures in layers {
+            let mut alone = stored.clone();
+            let changed = after.tensors[&figures.tensor].clone();
+            alone.tensors.insert(figures.tensor.clone(), changed);
+            let model = load_stored(&before.config.model, &alone, &path, judge.device)?.valid();
+            figures.sensitivity = Some(judge.quality(&model)?.0.divergence);
+        }
+        Ok(())
+    }
+
+    fn decode(&self, run: &Run) -> Result<Option<Pace>, CompressError> {
+        let seconds = self.recipe.measure.decode_seconds;
+        if seconds == 0.0 {
+            return Ok(None);
+        }
+        let device = self.request.device;
+        let subject = Subject::of_run(run.folder().path(), &device.device)?;
+        // Learned positions must leave room for what is decoded.
+        let length = PROMPT.min(run.config.seq / 2).max(1);
+        Ok(decoding(&subject, device, length, seconds)?)
+    }
+}
+
+/// Layers of one block together, in the order in which a token passes them; what is in no block comes last.
+fn by_block(names: Vec<String>) -> Vec<Vec<String>> {
+    let block = |name: &str| -> usize {
+        let number = name
+            .strip_prefix("blocks.")
+            .and_then(|rest| rest.split('.').next());
+        number
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(usize::MAX)
+    };
+    let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for name in names {
+        blocks.entry(block(&name)).or_default().push(name);
+    }
+    blocks.into_values().collect()
+}
+
+/// What a stage would make of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estimate {
+    /// What would be done.
+    pub what: String,
+    /// Bytes of the weights in the file, scales and masks included.
+    pub bytes: u64,
+    /// Layers that it would work on.
+    pub layers: Vec<LayerFigures>,
+}
+
+/// What every stage would leave of a run's weights, the original first: found by the methods that need no calibration, whose results
+/// have the same size (but for the ranks that a whitened decomposition gives out, within the same budget).
+///
+/// # Errors
+/// As [`compress`], for what shows without calibration: layers that cannot be, orders that cannot be.
+pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, CompressError> {
+    recipe.check()?;
+    let mut model: StoredModel = run.stored()?;
+    let mut estimates = vec![Estimate {
+        what: "original".into(),
+        bytes: model.bytes(),
+        layers: Vec::new(),
+    }];
+    for (index, stage) in recipe.stage.iter().enumerate() {
+        let job = Job {
+            number: index + 1,
+            stage: &stage.without_calibration(),
+            grams: &Calibrated::new(),
+        };
+        let layers;
+        (model, layers) = job.apply(&model)?;
+        estimates.push(Estimate {
+            what: stage.work.to_string(),
+            bytes: model.bytes(),
+            layers,
+        });
+    }
+    Ok(estimates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_the_order_of_the_model() {
+        let names = [
+            "blocks.0.mlp.up",
+            "blocks.10.mlp.up",
+            "blocks.2.mixer.gate",
+            "blocks.2.mlp.up",
+            "tokens",
+            "head",
+        ];
+        let found = by_block(names.map(String::from).to_vec());
+        assert_eq!(
+            found,
+            [
+                vec!["blocks.0.mlp.up"],
+                vec!["blocks.2.mixer.gate", "blocks.2.mlp.up"],
+                vec!["blocks.10.mlp.up"],
+                vec!["tokens", "head"],
+            ]
+        );
+    }
+}

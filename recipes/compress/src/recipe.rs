@@ -1,0 +1,400 @@
+//! What a compression recipe says: where the model is, what it is calibrated on, and the stages in their order.
+
+mod keys;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::CompressError;
+use crate::prune::Pattern;
+use crate::quantize::{Clip, Grid};
+use keys::Keys;
+
+/// Packed groups are multiples of this many inputs.
+const GROUP_ALIGN: usize = 32;
+/// Nobody waits longer for the pace of a stage.
+const MOST_SECONDS: f64 = 3600.0;
+
+/// A compression recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressRecipe {
+    /// One line for the book's table of contents.
+    #[serde(default)]
+    pub description: String,
+    /// Run folder of the model; recipes of the book leave it to `--set from=RUN`.
+    #[serde(default)]
+    pub from: String,
+    /// What the layers' inputs are taken from.
+    #[serde(default)]
+    pub calibration: Calibration,
+    /// What every stage is measured on.
+    #[serde(default)]
+    pub measure: Measure,
+    /// What is done, in this order.
+    pub stage: Vec<Stage>,
+}
+
+/// Windows of training text that the methods see the layers' inputs on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Calibration {
+    /// Corpus, tokenized as the run's; empty is the run's own.
+    pub corpus: String,
+    /// Number of windows, each as long as those the run was trained on.
+    pub windows: usize,
+    /// Which windows.
+    pub seed: u64,
+    /// Windows of one forward pass.
+    pub batch: usize,
+    /// Whether the layers of a block see the inputs that the compressed blocks before it give them, which costs a pass a block;
+    /// otherwise those of the model before the stage. Low rank shares its budget among all layers at once, and does not read it.
+    pub sequential: bool,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            corpus: String::new(),
+            windows: 512,
+            seed: 1,
+            batch: 16,
+            sequential: true,
+        }
+    }
+}
+
+/// How a stage's result is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Measure {
+    /// Most validation windows to score; 0 is all.
+    pub windows: usize,
+    /// Windows of one forward pass.
+    pub batch: usize,
+    /// Seconds of decoding; 0 leaves its speed out.
+    pub decode_seconds: f64,
+    /// Validation windows on which each layer is measured alone, all others being as before the stage; 0 leaves that out.
+    pub sensitivity_windows: usize,
+}
+
+impl Default for Measure {
+    fn default() -> Self {
+        Self {
+            windows: 0,
+            batch: 16,
+            decode_seconds: 2.0,
+            sensitivity_windows: 0,
+        }
+    }
+}
+
+/// One stage: what is done to which layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Keys", into = "Keys")]
+pub struct Stage {
+    /// What is done.
+    pub work: Work,
+    /// To which layers.
+    pub layers: Selection,
+}
+
+/// Layers by patterns of their names, in which `*` stands for anything: `blocks.0.mlp.up`, `*.potential`, `tokens`, `head`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// One of these has to match.
+    pub layers: Vec<String>,
+    /// And none of these.
+    pub except: Vec<String>,
+}
+
+/// What a stage does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// Weights become codes of a few bits.
+    Quantize(Quantize),
+    /// Weights become zero.
+    Prune(Prune),
+    /// Matrices become products of two.
+    LowRank(Factorize),
+    /// What is still in 32 bits is stored in 16.
+    Half,
+}
+
+/// A stage that quantizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantize {
+    /// How codes are chosen.
+    pub method: QuantizeMethod,
+    /// Codes of a weight.
+    pub grid: Grid,
+    /// Layers with bits of their own, by pattern; the first that matches counts.
+    pub bits_of: Vec<(String, u8)>,
+    /// Inputs that share a scale; 0 for all of a layer.
+    pub group: usize,
+    /// Whether a layer whose inputs the group does not divide takes the next smaller one that does, or else one scale an output.
+    /// Otherwise it is an error.
+    pub nearest_group: bool,
+    /// Range of a group's codes.
+    pub clip: Clip,
+}
+
+/// How codes are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum QuantizeMethod {
+    /// Each weight by itself.
+    RoundToNearest,
+    /// With compensation.
+    Gptq {
+        /// See [`crate::quantize::GptqConfig::damping`].
+        damping: f64,
+        /// See [`crate::quantize::GptqConfig::act_order`].
+        act_order: bool,
+    },
+    /// With inputs scaled by what they carry.
+    Awq,
+}
+
+/// A stage that prunes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prune {
+    /// Which weights may go.
+    pub pattern: Pattern,
+    /// Which of them go.
+    pub method: PruneMethod,
+}
+
+/// Which weights go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PruneMethod {
+    /// The smallest.
+    Magnitude,
+    /// Those that carry least.
+    Wanda,
+    /// Those whose loss can be made up for.
+    SparseGpt {
+        /// See [`crate::prune::SparseGptConfig::damping`].
+        damping: f64,
+    },
+}
+
+/// A stage of low rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factorize {
+    /// Share of the layers' weights that the factors may have, all of them together.
+    pub keep: f64,
+    /// Damping of the Hessian that the error is weighted with; none for the plain decomposition.
+    pub whitened: Option<f64>,
+}
+
+impl CompressRecipe {
+    /// Checks what no single key shows.
+    ///
+    /// # Errors
+    /// Names the first key that cannot be, and its bound.
+    pub fn check(&self) -> Result<(), CompressError> {
+        let bad = |key, value: String, why: &str| {
+            Err(CompressError::Setting {
+                key,
+                value,
+                why: why.into(),
+            })
+        };
+        if self.from.is_empty() {
+            return bad(
+                "from",
+                "empty".into(),
+                "a run folder is needed: --set from=RUN",
+            );
+        }
+        if self.stage.is_empty() {
+            return bad("stage", "empty".into(), "at least one [[stage]] is needed");
+        }
+        for (key, value) in [
+            ("calibration.windows", self.calibration.windows),
+            ("calibration.batch", self.calibration.batch),
+            ("measure.batch", self.measure.batch),
+        ] {
+            if value == 0 {
+                return bad(key, "0".into(), "must be at least 1");
+            }
+        }
+        let seconds = self.measure.decode_seconds;
+        match (0.0..=MOST_SECONDS).contains(&seconds) {
+            true => Ok(()),
+            false => bad(
+                "measure.decode_seconds",
+                seconds.to_string(),
+                "must lie in [0, 3600]",
+            ),
+        }
+    }
+}
+
+impl Stage {
+    /// The stage by the method of its kind that needs no calibration: another result of the same size.
+    pub fn without_calibration(&self) -> Self {
+        let work = match self.work.clone() {
+            Work::Quantize(quantize) => Work::Quantize(Quantize {
+                method: QuantizeMethod::RoundToNearest,
+                clip: Clip::None,
+                ..quantize
+            }),
+            Work::Prune(prune) => Work::Prune(Prune {
+                method: PruneMethod::Magnitude,
+                ..prune
+            }),
+            Work::LowRank(factorize) => Work::LowRank(Factorize {
+                whitened: None,
+                ..factorize
+            }),
+            Work::Half => Work::Half,
+        };
+        Self {
+            work,
+            layers: self.layers.clone(),
+        }
+    }
+}
+
+/// In a few words, for tables.
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quantize(quantize) => quantize.fmt(f),
+            Self::Prune(Prune { pattern, method }) => {
+                let method = match method {
+                    PruneMethod::Magnitude => "magnitude",
+                    PruneMethod::Wanda => "wanda",
+                    PruneMethod::SparseGpt { .. } => "sparsegpt",
+                };
+                match pattern {
+                    Pattern::Unstructured { share } => write!(f, "{method}, {share} zeros"),
+                    Pattern::NofM { keep, of } => write!(f, "{method}, {keep}:{of}"),
+                }
+            }
+            Self::LowRank(Factorize { keep, whitened }) => {
+                let method = if whitened.is_some() {
+                    "whitened svd"
+                } else {
+                    "svd"
+                };
+                write!(f, "{method}, {keep} of the weights")
+            }
+            Self::Half => f.write_str("rest in 16 bits"),
+        }
+    }
+}
+
+impl fmt::Display for Quantize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            QuantizeMethod::RoundToNearest => "rtn",
+            QuantizeMethod::Gptq {
+                act_order: false, ..
+            } => "gptq",
+            QuantizeMethod::Gptq {
+                act_order: true, ..
+            } => "gptq by activation",
+            QuantizeMethod::Awq => "awq",
+        };
+        write!(f, "{method}, {} bits", self.grid.bits)?;
+        match self.group {
+            0 => f.write_str(", scales by output")?,
+            group => write!(f, ", groups of {group}")?,
+        }
+        if self.clip == Clip::Mse {
+            f.write_str(", clipped")?;
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Its kind, as recipes call it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Quantize(_) => "quantize",
+            Self::Prune(_) => "prune",
+            Self::LowRank(_) => "low-rank",
+            Self::Half => "half",
+        }
+    }
+
+    /// Whether it looks at the layers' inputs.
+    pub fn is_calibrated(&self) -> bool {
+        match self {
+            Self::Quantize(quantize) => quantize.method != QuantizeMethod::RoundToNearest,
+            Self::Prune(prune) => prune.method != PruneMethod::Magnitude,
+            Self::LowRank(factorize) => factorize.whitened.is_some(),
+            Self::Half => false,
+        }
+    }
+}
+
+impl Quantize {
+    /// The largest group up to the asked for one that divides `d_input` and that there is a packed storage for (a multiple of 32);
+    /// 0, one scale an output, if there is none.
+    pub fn group_that_fits(&self, d_input: usize) -> usize {
+        let fits = |group: &usize| d_input.is_multiple_of(*group);
+        let most = self.group / GROUP_ALIGN;
+        let groups = (1..=most).rev().map(|count| count * GROUP_ALIGN);
+        groups.into_iter().find(fits).unwrap_or(0)
+    }
+
+    /// The grid of a layer.
+    pub fn grid_of(&self, layer: &str) -> Grid {
+        let own = self
+            .bits_of
+            .iter()
+            .find(|(pattern, _)| matches(pattern, layer));
+        Grid {
+            bits: own.map_or(self.grid.bits, |(_, bits)| *bits),
+            ..self.grid
+        }
+    }
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            layers: vec!["*".into()],
+            except: Vec::new(),
+        }
+    }
+}
+
+impl Selection {
+    /// Whether a layer is meant.
+    pub fn has(&self, layer: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, layer));
+        any(&self.layers) && !any(&self.except)
+    }
+}
+
+/// Whether a name fits a pattern, in which `*` stands for any characters or none.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        match parts.peek() {
+            None => return rest.ends_with(part),
+            Some(_) => match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            },
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

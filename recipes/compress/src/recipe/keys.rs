@@ -1,0 +1,266 @@
+//! A stage as TOML has it, checked key by key: a key that its kind or method does not read is an error, not ignored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Factorize, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage, Work};
+use crate::prune::Pattern;
+use crate::quantize::{Clip, Grid};
+
+/// First damping of a Hessian, as in GPTQ and SparseGPT.
+const DAMPING: f64 = 0.01;
+/// First damping of whitening: just enough for the factor to exist, as more of it would blur what the inputs say.
+const WHITENING: f64 = 1e-4;
+/// Inputs that share a scale.
+const GROUP: usize = 64;
+
+/// The keys of `[[stage]]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bits: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bits_of: Option<BTreeMap<String, u8>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    symmetric: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nearest_group: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clip: Option<Clip>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    damping: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    act_order: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sparsity: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keep: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layers: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    except: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    #[default]
+    Quantize,
+    Prune,
+    LowRank,
+    Half,
+}
+
+impl TryFrom<Keys> for Stage {
+    type Error = String;
+
+    fn try_from(mut keys: Keys) -> Result<Self, String> {
+        let all = Selection::default();
+        let layers = Selection {
+            layers: keys.layers.take().unwrap_or(all.layers),
+            except: keys.except.take().unwrap_or(all.except),
+        };
+        let work = match keys.kind {
+            Kind::Quantize => Work::Quantize(keys.quantize()?),
+            Kind::Prune => Work::Prune(keys.prune()?),
+            Kind::LowRank => Work::LowRank(keys.low_rank()?),
+            Kind::Half => Work::Half,
+        };
+        keys.nothing_left(&work)?;
+        Ok(Self { work, layers })
+    }
+}
+
+impl Keys {
+    fn method(&mut self, kind: &str, known: &str) -> Result<String, String> {
+        let missing = || format!("a {kind} stage needs a `method`: {known}");
+        self.method.take().ok_or_else(missing)
+    }
+
+    fn quantize(&mut self) -> Result<Quantize, String> {
+        const KNOWN: &str = "rtn, gptq or awq";
+        let method = match self.method("quantize", KNOWN)?.as_str() {
+            "rtn" => QuantizeMethod::RoundToNearest,
+            "gptq" => QuantizeMethod::Gptq {
+                damping: self.damping.take().unwrap_or(DAMPING),
+                act_order: self.act_order.take().unwrap_or(false),
+            },
+            "awq" => QuantizeMethod::Awq,
+            other => return Err(unknown_method(other, KNOWN)),
+        };
+        let bits = self.bits.take();
+        let bits_of = self.bits_of.take().unwrap_or_default();
+        let grid = Grid {
+            bits: bits.ok_or("a quantize stage needs `bits`: 2, 3, 4 or 8")?,
+            symmetric: self.symmetric.take().unwrap_or(false),
+        };
+        for bits in bits_of.values().chain([&grid.bits]) {
+            let grid = Grid {
+                bits: *bits,
+                ..grid
+            };
+            grid.check().map_err(|error| error.to_string())?;
+        }
+        Ok(Quantize {
+            method,
+            grid,
+            bits_of: bits_of.into_iter().collect(),
+            group: self.group.take().unwrap_or(GROUP),
+            nearest_group: self.nearest_group.take().unwrap_or(false),
+            clip: self.clip.take().unwrap_or_default(),
+        })
+    }
+
+    fn prune(&mut self) -> Result<Prune, String> {
+        const KNOWN: &str = "magnitude, wanda or sparsegpt";
+        let method = match self.method("prune", KNOWN)?.as_str() {
+            "magnitude" => PruneMethod::Magnitude,
+            "wanda" => PruneMethod::Wanda,
+            "sparsegpt" => PruneMethod::SparseGpt {
+                damping: self.damping.take().unwrap_or(DAMPING),
+            },
+            other => return Err(unknown_method(other, KNOWN)),
+        };
+        let pattern = match (self.sparsity.take(), self.pattern.take()) {
+            (Some(share), None) => Pattern::Unstructured { share },
+            (None, Some(text)) => n_of_m(&text)?,
+            _ => {
+                return Err(
+                    "a prune stage needs either `sparsity`, a share, or `pattern`, such as \"2:4\""
+                        .into(),
+                );
+            }
+        };
+        let any_width = match pattern {
+            Pattern::Unstructured { .. } => 1,
+            Pattern::NofM { of, .. } => of,
+        };
+        pattern
+            .check(any_width)
+            .map_err(|error| error.to_string())?;
+        Ok(Prune { pattern, method })
+    }
+
+    fn low_rank(&mut self) -> Result<Factorize, String> {
+        const KNOWN: &str = "svd or whitened";
+        let whitened = match self.method("low-rank", KNOWN)?.as_str() {
+            "svd" => None,
+            "whitened" => Some(self.damping.take().unwrap_or(WHITENING)),
+            other => return Err(unknown_method(other, KNOWN)),
+        };
+        match self.keep.take() {
+            Some(keep) if keep > 0.0 && keep < 1.0 => Ok(Factorize { keep, whitened }),
+            Some(keep) => Err(format!("`keep` is {keep}, but must lie in (0, 1)")),
+            None => Err("a low-rank stage needs `keep`, the share of weights that stay".into()),
+        }
+    }
+
+    /// All that was not taken has no meaning here.
+    fn nothing_left(&self, work: &Work) -> Result<(), String> {
+        let left = toml::Table::try_from(self).map_err(|error| error.to_string())?;
+        match left.keys().find(|key| *key != "kind") {
+            None => Ok(()),
+            Some(key) => Err(format!(
+                "`{key}` does nothing in a {} stage of this method; leave it out",
+                work.kind()
+            )),
+        }
+    }
+}
+
+fn unknown_method(name: &str, known: &str) -> String {
+    format!("there is no method `{name}` here; choose {known}")
+}
+
+fn n_of_m(text: &str) -> Result<Pattern, String> {
+    let numbers = text.split_once(':').and_then(|(keep, of)| {
+        Some(Pattern::NofM {
+            keep: keep.trim().parse().ok()?,
+            of: of.trim().parse().ok()?,
+        })
+    });
+    numbers.ok_or_else(|| format!("`pattern` is \"{text}\", but must be like \"2:4\" or \"4:8\""))
+}
+
+/// The keys that say the same, defaults included.
+impl From<Stage> for Keys {
+    fn from(stage: Stage) -> Self {
+        let keys = match stage.work {
+            Work::Quantize(work) => quantize_keys(work),
+            Work::Prune(work) => prune_keys(work),
+            Work::LowRank(work) => Self {
+                kind: Kind::LowRank,
+                method: Some(
+                    if work.whitened.is_some() {
+                        "whitened"
+                    } else {
+                        "svd"
+                    }
+                    .into(),
+                ),
+                keep: Some(work.keep),
+                damping: work.whitened,
+                ..Self::default()
+            },
+            Work::Half => Self {
+                kind: Kind::Half,
+                ..Self::default()
+            },
+        };
+        Self {
+            layers: Some(stage.layers.layers),
+            except: Some(stage.layers.except),
+            ..keys
+        }
+    }
+}
+
+fn quantize_keys(work: Quantize) -> Keys {
+    let (method, damping, act_order) = match work.method {
+        QuantizeMethod::RoundToNearest => ("rtn", None, None),
+        QuantizeMethod::Gptq { damping, act_order } => ("gptq", Some(damping), Some(act_order)),
+        QuantizeMethod::Awq => ("awq", None, None),
+    };
+    Keys {
+        kind: Kind::Quantize,
+        method: Some(method.into()),
+        bits: Some(work.grid.bits),
+        bits_of: Some(work.bits_of.into_iter().collect()),
+        symmetric: Some(work.grid.symmetric),
+        group: Some(work.group),
+        nearest_group: Some(work.nearest_group),
+        clip: Some(work.clip),
+        damping,
+        act_order,
+        ..Keys::default()
+    }
+}
+
+fn prune_keys(work: Prune) -> Keys {
+    let (method, damping) = match work.method {
+        PruneMethod::Magnitude => ("magnitude", None),
+        PruneMethod::Wanda => ("wanda", None),
+        PruneMethod::SparseGpt { damping } => ("sparsegpt", Some(damping)),
+    };
+    let (sparsity, pattern) = match work.pattern {
+        Pattern::Unstructured { share } => (Some(share), None),
+        Pattern::NofM { keep, of } => (None, Some(format!("{keep}:{of}"))),
+    };
+    Keys {
+        kind: Kind::Prune,
+        method: Some(method.into()),
+        damping,
+        sparsity,
+        pattern,
+        ..Keys::default()
+    }
+}

@@ -1,0 +1,110 @@
+use super::*;
+
+fn read(stage: &str) -> Result<CompressRecipe, String> {
+    toml::from_str(&format!("[[stage]]\n{stage}")).map_err(|error| error.message().to_string())
+}
+
+#[test]
+fn every_kind_says_the_same_when_it_is_written_and_read_again() {
+    for stage in [
+        "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 8\ngroup = 0\nsymmetric = true",
+        "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\nact_order = true\nbits_of = { \"*.potential\" = 8 }",
+        "kind = \"quantize\"\nmethod = \"awq\"\nbits = 3\nclip = \"mse\"",
+        "kind = \"prune\"\nmethod = \"sparsegpt\"\npattern = \"2:4\"\nexcept = [\"tokens\"]",
+        "kind = \"prune\"\nmethod = \"wanda\"\nsparsity = 0.5",
+        "kind = \"low-rank\"\nmethod = \"whitened\"\nkeep = 0.5\nlayers = [\"*.mlp.*\"]",
+        "kind = \"half\"",
+    ] {
+        let recipe = read(stage).unwrap();
+        let written = toml::to_string(&recipe).unwrap();
+        assert_eq!(toml::from_str::<CompressRecipe>(&written).unwrap(), recipe);
+    }
+}
+
+#[test]
+fn a_key_that_would_do_nothing_is_refused() {
+    for (stage, message) in [
+        (
+            "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ndamping = 0.1",
+            "`damping` does nothing in a quantize stage of this method; leave it out",
+        ),
+        (
+            "kind = \"half\"\nbits = 4",
+            "`bits` does nothing in a half stage of this method; leave it out",
+        ),
+        (
+            "kind = \"quantize\"\nbits = 4",
+            "a quantize stage needs a `method`: rtn, gptq or awq",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"gtpq\"\nbits = 4",
+            "there is no method `gtpq` here; choose rtn, gptq or awq",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 1",
+            "`bits` is 1, but must be 2, 3, 4 or 8",
+        ),
+        (
+            "kind = \"prune\"\nmethod = \"wanda\"\nsparsity = 0.5\npattern = \"2:4\"",
+            "a prune stage needs either `sparsity`, a share, or `pattern`, such as \"2:4\"",
+        ),
+        (
+            "kind = \"prune\"\nmethod = \"wanda\"\npattern = \"4:4\"",
+            "`pattern` is 4:4, but must keep at least one weight and fewer than all",
+        ),
+        (
+            "kind = \"prune\"\nmethod = \"wanda\"\npattern = \"two\"",
+            "`pattern` is \"two\", but must be like \"2:4\" or \"4:8\"",
+        ),
+        (
+            "kind = \"low-rank\"\nmethod = \"svd\"\nkeep = 1.5",
+            "`keep` is 1.5, but must lie in (0, 1)",
+        ),
+    ] {
+        let words = read(stage).unwrap_err();
+        assert!(words.contains(message), "{words}");
+    }
+    assert!(read("kind = \"quantise\"").is_err());
+    assert!(
+        read("kind = \"half\"\nspeed = 1")
+            .unwrap_err()
+            .contains("speed")
+    );
+}
+
+#[test]
+fn patterns_select_layers() {
+    for (pattern, name, fits) in [
+        ("*", "blocks.0.mlp.up", true),
+        ("tokens", "tokens", true),
+        ("tokens", "tokens.more", false),
+        ("*.potential", "blocks.3.mixer.potential", true),
+        ("*.potential", "potential", false),
+        ("blocks.*.mlp.*", "blocks.11.mlp.down", true),
+        ("blocks.1.*", "blocks.11.mlp.down", false),
+        ("*mlp*down", "blocks.0.mlp.down", true),
+        ("*a*ab", "aab", true),
+        ("*ab", "aba", false),
+        ("", "", true),
+    ] {
+        assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+    }
+    let selection = Selection {
+        layers: vec!["blocks.*".into()],
+        except: vec!["*.gate".into()],
+    };
+    assert!(selection.has("blocks.0.mlp.up"));
+    assert!(!selection.has("blocks.0.mlp.gate"));
+    assert!(!selection.has("head"));
+}
+
+#[test]
+fn layers_may_have_bits_of_their_own() {
+    let stage =
+        "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\nbits_of = { \"*.potential\" = 8 }";
+    let Work::Quantize(quantize) = read(stage).unwrap().stage.remove(0).work else {
+        unreachable!()
+    };
+    assert_eq!(quantize.grid_of("blocks.0.mixer.potential").bits, 8);
+    assert_eq!(quantize.grid_of("blocks.0.mlp.up").bits, 4);
+}

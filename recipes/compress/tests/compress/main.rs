@@ -1,0 +1,7 @@
+//! A trained run, made smaller.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod pipeline;
+mod refused;

@@ -1,0 +1,297 @@
+//! What comes out of a compression, and how one goes on.
+
+use std::fs;
+use std::path::Path;
+
+use kiln_compress::{CompressError, Compression, estimate};
+use kiln_run::Interrupt;
+use kiln_train::{SampleConfig, Stored, generate};
+
+use crate::common::{Corner, device};
+
+const INT8: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 8\ngroup = 0";
+const INT3: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 3\ngroup = 32";
+const GPTQ3: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 3\ngroup = 32";
+const GPTQ4: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ngroup = 32";
+const AWQ4: &str = "kind = \"quantize\"\nmethod = \"awq\"\nbits = 4\ngroup = 32";
+const PRUNE: &str = "kind = \"prune\"\nmethod = \"sparsegpt\"\npattern = \"2:4\"";
+const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
+const THIN: &str = "kind = \"low-rank\"\nmethod = \"whitened\"\nkeep = 0.6";
+const HALF: &str = "kind = \"half\"";
+
+/// Every number of a run's model, by tensor.
+fn values(stored: &kiln_train::StoredModel) -> Vec<(String, Vec<f32>)> {
+    let tensors = stored.tensors.iter();
+    tensors
+        .map(|(name, stored)| (name.clone(), stored.values()))
+        .collect()
+}
+
+#[test]
+fn eight_bits_are_a_quarter_of_the_file_and_lose_next_to_nothing() {
+    for kind in ["transformer", "bk"] {
+        let corner = Corner::new(kind);
+        let compression = corner.compress("small", &[INT8]).unwrap().compression;
+        let (before, after) = (&compression.original, compression.last());
+        assert!(
+            after.quality.change.abs() < 0.005,
+            "{kind}: {:?}",
+            after.quality
+        );
+        assert!(
+            after.quality.agreement > 0.98,
+            "{kind}: {:?}",
+            after.quality
+        );
+        assert!(
+            after.quality.divergence < 1e-3,
+            "{kind}: {:?}",
+            after.quality
+        );
+        // Panels of 16 outputs and a config of many names weigh in so small a model.
+        assert!(
+            after.memory_ratio(before) < 0.35,
+            "{kind}: {}",
+            after.memory_ratio(before)
+        );
+        assert_eq!(
+            (before.quality.change, before.quality.agreement),
+            (0.0, 1.0)
+        );
+        // The smaller run is a run: it opens, scores as was measured, and writes text.
+        let run = corner.open("small");
+        assert_eq!(run.model.weight_bytes(), after.memory_bytes);
+        let sample = SampleConfig {
+            prompt: "the".into(),
+            tokens: 12,
+            temperature: 0.0,
+            ..SampleConfig::default()
+        };
+        let [small, whole] = ["small", "run"].map(|name| {
+            let run = corner.open(name);
+            let tokenizer = run.tokenizer().unwrap();
+            generate(
+                &run.model,
+                tokenizer,
+                &sample,
+                &device().device,
+                &mut |_| {},
+            )
+            .unwrap()
+        });
+        assert_eq!(small, whole, "{kind}");
+    }
+}
+
+#[test]
+fn gptq_loses_less_than_rounding() {
+    for kind in ["transformer", "bk"] {
+        let corner = Corner::new(kind);
+        let change = |out: &str, stage: &str| {
+            let stage = format!("{stage}\nexcept = [\"tokens\"]");
+            let compression = corner.compress(out, &[&stage]).unwrap().compression;
+            compression.last().quality.divergence
+        };
+        let (plain, compensated) = (change("plain", INT3), change("gptq", GPTQ3));
+        assert!(
+            compensated < 0.8 * plain,
+            "{kind}: {compensated} against {plain}"
+        );
+    }
+}
+
+#[test]
+fn sparsegpt_loses_less_than_magnitude() {
+    let corner = Corner::new("transformer");
+    let divergence = |out: &str, stage: &str| {
+        let compression = corner.compress(out, &[stage]).unwrap().compression;
+        compression.last().quality.divergence
+    };
+    let (plain, compensated) = (divergence("plain", MAGNITUDE), divergence("sparse", PRUNE));
+    assert!(compensated < 0.8 * plain, "{compensated} against {plain}");
+}
+
+#[test]
+fn what_a_stage_did_is_in_the_final_file() {
+    let corner = Corner::new("bk");
+    corner.compress("small", &[PRUNE, GPTQ4, HALF]).unwrap();
+    let pruned = corner.open("small/stages/1-prune").stored().unwrap();
+    let last = corner.open("small").stored().unwrap();
+    let mut matrices = 0;
+    for ((name, before), (_, after)) in values(&pruned).iter().zip(&values(&last)) {
+        if let Stored::Sparse(_) = &pruned.tensors[name] {
+            matrices += 1;
+            assert!(matches!(last.tensors[name], Stored::Packed(_)), "{name}");
+            for (before, after) in before.iter().zip(after) {
+                assert!(*before != 0.0 || *after == 0.0, "{name}");
+            }
+        }
+    }
+    // Potential, gate, output, and three of the MLP, in two layers.
+    assert_eq!(matrices, 12);
+    let report = fs::read_to_string(corner.path("small/report.html")).unwrap();
+    for part in [
+        "sparsegpt, 2:4",
+        "gptq, 4 bits, groups of 32",
+        "blocks.0.mixer.potential",
+    ] {
+        assert!(report.contains(part), "{part}");
+    }
+    let text = fs::read_to_string(corner.path("small/compress.json")).unwrap();
+    let compression: Compression = serde_json::from_str(&text).unwrap();
+    assert_eq!(compression.stages.len(), 3);
+    let size = |name: &str| fs::metadata(corner.path("small").join(name)).unwrap().len();
+    let files = size("model.safetensors") + size("config.json");
+    assert_eq!(compression.last().file_bytes, files);
+}
+
+#[test]
+fn factors_are_computed_from_and_can_be_packed() {
+    let corner = Corner::new("transformer");
+    let compression = corner
+        .compress("small", &[THIN, GPTQ4])
+        .unwrap()
+        .compression;
+    let [thin, packed] = [&compression.stages[0], &compression.stages[1]];
+    assert!(thin.memory_ratio(&compression.original) < 0.8);
+    assert!(packed.memory_ratio(&compression.original) < 0.3);
+    let stored = corner.open("small").stored().unwrap();
+    let factorised = |stored: &&Stored| matches!(stored, Stored::LowRank { .. });
+    assert!(stored.tensors.values().filter(factorised).count() > 2);
+}
+
+/// Every layer by itself loses something, and less than all of them together.
+#[test]
+fn layers_are_measured_alone() {
+    let corner = Corner::new("bk");
+    let sets = ["measure.sensitivity_windows=20"];
+    let compression = corner
+        .start("small", false, &[INT3], &sets, Interrupt::none())
+        .unwrap()
+        .compression;
+    let stage = compression.last();
+    for figures in &stage.layers {
+        let alone = figures.sensitivity.unwrap();
+        assert!(
+            alone > 0.0 && alone < 1.5 * stage.quality.divergence,
+            "{figures:?}"
+        );
+    }
+    let report = fs::read_to_string(corner.path("small/report.html")).unwrap();
+    assert!(report.contains("KL alone, nats"));
+}
+
+/// A packed model scores as the dense one of the numbers that its codes stand for.
+#[test]
+fn packed_and_dense_agree() {
+    for (kind, stage) in [("transformer", GPTQ4), ("bk", GPTQ4), ("bk", AWQ4)] {
+        let corner = Corner::new(kind);
+        let compression = corner.compress("small", &[stage]).unwrap().compression;
+        assert!(compression.last().memory_ratio(&compression.original) < 0.25);
+        let run = corner.open("small");
+        let mut plain = run.stored().unwrap();
+        for stored in plain.tensors.values_mut() {
+            *stored = Stored::Float {
+                kind: kiln_quant::FloatType::F32,
+                shape: stored.shape(),
+                values: stored.values(),
+            };
+        }
+        let path = corner.path("small/model.safetensors");
+        let device = device().device;
+        let dense = kiln_train::load_stored(&run.config.model, &plain, &path, &device).unwrap();
+        let ids: Vec<i32> = (0..40).map(|at| at * 7 % 20).collect();
+        let tokens = burn::tensor::TensorData::new(ids, [2, 20]);
+        let logits = |model: &kiln_zoo::LanguageModel| {
+            let tokens = burn::tensor::Tensor::from_data(tokens.clone(), &device);
+            let data = model.forward(tokens).unwrap().into_data();
+            data.iter::<f32>().collect::<Vec<_>>()
+        };
+        for (packed, dense) in logits(&run.model).iter().zip(logits(&dense)) {
+            // Sums of the same products in another order.
+            assert!(
+                (packed - dense).abs() < 1e-4 * dense.abs().max(1.0),
+                "{packed} {dense}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_compression_goes_on_with_the_first_stage_that_is_not_done() {
+    let corner = Corner::new("transformer");
+    let stages = [PRUNE, GPTQ4];
+    let interrupt = Interrupt::none();
+    interrupt.request();
+    let stopped = corner
+        .start("small", false, &stages, &[], interrupt)
+        .unwrap();
+    assert!(stopped.interrupted && stopped.compression.stages.is_empty());
+    // As a process that was killed in the middle of stage 2 leaves it.
+    corner
+        .start("small", true, &stages, &[], Interrupt::none())
+        .unwrap();
+    let whole = fs::read(corner.path("small/model.safetensors")).unwrap();
+    let first = fs::metadata(corner.path("small/stages/1-prune/stage.json")).unwrap();
+    for gone in [
+        "stages/2-quantize/stage.json",
+        "config.json",
+        "model.safetensors",
+    ] {
+        fs::remove_file(corner.path("small").join(gone)).unwrap();
+    }
+    fs::write(
+        corner.path("small/stages/2-quantize/model.safetensors"),
+        "half",
+    )
+    .unwrap();
+    let outcome = corner
+        .start("small", true, &stages, &[], Interrupt::none())
+        .unwrap();
+    assert!(!outcome.interrupted);
+    let again = fs::metadata(corner.path("small/stages/1-prune/stage.json")).unwrap();
+    assert_eq!(first.modified().unwrap(), again.modified().unwrap());
+    assert_eq!(
+        fs::read(corner.path("small/model.safetensors")).unwrap(),
+        whole
+    );
+    // Once more there is nothing to do, and with another recipe it is refused.
+    corner
+        .start("small", true, &stages, &[], Interrupt::none())
+        .unwrap();
+    let words = match corner.start(
+        "small",
+        true,
+        &stages,
+        &["calibration.windows=9"],
+        Interrupt::none(),
+    ) {
+        Err(error @ CompressError::RecipeChanged { .. }) => error.to_string(),
+        _ => panic!("resumed with another recipe"),
+    };
+    assert!(words.contains("`calibration` differs"), "{words}");
+}
+
+/// A dry run knows sizes to the byte, but for ranks.
+#[test]
+fn sizes_are_estimated_without_calibration() {
+    let corner = Corner::new("bk");
+    let stages = [PRUNE, GPTQ4, HALF];
+    let estimates = estimate(&corner.recipe(&stages, &[]).value, &corner.open("run")).unwrap();
+    corner.compress("small", &stages).unwrap();
+    let names = [
+        "run",
+        "small/stages/1-prune",
+        "small/stages/2-quantize",
+        "small",
+    ];
+    assert_eq!(estimates.len(), names.len());
+    for (estimate, name) in estimates.iter().zip(names) {
+        assert_eq!(
+            estimate.bytes,
+            corner.open(name).stored().unwrap().bytes(),
+            "{name}"
+        );
+    }
+    assert!(!Path::new(&corner.path("run/stages")).exists());
+}

@@ -1,0 +1,172 @@
+//! What cannot be compressed is told by name, and nothing is lost.
+
+use std::fs;
+
+use burn::tensor::Device;
+use kiln_run::Interrupt;
+use kiln_train::Run;
+
+use crate::common::Corner;
+
+const INT4: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 32";
+const GPTQ: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ngroup = 32";
+const PRUNE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\nsparsity = 0.5";
+
+fn refused(corner: &Corner, stages: &[&str], sets: &[&str]) -> String {
+    match corner.start("small", false, stages, sets, Interrupt::none()) {
+        Ok(_) => panic!("{stages:?} {sets:?} went through"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn settings_that_cannot_be() {
+    let corner = Corner::new("transformer");
+    for (sets, message) in [
+        (
+            "calibration.windows=0",
+            "`calibration.windows` is 0, but must be at least 1",
+        ),
+        ("measure.decode_seconds=-1", "must lie in [0, 3600]"),
+        (
+            "from=",
+            "`from` is empty, but a run folder is needed: --set from=RUN",
+        ),
+        ("from=nowhere", "nowhere holds no run"),
+        ("calibration.corpus=text:/nowhere/at/all", "/nowhere/at/all"),
+    ] {
+        let words = refused(&corner, &[GPTQ], &[sets]);
+        assert!(words.contains(message), "{words}");
+        if corner.path("small").exists() {
+            fs::remove_dir_all(corner.path("small")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn stages_that_cannot_follow_leave_those_before() {
+    let corner = Corner::new("transformer");
+    let before = fs::read(corner.path("run/model.safetensors")).unwrap();
+    let words = refused(&corner, &[INT4, PRUNE], &[]);
+    assert!(
+        words.contains("is quantized already, and pruning it now"),
+        "{words}"
+    );
+    assert!(corner.path("small/stages/1-quantize/stage.json").is_file());
+    corner.open("small/stages/1-quantize");
+    assert!(Run::open(&corner.path("small"), &Device::flex()).is_err());
+    assert_eq!(
+        fs::read(corner.path("run/model.safetensors")).unwrap(),
+        before
+    );
+    // The folder is taken now.
+    let words = refused(&corner, &[INT4], &[]);
+    assert!(
+        words.contains("already holds a run or other files"),
+        "{words}"
+    );
+}
+
+#[test]
+fn text_without_variety_is_no_calibration() {
+    let corner = Corner::new("transformer");
+    let text = corner.path("same.txt");
+    fs::write(&text, "e".repeat(5000)).unwrap();
+    let corpus = format!("calibration.corpus=text:{}", text.display());
+    let words = refused(&corner, &[GPTQ], &[&corpus]);
+    assert!(
+        words.contains("the calibration windows are all the same token"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_damaged_artifact_is_not_opened() {
+    let corner = Corner::new("transformer");
+    corner.compress("small", &[INT4]).unwrap();
+    let (weights, config) = (
+        corner.path("small/model.safetensors"),
+        corner.path("small/config.json"),
+    );
+    let (bytes, text) = (
+        fs::read(&weights).unwrap(),
+        fs::read_to_string(&config).unwrap(),
+    );
+    let said = || {
+        let error = Run::open(&corner.path("small"), &Device::flex())
+            .err()
+            .unwrap();
+        error.to_string()
+    };
+    let mut flipped = bytes.clone();
+    let last = flipped.len() - 3;
+    flipped[last] ^= 1;
+    fs::write(&weights, flipped).unwrap();
+    assert!(
+        said().contains("it is damaged or of another run"),
+        "{}",
+        said()
+    );
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(
+        said().contains("it is damaged or of another run"),
+        "{}",
+        said()
+    );
+    fs::write(&weights, &bytes).unwrap();
+    for (from, to, message) in [
+        (
+            "\"version\":2",
+            "\"version\":3",
+            "its version is 3, and this Kiln reads 1 and 2",
+        ),
+        (
+            "\"version\":2",
+            "\"version\":1",
+            "its version is 1, with `storage`, which does not go together",
+        ),
+        (
+            "\"layout\":1",
+            "\"layout\":7",
+            "have layout 7, and this Kiln reads 1",
+        ),
+        ("\"packed-rows\"", "\"folded\"", "unknown variant `folded`"),
+        (
+            "\"tokens\":{",
+            "\"other\":{",
+            "the part `other.words` is missing",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        assert!(said().contains(message), "{}", said());
+    }
+    fs::write(&config, &text).unwrap();
+    corner.open("small");
+}
+
+#[test]
+fn a_model_of_weights_that_are_no_numbers_is_refused() {
+    let corner = Corner::new("transformer");
+    let run = corner.open("run");
+    let mut stored = run.stored().unwrap();
+    if let Some(kiln_train::Stored::Float { values, .. }) =
+        stored.tensors.get_mut("blocks.0.mlp.up.weight")
+    {
+        values[3] = f32::NAN;
+    }
+    let weights = corner.path("run/model.safetensors");
+    stored.write(&weights).unwrap();
+    let hash = kiln_train::hash_file(&weights).unwrap();
+    let config = fs::read_to_string(corner.path("run/config.json")).unwrap();
+    fs::write(
+        corner.path("run/config.json"),
+        config.replace(&run.config.weights, &hash),
+    )
+    .unwrap();
+    let words = refused(&corner, &[INT4], &[]);
+    assert!(
+        words.contains("the loss after stage 0 is not finite"),
+        "{words}"
+    );
+}

@@ -1,0 +1,506 @@
+//! How the tensors of a run's model are stored: as plain numbers, or as a compression left them.
+//!
+//! `config.json` names the storage of every tensor of a compressed run, and `model.safetensors` has the parts that it names: a
+//! float tensor under its own name, packed and sparse words as `NAME.words`, the two factors of a low rank as `NAME.first` and
+//! `NAME.second` (each stored in its own way), and the divisors of a layer's inputs as `NAME.divisors` beside `NAME.scaled`.
+
+pub(crate) mod packed;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use half::f16;
+use kiln_quant::{
+    FloatType, LAYOUT_VERSION, PackedFormat, PackedMatrix, SparseFormat, SparseMatrix,
+};
+use kiln_run::{FileError, atomic_write};
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// What `config.json` says of a compressed run's tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageTable {
+    /// Layout of the words of packed matrices, [`kiln_quant::LAYOUT_VERSION`].
+    pub layout: u32,
+    /// Storage of every tensor of the model.
+    pub tensors: BTreeMap<String, Storage>,
+}
+
+/// How one tensor is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Storage {
+    /// Every number.
+    Float(FloatType),
+    /// A matrix `[d_input, d_output]` as codes and scales.
+    Packed(PackedFormat),
+    /// The same of the transposed matrix: an embedding, whose rows have scales of their own.
+    PackedRows(PackedFormat),
+    /// The entries that are not zero, and where they are.
+    Sparse(SparseFormat),
+    /// A product of two matrices.
+    LowRank {
+        /// `[d_input, rank]`.
+        first: Box<Storage>,
+        /// `[rank, d_output]`.
+        second: Box<Storage>,
+    },
+    /// A matrix whose row i is what is stored over divisor i.
+    Scaled(Box<Storage>),
+}
+
+/// A tensor on the host, in the form that it is stored in.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stored {
+    /// See [`Storage::Float`].
+    Float {
+        /// Type in the file.
+        kind: FloatType,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Row-major.
+        values: Vec<f32>,
+    },
+    /// See [`Storage::Packed`].
+    Packed(PackedMatrix),
+    /// See [`Storage::PackedRows`].
+    PackedRows(PackedMatrix),
+    /// See [`Storage::Sparse`].
+    Sparse(SparseMatrix),
+    /// See [`Storage::LowRank`].
+    LowRank {
+        /// `[d_input, rank]`.
+        first: Box<Stored>,
+        /// `[rank, d_output]`.
+        second: Box<Stored>,
+    },
+    /// See [`Storage::Scaled`].
+    Scaled {
+        /// What each input is divided by, `[d_input]`.
+        divisors: Vec<f32>,
+        /// `[d_input, d_output]`.
+        weights: Box<Stored>,
+    },
+}
+
+/// All tensors of a model by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredModel {
+    /// Names are the module's paths without enum variants.
+    pub tensors: BTreeMap<String, Stored>,
+}
+
+impl Stored {
+    /// What `config.json` says of it.
+    pub fn storage(&self) -> Storage {
+        match self {
+            Self::Float { kind, .. } => Storage::Float(*kind),
+            Self::Packed(matrix) => Storage::Packed(matrix.format()),
+            Self::PackedRows(matrix) => Storage::PackedRows(matrix.format()),
+            Self::Sparse(matrix) => Storage::Sparse(matrix.format()),
+            Self::LowRank { first, second } => Storage::LowRank {
+                first: Box::new(first.storage()),
+                second: Box::new(second.storage()),
+            },
+            Self::Scaled { weights, .. } => Storage::Scaled(Box::new(weights.storage())),
+        }
+    }
+
+    /// Shape of the tensor that it stands for.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Float { shape, .. } => shape.clone(),
+            Self::Packed(matrix) => vec![matrix.format().d_input, matrix.format().d_output],
+            Self::PackedRows(matrix) => vec![matrix.format().d_output, matrix.format().d_input],
+            Self::Sparse(matrix) => vec![matrix.format().d_input, matrix.format().d_output],
+            Self::LowRank { first, second } => vec![first.shape()[0], second.shape()[1]],
+            Self::Scaled { weights, .. } => weights.shape(),
+        }
+    }
+
+    /// The numbers that it stands for, row-major.
+    pub fn values(&self) -> Vec<f32> {
+        match self {
+            Self::Float { values, .. } => values.clone(),
+            Self::Packed(matrix) => matrix.dequantize(),
+            Self::PackedRows(matrix) => transposed(&matrix.dequantize(), matrix.format().d_output),
+            Self::Sparse(matrix) => matrix.dense(),
+            Self::LowRank { first, second } => product(first, second),
+            Self::Scaled { divisors, weights } => {
+                let mut values = weights.values();
+                let width = values.len() / divisors.len();
+                for (row, divisor) in values.chunks_exact_mut(width).zip(divisors) {
+                    row.iter_mut().for_each(|value| *value /= divisor);
+                }
+                values
+            }
+        }
+    }
+
+    /// Bytes of its parts in the file, without their names.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Float { kind, values, .. } => (values.len() * kind.bits() / 8) as u64,
+            Self::Packed(matrix) | Self::PackedRows(matrix) => matrix.bytes(),
+            Self::Sparse(matrix) => matrix.bytes(),
+            Self::LowRank { first, second } => first.bytes() + second.bytes(),
+            Self::Scaled { divisors, weights } => 4 * divisors.len() as u64 + weights.bytes(),
+        }
+    }
+
+    /// Whether a model computes from it as it is.
+    fn is_kept(&self) -> bool {
+        match self {
+            Self::Packed(_) | Self::PackedRows(_) | Self::LowRank { .. } => true,
+            Self::Scaled { weights, .. } => matches!(**weights, Self::Packed(_)),
+            Self::Float { .. } | Self::Sparse(_) => false,
+        }
+    }
+
+    /// Adds its parts under their names.
+    fn parts(&self, name: &str, parts: &mut BTreeMap<String, Part>) {
+        let words = |words: &[u32]| Part {
+            dtype: Dtype::U32,
+            shape: vec![words.len()],
+            data: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        };
+        match self {
+            Self::Float {
+                kind,
+                shape,
+                values,
+            } => {
+                parts.insert(name.into(), Part::of(*kind, shape.clone(), values));
+            }
+            Self::Packed(matrix) | Self::PackedRows(matrix) => {
+                parts.insert(format!("{name}.words"), words(matrix.words()));
+            }
+            Self::Sparse(matrix) => {
+                parts.insert(format!("{name}.words"), words(matrix.words()));
+            }
+            Self::LowRank { first, second } => {
+                first.parts(&format!("{name}.first"), parts);
+                second.parts(&format!("{name}.second"), parts);
+            }
+            Self::Scaled { divisors, weights } => {
+                let part = Part::of(FloatType::F32, vec![divisors.len()], divisors);
+                parts.insert(format!("{name}.divisors"), part);
+                weights.parts(&format!("{name}.scaled"), parts);
+            }
+        }
+    }
+}
+
+/// A tensor of the file.
+struct Part {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+impl Part {
+    fn of(kind: FloatType, shape: Vec<usize>, values: &[f32]) -> Self {
+        let (dtype, data) = match kind {
+            FloatType::F32 => {
+                let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+                (Dtype::F32, bytes.collect())
+            }
+            FloatType::F16 => {
+                let bytes = values
+                    .iter()
+                    .flat_map(|value| f16::from_f32(*value).to_le_bytes());
+                (Dtype::F16, bytes.collect())
+            }
+        };
+        Self { dtype, shape, data }
+    }
+}
+
+impl View for &Part {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.data)
+    }
+
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
+
+impl StoredModel {
+    /// The table of [`crate::RunConfig::storage`].
+    pub fn table(&self) -> StorageTable {
+        let tensors = self.tensors.iter();
+        StorageTable {
+            layout: LAYOUT_VERSION,
+            tensors: tensors
+                .map(|(name, stored)| (name.clone(), stored.storage()))
+                .collect(),
+        }
+    }
+
+    /// Reads a model's file: by its table, or every tensor as it is for a run that was not compressed.
+    ///
+    /// # Errors
+    /// [`TrainError::BadFile`] for a file that is damaged, lacks a part, or has one too many; a layout of another version.
+    pub fn read(path: &Path, table: Option<&StorageTable>) -> Result<Self, TrainError> {
+        let bytes = std::fs::read(path).map_err(FileError::io("read", path))?;
+        let bad = |why: String| TrainError::BadFile {
+            path: path.into(),
+            why,
+        };
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| bad(format!("it is no readable safetensors file ({error})")))?;
+        let mut reader = Reader {
+            file,
+            taken: BTreeSet::new(),
+        };
+        let tensors = match table {
+            Some(table) if table.layout != LAYOUT_VERSION => {
+                return Err(bad(format!(
+                    "its packed matrices have layout {}, and this Kiln reads {LAYOUT_VERSION}",
+                    table.layout
+                )));
+            }
+            Some(table) => reader.all(&table.tensors),
+            None => reader.floats(),
+        };
+        Ok(Self {
+            tensors: tensors.map_err(bad)?,
+        })
+    }
+
+    /// Writes the model's file; it is there whole, or not at all.
+    ///
+    /// # Errors
+    /// A full disk and the like.
+    pub fn write(&self, path: &Path) -> Result<(), TrainError> {
+        let bytes = self
+            .serialize(Stored::parts)
+            .map_err(|error| TrainError::BadFile {
+                path: path.into(),
+                why: format!("these tensors make no safetensors file ({error})"),
+            })?;
+        Ok(atomic_write(path, |out| out.write_all(&bytes))?)
+    }
+
+    /// What the model holds as plain numbers, as a safetensors file in 32 bits: all but [`StoredModel::kept`].
+    pub(crate) fn plain(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+        self.serialize(|stored, name, parts| {
+            if !stored.is_kept() {
+                let part = Part::of(FloatType::F32, stored.shape(), &stored.values());
+                parts.insert(name.into(), part);
+            }
+        })
+    }
+
+    /// Names of the tensors that the model holds as they are stored: packed ones, and products.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &str> {
+        let kept = self.tensors.iter().filter(|(_, stored)| stored.is_kept());
+        kept.map(|(name, _)| name.as_str())
+    }
+
+    fn serialize(
+        &self,
+        add: impl Fn(&Stored, &str, &mut BTreeMap<String, Part>),
+    ) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+        let mut parts = BTreeMap::new();
+        for (name, stored) in &self.tensors {
+            add(stored, name, &mut parts);
+        }
+        let metadata = HashMap::from([("producer".to_string(), "kiln".to_string())]);
+        safetensors::serialize(parts.iter(), Some(metadata))
+    }
+
+    /// Bytes of all parts, without their names.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(Stored::bytes).sum()
+    }
+}
+
+/// A file of which every part is to be taken once.
+struct Reader<'a> {
+    file: SafeTensors<'a>,
+    taken: BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    fn all(
+        &mut self,
+        table: &BTreeMap<String, Storage>,
+    ) -> Result<BTreeMap<String, Stored>, String> {
+        let mut tensors = BTreeMap::new();
+        for (name, storage) in table {
+            tensors.insert(name.clone(), self.stored(name, storage)?);
+        }
+        match self
+            .file
+            .names()
+            .into_iter()
+            .find(|name| !self.taken.contains(*name))
+        {
+            None => Ok(tensors),
+            Some(name) => Err(format!(
+                "it has a part `{name}` that config.json does not name"
+            )),
+        }
+    }
+
+    fn floats(&mut self) -> Result<BTreeMap<String, Stored>, String> {
+        let names: Vec<String> = self.file.names().into_iter().map(String::from).collect();
+        let storage = Storage::Float(FloatType::F32);
+        let mut tensors = BTreeMap::new();
+        for name in names {
+            let stored = self.stored(&name, &storage)?;
+            tensors.insert(name, stored);
+        }
+        Ok(tensors)
+    }
+
+    fn stored(&mut self, name: &str, storage: &Storage) -> Result<Stored, String> {
+        let broken = |error: kiln_quant::QuantError| format!("`{name}` is damaged: {error}");
+        Ok(match storage {
+            Storage::Float(kind) => self.float(name, *kind)?,
+            Storage::Packed(format) => {
+                let words = self.words(name)?;
+                Stored::Packed(PackedMatrix::from_words(*format, words).map_err(broken)?)
+            }
+            Storage::PackedRows(format) => {
+                let words = self.words(name)?;
+                Stored::PackedRows(PackedMatrix::from_words(*format, words).map_err(broken)?)
+            }
+            Storage::Sparse(format) => {
+                let words = self.words(name)?;
+                Stored::Sparse(SparseMatrix::from_words(*format, words).map_err(broken)?)
+            }
+            Storage::LowRank { first, second } => self.low_rank(name, first, second)?,
+            Storage::Scaled(storage) => self.scaled(name, storage)?,
+        })
+    }
+
+    fn low_rank(
+        &mut self,
+        name: &str,
+        first: &Storage,
+        second: &Storage,
+    ) -> Result<Stored, String> {
+        let first = self.stored(&format!("{name}.first"), first)?;
+        let second = self.stored(&format!("{name}.second"), second)?;
+        match (first.shape().as_slice(), second.shape().as_slice()) {
+            ([_, a], [b, _]) if a == b => Ok(Stored::LowRank {
+                first: Box::new(first),
+                second: Box::new(second),
+            }),
+            (a, b) => Err(format!(
+                "the factors {a:?} and {b:?} of `{name}` make no product"
+            )),
+        }
+    }
+
+    fn scaled(&mut self, name: &str, storage: &Storage) -> Result<Stored, String> {
+        let divisors = self
+            .float(&format!("{name}.divisors"), FloatType::F32)?
+            .values();
+        let weights = self.stored(&format!("{name}.scaled"), storage)?;
+        if weights.shape().first() != Some(&divisors.len()) {
+            let inputs = divisors.len();
+            return Err(format!(
+                "`{name}` has {inputs} divisors, which is not one an input"
+            ));
+        }
+        match divisors
+            .iter()
+            .all(|divisor| *divisor > 0.0 && divisor.is_finite())
+        {
+            true => Ok(Stored::Scaled {
+                divisors,
+                weights: Box::new(weights),
+            }),
+            false => Err(format!("a divisor of `{name}` is not positive")),
+        }
+    }
+
+    fn float(&mut self, name: &str, kind: FloatType) -> Result<Stored, String> {
+        let dtype = match kind {
+            FloatType::F32 => Dtype::F32,
+            FloatType::F16 => Dtype::F16,
+        };
+        let (shape, data) = self.part(name, dtype)?;
+        let values = match kind {
+            FloatType::F32 => {
+                let numbers = data.as_chunks::<4>().0.iter();
+                numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+            }
+            FloatType::F16 => {
+                let numbers = data.as_chunks::<2>().0.iter();
+                numbers
+                    .map(|bytes| f16::from_le_bytes(*bytes).to_f32())
+                    .collect()
+            }
+        };
+        Ok(Stored::Float {
+            kind,
+            shape,
+            values,
+        })
+    }
+
+    fn words(&mut self, name: &str) -> Result<Vec<u32>, String> {
+        let (_, data) = self.part(&format!("{name}.words"), Dtype::U32)?;
+        let words = data.as_chunks::<4>().0.iter();
+        Ok(words.map(|bytes| u32::from_le_bytes(*bytes)).collect())
+    }
+
+    fn part(&mut self, name: &str, dtype: Dtype) -> Result<(Vec<usize>, Vec<u8>), String> {
+        let Ok(tensor) = self.file.tensor(name) else {
+            return Err(format!("the part `{name}` is missing"));
+        };
+        if tensor.dtype() != dtype {
+            let found = tensor.dtype();
+            return Err(format!(
+                "`{name}` is of type {found:?}, but has to be {dtype:?}"
+            ));
+        }
+        self.taken.insert(name.into());
+        Ok((tensor.shape().to_vec(), tensor.data().to_vec()))
+    }
+}
+
+/// Rows of `width` become columns.
+fn transposed(values: &[f32], width: usize) -> Vec<f32> {
+    (0..width)
+        .flat_map(|column| values.iter().skip(column).step_by(width).copied())
+        .collect()
+}
+
+/// The product of two factors; sums in f64, as one large matrix is not worth a dependency.
+fn product(first: &Stored, second: &Stored) -> Vec<f32> {
+    let (a, b) = (first.values(), second.values());
+    let (rank, width) = (second.shape()[0], second.shape()[1]);
+    let mut row = vec![0.0_f64; width];
+    let mut values = Vec::with_capacity(a.len() / rank * width);
+    for factors in a.chunks_exact(rank) {
+        row.fill(0.0);
+        for (factor, b) in factors.iter().zip(b.chunks_exact(width)) {
+            for (sum, b) in row.iter_mut().zip(b) {
+                *sum += f64::from(*factor) * f64::from(*b);
+            }
+        }
+        values.extend(row.iter().map(|sum| *sum as f32));
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests;
