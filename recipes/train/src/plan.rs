@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use kiln_run::format;
 
 use crate::TrainError;
+use crate::init::{self, Start};
 use crate::recipe::Resolved;
 
 /// Sizes and costs of a run.
@@ -28,15 +29,17 @@ pub struct Plan {
     pub weight_bytes: u64,
     /// Activations kept for the backward pass, bytes; an estimate.
     pub activation_bytes: u64,
+    /// Where the first weights come from, in words; none if they are random.
+    pub origin: Option<String>,
 }
 
 impl Plan {
     /// Counts a recipe's costs. Builds the model once to count what is there.
     ///
     /// # Errors
-    /// Those of building the model.
+    /// Those of building the model, and of a run that `[init]` names.
     pub fn new(resolved: &Resolved, device: &Device) -> Result<Self, TrainError> {
-        let model = resolved.model.init(0, device)?;
+        let Start { model, origin } = init::start(resolved, None, 0, device)?;
         let recipe = &resolved.recipe.value;
         let (params, seq) = (model.num_params(), resolved.seq);
         let flops_per_token = resolved.model.flops_per_token(&model, seq);
@@ -52,12 +55,15 @@ impl Plan {
             state_bytes: model.state_bytes(seq),
             weight_bytes: 16 * params as u64,
             activation_bytes: activation_bytes(resolved),
+            origin,
         })
     }
 
     /// Lines for a terminal.
     pub fn lines(&self) -> Vec<(String, String)> {
         let memory = self.weight_bytes + self.activation_bytes;
+        let origin = self.origin.as_ref();
+        let origin = origin.map(|origin| ("starts from", origin.clone()));
         [
             ("parameters", format::count(self.params as f64)),
             ("steps", self.steps.to_string()),
@@ -85,8 +91,10 @@ impl Plan {
                 ),
             ),
         ]
+        .into_iter()
+        .chain(origin)
         .map(|(name, value)| (name.to_string(), value))
-        .to_vec()
+        .collect()
     }
 }
 

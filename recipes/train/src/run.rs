@@ -29,28 +29,7 @@ impl Run {
     /// A missing or damaged file, a tokenizer that is not the one the model was trained with.
     pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let folder = RunFolder::open(path)?;
-        let config_path = folder.config();
-        let bad = |path: PathBuf, why: String| TrainError::BadFile { path, why };
-        if !config_path.is_file() {
-            return Err(bad(
-                config_path,
-                "there is no such file; the run has not reached its end (go on with --resume), or this is no run folder".into(),
-            ));
-        }
-        let text = std::fs::read(&config_path).map_err(FileError::io("read", &config_path))?;
-        let config: RunConfig = serde_json::from_slice(&text).map_err(|error| {
-            bad(
-                config_path.clone(),
-                format!("it is no configuration of a run: {error}"),
-            )
-        })?;
-        if config.version != RUN_CONFIG_VERSION {
-            let why = format!(
-                "its version is {}, and this Kiln reads {RUN_CONFIG_VERSION}",
-                config.version
-            );
-            return Err(bad(config_path, why));
-        }
+        let config = read_config(&folder)?;
         let tokenizer = match &config.tokenizer {
             Some(expected) => Some(tokenizer(&folder, expected)?),
             None => None,
@@ -63,7 +42,7 @@ impl Run {
                 "its sha256 is {found}, but config.json says {}; it is damaged or of another run: put the right file back, or train again",
                 config.weights
             );
-            return Err(bad(weights, why));
+            return Err(TrainError::BadFile { path: weights, why });
         }
         Ok(Self {
             folder,
@@ -83,6 +62,11 @@ impl Run {
         Ok(recipe::load::<TrainRecipe>(self.folder.path(), &name, &[])?.value)
     }
 
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Its tokenizer.
     ///
     /// # Errors
@@ -98,6 +82,36 @@ impl Run {
     pub fn tokenizer_path(&self) -> PathBuf {
         self.folder.tokenizer()
     }
+}
+
+/// The configuration of a run that reached its end.
+///
+/// # Errors
+/// A missing or damaged `config.json`.
+pub(crate) fn read_config(folder: &RunFolder) -> Result<RunConfig, TrainError> {
+    let config_path = folder.config();
+    let bad = |path: PathBuf, why: String| TrainError::BadFile { path, why };
+    if !config_path.is_file() {
+        return Err(bad(
+            config_path,
+            "there is no such file; the run has not reached its end (go on with --resume), or this is no run folder".into(),
+        ));
+    }
+    let text = std::fs::read(&config_path).map_err(FileError::io("read", &config_path))?;
+    let config: RunConfig = serde_json::from_slice(&text).map_err(|error| {
+        bad(
+            config_path.clone(),
+            format!("it is no configuration of a run: {error}"),
+        )
+    })?;
+    if config.version != RUN_CONFIG_VERSION {
+        let why = format!(
+            "its version is {}, and this Kiln reads {RUN_CONFIG_VERSION}",
+            config.version
+        );
+        return Err(bad(config_path, why));
+    }
+    Ok(config)
 }
 
 /// The tokenizer of a run folder, if it is the `expected` one.
@@ -156,7 +170,19 @@ pub fn recipe_difference(
         }
         Ok(table)
     };
-    Ok(first_difference("", &table(before)?, &table(now)?))
+    let (mut before, mut now) = (table(before)?, table(now)?);
+    // A run writes down which weights it found; a recipe need not know them.
+    for section in ["init"] {
+        let stated = |table: &toml::Table| Some(table.get(section)?.get("weights")?.is_str());
+        if stated(&before).is_none() || stated(&now).is_none() {
+            for table in [&mut before, &mut now] {
+                if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                    section.remove("weights");
+                }
+            }
+        }
+    }
+    Ok(first_difference("", &before, &now))
 }
 
 /// Refuses to resume with a recipe that would make another model or another stream of batches. Its length, its log and its

@@ -13,11 +13,13 @@ use kiln_text::{BigramReport, DataEnv};
 
 use crate::data::{Data, Source};
 use crate::evaluate::Score;
+use crate::init;
 use crate::learner::{Learner, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
 use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
+use crate::run::read_resolved;
 use crate::setup::{Setup, stream};
 use crate::state::{self, Position};
 use crate::{OpenDevice, TrainError};
@@ -105,13 +107,19 @@ pub struct HeldOut {
 /// Any of [`TrainError`]; what was checkpointed before stays usable.
 pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     request.recipe.value.validate()?;
-    if !request.resume {
-        // Before the data is prepared, which can take minutes.
-        RunFolder::check_free(&request.out)?;
-    }
+    // Before the data is prepared, which can take minutes.
+    let started = match request.resume {
+        true => written_recipe(&request.out)?,
+        false => {
+            RunFolder::check_free(&request.out)?;
+            None
+        }
+    };
+    let mut recipe = request.recipe;
+    init::note_weights(&mut recipe.value, started.as_ref())?;
     let mut view = View::new(0, request.view);
-    let source = Source::open(&request.recipe.value, request.data, &mut view)?;
-    let resolved = Resolved::new(request.recipe, source.vocab_size()?)?;
+    let source = Source::open(&recipe.value, request.data, &mut view)?;
+    let resolved = Resolved::new(recipe, source.vocab_size()?)?;
     let data = Data::new(source, resolved.seq)?;
     let folder = match request.resume {
         true => RunFolder::resume(&request.out)?,
@@ -137,6 +145,14 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         reached: false,
     }
     .run(learner)
+}
+
+/// The recipe that a run was started with; none if it was killed before it wrote it.
+fn written_recipe(out: &Path) -> Result<Option<TrainRecipe>, TrainError> {
+    match RunFolder::open(out) {
+        Ok(folder) => Ok(Some(read_resolved(&folder)?.recipe.value)),
+        Err(_) => Ok(None),
+    }
 }
 
 struct Loop<'a> {

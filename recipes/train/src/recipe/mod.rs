@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::generate::SampleConfig;
+use crate::init::InitConfig;
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::ScheduleConfig;
 
@@ -34,6 +35,9 @@ pub struct TrainRecipe {
     pub task: Option<TaskConfig>,
     /// Model: a preset and what differs from it.
     pub model: ModelSection,
+    /// Weights to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitConfig>,
     /// What is predicted.
     #[serde(default)]
     pub objective: Objective,
