@@ -1,4 +1,4 @@
-//! `kiln`, the binary behind `cargo xtask train`, `compare`, `eval`, `cost`, `generate`, `data` and `recipes`.
+//! `kiln`, the binary behind `cargo xtask train`, `distill`, `compare`, `eval`, `cost`, `generate`, `data` and `recipes`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 stopped by Ctrl-C with a checkpoint written.
 
@@ -7,6 +7,7 @@ mod commands;
 mod compare;
 mod cost;
 mod data;
+mod distill;
 mod place;
 
 use std::io::Write;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use kiln_distill::DistillConfig;
 use kiln_run::RunFolder;
 use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, transplant};
 use serde::{Deserialize, Serialize};
@@ -119,6 +120,15 @@ impl InitConfig {
     }
 }
 
+/// The run that `[distill]` names.
+pub(crate) fn teacher(distill: &DistillConfig) -> Named<'_> {
+    Named {
+        key: "distill.teacher",
+        path: &distill.teacher,
+        weights: distill.weights.as_deref(),
+    }
+}
+
 /// What a model starts with.
 pub(crate) struct Start {
     pub model: LanguageModel,
@@ -199,6 +209,15 @@ fn check_heads(
     }
 }
 
+impl TrainRecipe {
+    /// What is wrong with the finished runs that the recipe names; their weights are not read.
+    pub fn missing_runs(&self) -> Vec<TrainError> {
+        let init = self.init.as_ref().map(InitConfig::run);
+        let named = init.into_iter().chain(self.distill.as_ref().map(teacher));
+        named.filter_map(|run| run.find_weights().err()).collect()
+    }
+}
+
 /// Fills in which weights the runs of a recipe have; when a run goes on, those that it wrote down in `started`.
 ///
 /// # Errors
@@ -214,6 +233,15 @@ pub(crate) fn note_weights(
         init.weights = Some(match before {
             Some(weights) => weights,
             None => init.run().find_weights()?,
+        });
+    }
+    if let Some(distill) = &mut recipe.distill
+        && distill.weights.is_none()
+    {
+        let before = started.and_then(|recipe| recipe.distill.as_ref()?.weights.clone());
+        distill.weights = Some(match before {
+            Some(weights) => weights,
+            None => teacher(distill).find_weights()?,
         });
     }
     Ok(())

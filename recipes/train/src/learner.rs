@@ -1,13 +1,17 @@
 //! One update: forward, backward, accumulate, check, clip, step.
 
+use std::time::Duration;
+
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
+use kiln_fused::cross_entropy;
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::loss::DeviceBatch;
 use crate::optimizer::{global_norm, scale};
+use crate::tutor::Tutor;
 
 /// A model with its optimizer.
 pub struct Learner {
@@ -17,11 +21,76 @@ pub struct Learner {
     pub optimizer: ModuleOptimizer,
 }
 
+/// What an update minimises.
+pub enum Loss<'a> {
+    /// Cross-entropy.
+    CrossEntropy,
+    /// Cross-entropy and the divergence from a teacher.
+    Distill {
+        /// The teacher.
+        tutor: &'a mut Tutor,
+        /// The divergence's share of the loss, in 0..=1.
+        weight: f64,
+    },
+}
+
+/// The loss of a batch, summed over the targets that count.
+struct BatchLoss {
+    /// What is minimised.
+    minimised: Tensor<1>,
+    /// Cross-entropy in nats.
+    nats: f64,
+    /// Divergence from the teacher in nats; 0 without one.
+    divergence: f64,
+}
+
+impl Loss<'_> {
+    fn of(
+        &mut self,
+        model: &LanguageModel,
+        batch: &TokenBatch,
+        device: &Device,
+    ) -> Result<BatchLoss, TrainError> {
+        let on_device = DeviceBatch::new(batch, device);
+        let Self::Distill { tutor, weight } = self else {
+            let nats = on_device.nats(model)?.sum();
+            return Ok(BatchLoss {
+                minimised: nats.clone(),
+                nats: f64::from(nats.into_scalar::<f32>()),
+                divergence: 0.0,
+            });
+        };
+        let target = tutor.target(batch, &on_device)?;
+        let logits = on_device.logits(model)?;
+        let nats = cross_entropy(logits.clone(), on_device.targets).sum();
+        let divergence = tutor.divergence(target, logits).sum();
+        let sums = Tensor::cat(vec![nats.clone().detach(), divergence.clone().detach()], 0);
+        let sums: Vec<f32> = sums.into_data().iter::<f32>().collect();
+        Ok(BatchLoss {
+            minimised: nats.mul_scalar(1.0 - *weight) + divergence.mul_scalar(*weight),
+            nats: sums[0].into(),
+            divergence: sums[1].into(),
+        })
+    }
+
+    /// Time that the teacher took since it was last asked.
+    fn teacher_time(&mut self) -> Duration {
+        match self {
+            Self::CrossEntropy => Duration::ZERO,
+            Self::Distill { tutor, .. } => tutor.take_time(),
+        }
+    }
+}
+
 /// What an update did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
-    /// Mean loss of the batch before the update, in nats a token.
+    /// Mean cross-entropy of the batch before the update, in nats a token.
     pub loss: f64,
+    /// Mean divergence from the teacher, in nats a token as it goes into the loss; none without a teacher.
+    pub divergence: Option<f64>,
+    /// Part of the update's time that the teacher took.
+    pub teacher_time: Duration,
     /// Global norm of the gradient before clipping; NaN if the loss was not finite already.
     pub grad_norm: f64,
     /// Target tokens of the batch.
@@ -35,31 +104,36 @@ impl Learner {
     /// the gradient of one of 32. An update whose loss or gradient is not finite is left out.
     ///
     /// # Errors
-    /// Those of the model.
+    /// Those of the model, and of a teacher's answers.
     pub fn update(
         self,
         batches: &[TokenBatch],
+        loss: &mut Loss<'_>,
         learning_rate: f64,
         clip_norm: f64,
         device: &Device,
     ) -> Result<(Self, Update), TrainError> {
         let tokens: usize = batches.iter().map(TokenBatch::num_tokens).sum();
         let mut accumulator = GradientsAccumulator::new();
-        let mut loss = 0.0;
+        let (mut nats, mut divergence) = (0.0, 0.0);
         for batch in batches {
-            let nats = DeviceBatch::new(batch, device).nats(&self.model)?.sum();
-            let share = nats.div_scalar(tokens as f64);
-            loss += f64::from(share.clone().into_scalar::<f32>());
+            let sums = loss.of(&self.model, batch, device)?;
+            nats += sums.nats;
+            divergence += sums.divergence;
+            let share = sums.minimised.div_scalar(tokens as f64);
             let grads = GradientsParams::from_grads(share.backward(), &self.model);
             accumulator.accumulate(&self.model, grads);
         }
+        let is_taught = matches!(loss, Loss::Distill { .. });
         let mut update = Update {
-            loss,
+            loss: nats / tokens as f64,
+            divergence: is_taught.then(|| divergence / tokens as f64),
+            teacher_time: loss.teacher_time(),
             grad_norm: f64::NAN,
             tokens: tokens as u64,
             skipped: None,
         };
-        if !loss.is_finite() {
+        if !(update.loss.is_finite() && divergence.is_finite()) {
             update.skipped = Some("the loss");
             return Ok((self, update));
         }

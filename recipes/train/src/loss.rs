@@ -33,6 +33,15 @@ impl DeviceBatch {
         }
     }
 
+    /// The same batch without autodiff.
+    pub fn inner(&self) -> Self {
+        Self {
+            inputs: self.inputs.clone().inner(),
+            targets: self.targets.clone().inner(),
+            places: self.places.clone().map(Tensor::inner),
+        }
+    }
+
     /// Scores over the vocabulary where targets count, `[counted, vocab]`. No other row meets the head.
     ///
     /// # Errors

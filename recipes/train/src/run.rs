@@ -172,7 +172,7 @@ pub fn recipe_difference(
     };
     let (mut before, mut now) = (table(before)?, table(now)?);
     // A run writes down which weights it found; a recipe need not know them.
-    for section in ["init"] {
+    for section in ["init", "distill"] {
         let stated = |table: &toml::Table| Some(table.get(section)?.get("weights")?.is_str());
         if stated(&before).is_none() || stated(&now).is_none() {
             for table in [&mut before, &mut now] {

@@ -12,9 +12,9 @@ use kiln_run::{Interrupt, Mode, Progress, RunFolder, View, format};
 use kiln_text::{BigramReport, DataEnv};
 
 use crate::data::{Data, Source};
-use crate::evaluate::Score;
+use crate::evaluate::{Choice, Score, TeacherScore};
 use crate::init;
-use crate::learner::{Learner, Update};
+use crate::learner::{Learner, Loss, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
 use crate::probe::probe;
@@ -22,6 +22,7 @@ use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::read_resolved;
 use crate::setup::{Setup, stream};
 use crate::state::{self, Position};
+use crate::tutor::Tutor;
 use crate::{OpenDevice, TrainError};
 
 /// Batches the background thread may be ahead.
@@ -99,6 +100,8 @@ pub struct HeldOut {
     pub score: Score,
     /// The loss in bits per byte of text; none for a task.
     pub bits_per_byte: Option<f64>,
+    /// The model beside its teacher, if it has one.
+    pub teacher: Option<TeacherScore>,
 }
 
 /// Trains a model as a recipe says, into a run folder.
@@ -121,6 +124,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     let source = Source::open(&recipe.value, request.data, &mut view)?;
     let resolved = Resolved::new(recipe, source.vocab_size()?)?;
     let data = Data::new(source, resolved.seq)?;
+    let mut tutor = Tutor::open(&resolved, &data.source, &request.device.device)?;
     let folder = match request.resume {
         true => RunFolder::resume(&request.out)?,
         false => RunFolder::create(&request.out)?,
@@ -135,9 +139,23 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     };
     setup.describe(request.resume, request.source, request.versions)?;
     let (learner, position) = setup.start(request.resume, &mut view)?;
+    if let Some(tutor) = &mut tutor {
+        let (windows, source) = (&setup.data.train, &setup.data.source);
+        let caches = &request.data.cache_dir;
+        if !tutor.prepare(windows, source, caches, &mut view, &request.interrupt)? {
+            view.message("stopped as asked; go on with --resume");
+            return Ok(Outcome {
+                folder: setup.folder.path().into(),
+                step: position.step,
+                stop: Stop::Interrupted,
+                result: None,
+            });
+        }
+    }
     let log = Log::open(&setup, request.resume.then_some(position.step), view)?;
     Loop {
         setup: &setup,
+        tutor,
         position,
         log,
         interrupt: request.interrupt,
@@ -157,6 +175,7 @@ fn written_recipe(out: &Path) -> Result<Option<TrainRecipe>, TrainError> {
 
 struct Loop<'a> {
     setup: &'a Setup,
+    tutor: Option<Tutor>,
     position: Position,
     log: Log,
     interrupt: Interrupt,
@@ -195,9 +214,17 @@ impl Loop<'_> {
             let decay = recipe.schedule.fraction(step, steps, self.share_of_time());
             let rate = recipe.optimizer.learning_rate * decay;
             let clip = recipe.optimizer.clip_norm;
+            let share = self.share(steps);
+            let mut loss = match &mut self.tutor {
+                None => Loss::CrossEntropy,
+                Some(tutor) => Loss::Distill {
+                    weight: tutor.config().weight_at(share),
+                    tutor,
+                },
+            };
             let began = Instant::now();
             let update;
-            (learner, update) = learner.update(&micro, rate, clip, &training)?;
+            (learner, update) = learner.update(&micro, &mut loss, rate, clip, &training)?;
             self.position.step = step + 1;
             self.position.tokens += update.tokens;
             self.position.elapsed_s = before + self.started.elapsed().as_secs_f64();
@@ -235,6 +262,7 @@ impl Loop<'_> {
             }
             _ => Some(crate::finish::finish(
                 setup,
+                self.tutor.as_ref(),
                 &learner,
                 &self.position,
                 &mut self.log,
@@ -263,7 +291,7 @@ impl Loop<'_> {
                     TrainError::setting(
                         "train.order",
                         "sequential",
-                        "training needs an order without end: crops or shuffled",
+                        "training needs an order without end: crops, shuffled or fixed",
                     )
                 })?;
                 self.position.loader = after;
@@ -362,6 +390,19 @@ impl Loop<'_> {
         let held_out = HeldOut {
             score,
             bits_per_byte: setup.data.bits_per_byte(Split::Validation, loss),
+            teacher: match &self.tutor {
+                None => None,
+                Some(tutor) => {
+                    let choice = Choice::Crops {
+                        batches: train.eval_batches,
+                        seed,
+                    };
+                    let models = [&model, tutor.model()];
+                    let windows = &setup.data.validation;
+                    let evaluator = setup.evaluator();
+                    Some(evaluator.beside(models, windows, train.batch, choice)?)
+                }
+            },
         };
         self.log.evaluation(&self.position, &held_out, best)?;
         Ok(best)

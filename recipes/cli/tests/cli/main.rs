@@ -10,6 +10,7 @@ mod common;
 mod compare;
 mod cost;
 mod disk;
+mod distill;
 mod folders;
 mod recipes;
 mod synthetic;

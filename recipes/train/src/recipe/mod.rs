@@ -3,6 +3,7 @@
 mod check;
 mod resolve;
 
+use kiln_distill::DistillConfig;
 use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::DataConfig;
@@ -38,6 +39,9 @@ pub struct TrainRecipe {
     /// Weights to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitConfig>,
+    /// A teacher to learn from, beside the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
     /// What is predicted.
     #[serde(default)]
     pub objective: Objective,

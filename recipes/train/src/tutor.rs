@@ -1,0 +1,343 @@
+//! The teacher of a run: its model, its answers, and what they cost.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use kiln_distill::{
+    CacheLayout, CacheReader, CacheWriter, DistillConfig, Rows, Target, WindowIndex,
+};
+use kiln_loader::{TokenBatch, Windows};
+use kiln_run::{Interrupt, View, format};
+use kiln_text::Hash;
+use kiln_zoo::{LanguageModel, Positions};
+
+use crate::TrainError;
+use crate::data::Source;
+use crate::init;
+use crate::loss::DeviceBatch;
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::run::Run;
+
+/// A teacher that is asked for its answers, without gradients.
+pub struct Tutor {
+    config: DistillConfig,
+    run: Run,
+    cost: TeacherCost,
+    device: Device,
+    cache: Option<Cache>,
+    took: Duration,
+}
+
+/// Answers of the teacher that were given before.
+struct Cache {
+    reader: CacheReader,
+    index: WindowIndex,
+}
+
+/// What a teacher costs beside its student.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeacherCost {
+    /// Folder of its run.
+    pub path: PathBuf,
+    /// Its parameters.
+    pub params: usize,
+    /// Bytes of its weights in f32; it has no gradients and no optimizer.
+    pub weight_bytes: u64,
+    /// Its forward operations a token.
+    pub flops_per_token: u64,
+}
+
+impl TeacherCost {
+    fn new(path: &Path, run: &Run, seq: usize) -> Self {
+        let params = run.model.num_params();
+        Self {
+            path: path.into(),
+            params,
+            weight_bytes: 4 * params as u64,
+            flops_per_token: run.config.model.flops_per_token(&run.model, seq),
+        }
+    }
+
+    /// The cost of a recipe's teacher; none without one.
+    ///
+    /// # Errors
+    /// A teacher that cannot be opened.
+    pub fn of(
+        recipe: &TrainRecipe,
+        seq: usize,
+        device: &Device,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(distill) = &recipe.distill else {
+            return Ok(None);
+        };
+        let run = init::teacher(distill).open(device)?;
+        Ok(Some(Self::new(&distill.teacher, &run, seq)))
+    }
+}
+
+impl Tutor {
+    /// Opens the teacher of a recipe; none without one.
+    ///
+    /// # Errors
+    /// A run that is not there, not finished or damaged; one that reads other tokens, predicts something else, or cannot take
+    /// sequences of this length.
+    pub fn open(
+        resolved: &Resolved,
+        source: &Source,
+        device: &Device,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &resolved.recipe.value.distill else {
+            return Ok(None);
+        };
+        let named = init::teacher(config);
+        let run = named.open(device)?;
+        named.check_tokens(&run, source)?;
+        let refused = |why: String| Err(named.refused(why));
+        let (own, teacher) = (&resolved.model.backbone, &run.config.model.backbone);
+        if own.vocab_size != teacher.vocab_size {
+            let [own, teacher] = [own, teacher].map(|backbone| backbone.vocab_size);
+            return refused(format!(
+                "it knows {teacher} tokens, and this recipe has {own}: take a teacher of the same data"
+            ));
+        }
+        if run.config.objective.kind != resolved.recipe.value.objective.kind {
+            return refused(
+                "it predicts something else: give both the same `objective.kind`".into(),
+            );
+        }
+        let name = source.name()?;
+        if source.text().is_none() && run.config.corpus != name {
+            return refused(format!(
+                "it was trained on the task `{}`, and this recipe has `{name}`",
+                run.config.corpus
+            ));
+        }
+        if teacher.positions == Positions::Learned && resolved.seq > teacher.max_seq {
+            return refused(format!(
+                "it has learned positions up to {}, and this recipe has sequences of {}: set `train.seq`",
+                teacher.max_seq, resolved.seq
+            ));
+        }
+        if config.top_k > own.vocab_size {
+            let why = format!("there are {} tokens; 0 keeps all", own.vocab_size);
+            return Err(TrainError::setting("distill.top_k", config.top_k, why));
+        }
+        Ok(Some(Self {
+            cost: TeacherCost::new(&config.teacher, &run, resolved.seq),
+            config: config.clone(),
+            run,
+            device: device.clone(),
+            cache: None,
+            took: Duration::ZERO,
+        }))
+    }
+
+    /// How it is learned from.
+    pub(crate) fn config(&self) -> &DistillConfig {
+        &self.config
+    }
+
+    /// What it costs.
+    pub(crate) fn cost(&self) -> &TeacherCost {
+        &self.cost
+    }
+
+    /// Its model, without autodiff.
+    pub(crate) fn model(&self) -> &LanguageModel {
+        &self.run.model
+    }
+
+    /// Makes sure that its answers are kept below `caches`, if the recipe asks for that; false if it was stopped before.
+    ///
+    /// # Errors
+    /// A full disk, a damaged shard, and those of the model.
+    pub(crate) fn prepare(
+        &mut self,
+        windows: &Arc<dyn Windows>,
+        source: &Source,
+        caches: &Path,
+        view: &mut View,
+        interrupt: &Interrupt,
+    ) -> Result<bool, TrainError> {
+        if !self.config.cache {
+            return Ok(true);
+        }
+        let layout = cache_layout(&self.config, &**windows);
+        let folder = caches
+            .join("teachers")
+            .join(self.cache_key(&layout, source)?);
+        let writer = CacheWriter::open(&folder, layout, &mut || {
+            view.message("teacher: another process is asking it; waiting");
+        })?;
+        let missing = writer.missing();
+        if !missing.is_empty() {
+            view.message(&format!(
+                "teacher: keeping its {} likeliest tokens for {} windows, {} in {}",
+                layout.top_k,
+                layout.windows,
+                format::bytes(layout.bytes()),
+                folder.display()
+            ));
+        }
+        let began = Instant::now();
+        for (done, shard) in missing.iter().enumerate() {
+            if interrupt.requested() {
+                return Ok(false);
+            }
+            writer.write(
+                *shard,
+                &self.answers(&**windows, layout.windows_of(*shard))?,
+            )?;
+            let left = (missing.len() - done - 1) as f64;
+            let seconds = began.elapsed().as_secs_f64() / (done + 1) as f64 * left;
+            view.message(&format!(
+                "teacher: {} of {} shards, {} left",
+                done + 1,
+                missing.len(),
+                format::duration(seconds)
+            ));
+        }
+        self.cache = Some(Cache {
+            reader: writer.finish()?,
+            index: WindowIndex::new(&**windows),
+        });
+        Ok(true)
+    }
+
+    /// Names a cache by everything that its answers depend on.
+    fn cache_key(&self, layout: &CacheLayout, source: &Source) -> Result<String, TrainError> {
+        let text = format!(
+            "{} {} {} {} {} {} {}",
+            self.run.config.weights,
+            source.name()?,
+            source.hash()?,
+            layout.windows,
+            layout.seq,
+            layout.top_k,
+            self.config.temperature,
+        );
+        Ok(Hash::of(text.as_bytes()).short())
+    }
+
+    /// Its answers at every position of some windows; zeros where no target counts.
+    fn answers(
+        &self,
+        windows: &dyn Windows,
+        numbers: std::ops::Range<u64>,
+    ) -> Result<Rows, TrainError> {
+        let classes = self.config.top_k + 1;
+        let mut rows = Rows::default();
+        let mut first = numbers.start;
+        while first < numbers.end {
+            let last = numbers.end.min(first + CACHE_BATCH);
+            let batch = WindowIndex::batch(windows, first..last);
+            first = last;
+            let start = rows.log_probs.len() / classes;
+            let positions = start + batch.mask.len();
+            rows.kept.resize(positions * self.config.top_k, 0);
+            rows.log_probs.resize(positions * classes, 0.0);
+            if batch.num_tokens() == 0 {
+                continue;
+            }
+            let target = self.ask(&DeviceBatch::new(&batch, &self.device))?;
+            let kept: Vec<i32> = target
+                .kept
+                .map_or_else(Vec::new, |kept| kept.into_data().iter::<i32>().collect());
+            let log_probs: Vec<f32> = target.log_probs.into_data().iter::<f32>().collect();
+            let counted = (0..batch.mask.len()).filter(|at| batch.mask[*at]);
+            for (row, at) in counted.enumerate() {
+                let (k, to) = (self.config.top_k, start + at);
+                rows.kept[to * k..(to + 1) * k].copy_from_slice(&kept[row * k..(row + 1) * k]);
+                rows.log_probs[to * classes..(to + 1) * classes]
+                    .copy_from_slice(&log_probs[row * classes..(row + 1) * classes]);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn ask(&self, batch: &DeviceBatch) -> Result<Target, TrainError> {
+        let scores = batch.logits(&self.run.model)?;
+        let DistillConfig {
+            temperature, top_k, ..
+        } = self.config;
+        Ok(Target::new(scores, temperature, top_k))
+    }
+
+    /// Its answers where targets of a batch count, on the device of `on_device` without autodiff.
+    pub(crate) fn target(
+        &mut self,
+        batch: &TokenBatch,
+        on_device: &DeviceBatch,
+    ) -> Result<Target, TrainError> {
+        let began = Instant::now();
+        let target = match &self.cache {
+            Some(cache) => cache.target(batch, self.config.top_k, &self.device)?,
+            None => {
+                let target = self.ask(&on_device.inner())?;
+                // Only then is its time its own, on devices that work behind the program's back.
+                self.device
+                    .sync()
+                    .map_err(|error| TrainError::DeviceLost(error.to_string()))?;
+                target
+            }
+        };
+        self.took += began.elapsed();
+        Ok(target)
+    }
+
+    /// T^2 D for each row: the square keeps gradients at the size of cross-entropy's, whatever the temperature
+    /// (arXiv 1503.02531, section 2).
+    ///
+    /// # Shapes
+    /// - `scores`: the student's, `[rows, vocab]`
+    /// - returns `[rows]`
+    pub(crate) fn divergence(&self, target: Target, scores: Tensor<2>) -> Tensor<1> {
+        let temperature = self.config.temperature;
+        let student = target.student(scores, temperature);
+        let divergence = self.config.loss.divergence(target.log_probs, student);
+        divergence.mul_scalar(temperature * temperature)
+    }
+
+    /// Time of its answers since this was last called.
+    pub(crate) fn take_time(&mut self) -> Duration {
+        std::mem::take(&mut self.took)
+    }
+}
+
+/// Windows that the teacher answers at a time when it fills a cache.
+const CACHE_BATCH: u64 = 32;
+
+/// The cache that a recipe would make of some windows.
+pub(crate) fn cache_layout(config: &DistillConfig, windows: &dyn Windows) -> CacheLayout {
+    CacheLayout {
+        windows: WindowIndex::count(windows),
+        seq: windows.seq(),
+        top_k: config.top_k,
+    }
+}
+
+impl Cache {
+    fn target(
+        &self,
+        batch: &TokenBatch,
+        top_k: usize,
+        device: &Device,
+    ) -> Result<Target, TrainError> {
+        let mut rows = Rows::default();
+        for (lane, mask) in batch.mask.chunks(batch.seq).enumerate() {
+            let counted = (0..batch.seq).filter(|at| mask[*at]);
+            self.reader
+                .read(self.index.find(batch, lane)?, counted, &mut rows);
+        }
+        let count = rows.log_probs.len() / (top_k + 1);
+        let kept = TensorData::new(rows.kept, [count, top_k]);
+        let log_probs = TensorData::new(rows.log_probs, [count, top_k + 1]);
+        Ok(Target {
+            kept: Some(Tensor::<2, Int>::from_data(kept, device)),
+            log_probs: Tensor::from_data(log_probs, device),
+        })
+    }
+}
