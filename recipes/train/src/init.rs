@@ -216,6 +216,18 @@ impl TrainRecipe {
         let named = init.into_iter().chain(self.distill.as_ref().map(teacher));
         named.filter_map(|run| run.find_weights().err()).collect()
     }
+
+    /// Fills in which weights the runs have that the recipe names, of those that are there.
+    pub fn note_weights_found(&mut self) {
+        if let Some(init) = &mut self.init {
+            let found = init.run().find_weights().ok();
+            init.weights = init.weights.take().or(found);
+        }
+        if let Some(distill) = &mut self.distill {
+            let found = teacher(distill).find_weights().ok();
+            distill.weights = distill.weights.take().or(found);
+        }
+    }
 }
 
 /// Fills in which weights the runs of a recipe have; when a run goes on, those that it wrote down in `started`.
