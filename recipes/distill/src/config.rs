@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ResponseLoss;
+use crate::{FeatureConfig, ResponseLoss};
 
 /// What a student learns from, beside the targets of its data.
 ///
 /// The loss of a target is `(1 - w) ce + w T^2 D`, with ce the cross-entropy, D the divergence of the student's distribution from
 /// the teacher's, both at temperature T (Hinton et al., arXiv 1503.02531), and w the weight, which moves linearly over the run.
+/// With features of share f, that counts 1 - f, and f the distance between the layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistillConfig {
@@ -34,6 +35,9 @@ pub struct DistillConfig {
     /// after that.
     #[serde(default)]
     pub cache: bool,
+    /// Likeness between the layers to learn as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<FeatureConfig>,
     /// SHA-256 of the teacher's weights. Written into the run folder; where a recipe states it, another teacher is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
@@ -58,6 +62,7 @@ impl DistillConfig {
             final_weight: None,
             top_k: 0,
             cache: false,
+            features: None,
             weights: None,
         }
     }

@@ -6,10 +6,12 @@
 
 mod cache;
 mod config;
+mod feature;
 mod response;
 mod target;
 
 pub use cache::{CacheError, CacheLayout, CacheReader, CacheWriter, Rows, WindowIndex};
 pub use config::DistillConfig;
+pub use feature::{FeatureConfig, FeatureKind, relation_error, relative_error};
 pub use response::ResponseLoss;
 pub use target::Target;

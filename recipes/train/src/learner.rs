@@ -42,6 +42,8 @@ struct BatchLoss {
     nats: f64,
     /// Divergence from the teacher in nats; 0 without one.
     divergence: f64,
+    /// Value of what is minimised.
+    objective: f64,
 }
 
 impl Loss<'_> {
@@ -54,22 +56,45 @@ impl Loss<'_> {
         let on_device = DeviceBatch::new(batch, device);
         let Self::Distill { tutor, weight } = self else {
             let nats = on_device.nats(model)?.sum();
+            let value = f64::from(nats.clone().into_scalar::<f32>());
             return Ok(BatchLoss {
-                minimised: nats.clone(),
-                nats: f64::from(nats.into_scalar::<f32>()),
+                minimised: nats,
+                nats: value,
                 divergence: 0.0,
+                objective: value,
             });
         };
-        let target = tutor.target(batch, &on_device)?;
-        let logits = on_device.logits(model)?;
+        let answers = tutor.answers(batch, &on_device)?;
+        let (logits, features) = match &answers.trace {
+            None => (on_device.logits(model)?, None),
+            Some(teacher) => {
+                let mut own = model.trace(on_device.inputs.clone())?;
+                let features = tutor.features(model, &own, teacher);
+                // A trace has one entry more than there are layers.
+                let hidden = own.swap_remove(own.len() - 1);
+                (on_device.logits_of(model, hidden), features)
+            }
+        };
         let nats = cross_entropy(logits.clone(), on_device.targets).sum();
-        let divergence = tutor.divergence(target, logits).sum();
-        let sums = Tensor::cat(vec![nats.clone().detach(), divergence.clone().detach()], 0);
-        let sums: Vec<f32> = sums.into_data().iter::<f32>().collect();
+        let divergence = tutor.divergence(answers.target, logits).sum();
+        let answered =
+            nats.clone().mul_scalar(1.0 - *weight) + divergence.clone().mul_scalar(*weight);
+        let mut sums = vec![nats.detach(), divergence.detach()];
+        let minimised = match features {
+            None => answered,
+            Some((features, 1.0)) => features.mul_scalar(batch.num_tokens() as f64),
+            Some((features, share)) => {
+                let features = features.mul_scalar(share * batch.num_tokens() as f64);
+                features + answered.mul_scalar(1.0 - share)
+            }
+        };
+        sums.push(minimised.clone().detach());
+        let sums: Vec<f32> = Tensor::cat(sums, 0).into_data().iter::<f32>().collect();
         Ok(BatchLoss {
-            minimised: nats.mul_scalar(1.0 - *weight) + divergence.mul_scalar(*weight),
+            minimised,
             nats: sums[0].into(),
             divergence: sums[1].into(),
+            objective: sums[2].into(),
         })
     }
 
@@ -89,6 +114,8 @@ pub struct Update {
     pub loss: f64,
     /// Mean divergence from the teacher, in nats a token as it goes into the loss; none without a teacher.
     pub divergence: Option<f64>,
+    /// Mean of what the update makes smaller: cross-entropy, or the whole of what a teacher adds to it.
+    pub objective: f64,
     /// Part of the update's time that the teacher took.
     pub teacher_time: Duration,
     /// Global norm of the gradient before clipping; NaN if the loss was not finite already.
@@ -115,11 +142,12 @@ impl Learner {
     ) -> Result<(Self, Update), TrainError> {
         let tokens: usize = batches.iter().map(TokenBatch::num_tokens).sum();
         let mut accumulator = GradientsAccumulator::new();
-        let (mut nats, mut divergence) = (0.0, 0.0);
+        let (mut nats, mut divergence, mut objective) = (0.0, 0.0, 0.0);
         for batch in batches {
             let sums = loss.of(&self.model, batch, device)?;
             nats += sums.nats;
             divergence += sums.divergence;
+            objective += sums.objective;
             let share = sums.minimised.div_scalar(tokens as f64);
             let grads = GradientsParams::from_grads(share.backward(), &self.model);
             accumulator.accumulate(&self.model, grads);
@@ -128,12 +156,13 @@ impl Learner {
         let mut update = Update {
             loss: nats / tokens as f64,
             divergence: is_taught.then(|| divergence / tokens as f64),
+            objective: objective / tokens as f64,
             teacher_time: loss.teacher_time(),
             grad_norm: f64::NAN,
             tokens: tokens as u64,
             skipped: None,
         };
-        if !(update.loss.is_finite() && divergence.is_finite()) {
+        if !(update.loss + divergence + objective).is_finite() {
             update.skipped = Some("the loss");
             return Ok((self, update));
         }

@@ -33,7 +33,7 @@ pub use error::TrainError;
 pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
 pub use init::InitConfig;
-pub use kiln_distill::{DistillConfig, ResponseLoss};
+pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
 pub use learner::{Learner, Loss, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;

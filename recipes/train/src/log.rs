@@ -29,6 +29,7 @@ struct Interval {
     nats: f64,
     /// None without a teacher.
     divergence: Option<f64>,
+    objective: f64,
     tokens: u64,
     counted: u64,
     busy: Duration,
@@ -45,6 +46,7 @@ impl Interval {
         let rate = |time: Duration| self.tokens as f64 / time.as_secs_f64();
         BTreeMap::from([
             ("distill_loss".into(), divergence / self.counted as f64),
+            ("objective".into(), self.objective / self.counted as f64),
             ("teacher_tokens_per_s".into(), rate(self.teacher)),
             (
                 "student_tokens_per_s".into(),
@@ -127,6 +129,7 @@ impl Log {
         sums.tokens += update.tokens;
         if update.skipped.is_none() {
             sums.nats += update.loss * update.tokens as f64;
+            sums.objective += update.objective * update.tokens as f64;
             if let Some(divergence) = update.divergence {
                 *sums.divergence.get_or_insert(0.0) += divergence * update.tokens as f64;
             }

@@ -47,13 +47,17 @@ impl DeviceBatch {
     /// # Errors
     /// Those of the model.
     pub fn logits(&self, model: &LanguageModel) -> Result<Tensor<2>, ModelError> {
-        let hidden = model.hidden(self.inputs.clone())?;
+        Ok(self.logits_of(model, model.hidden(self.inputs.clone())?))
+    }
+
+    /// The same from the model's residual stream after the last block, `[batch, seq, d_model]`.
+    pub(crate) fn logits_of(&self, model: &LanguageModel, hidden: Tensor<3>) -> Tensor<2> {
         let [batch, seq, d_model] = hidden.dims();
         let rows = hidden.reshape([batch * seq, d_model]);
-        Ok(model.logits(match &self.places {
+        model.logits(match &self.places {
             Some(places) => rows.select(0, places.clone()),
             None => rows,
-        }))
+        })
     }
 
     /// Negative log-likelihood of each target that counts in nats, `[counted]`.

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kiln_distill::{
-    CacheLayout, CacheReader, CacheWriter, DistillConfig, Rows, Target, WindowIndex,
+    CacheLayout, CacheReader, CacheWriter, DistillConfig, FeatureConfig, FeatureKind, Rows, Target,
+    WindowIndex, relation_error, relative_error,
 };
 use kiln_loader::{TokenBatch, Windows};
 use kiln_run::{Interrupt, View, format};
 use kiln_text::Hash;
-use kiln_zoo::{LanguageModel, Positions};
+use kiln_zoo::{BackboneConfig, LanguageModel, Positions};
 
 use crate::TrainError;
 use crate::data::Source;
@@ -28,7 +29,17 @@ pub struct Tutor {
     cost: TeacherCost,
     device: Device,
     cache: Option<Cache>,
+    /// Its layer that each of the student's is matched with, if features are.
+    layers: Vec<usize>,
     took: Duration,
+}
+
+/// What a teacher says to a batch.
+pub(crate) struct Answers {
+    /// Its distribution where targets count.
+    pub target: Target,
+    /// Its residual stream, if features are matched.
+    pub trace: Option<Vec<Tensor<3>>>,
 }
 
 /// Answers of the teacher that were given before.
@@ -125,7 +136,12 @@ impl Tutor {
             let why = format!("there are {} tokens; 0 keeps all", own.vocab_size);
             return Err(TrainError::setting("distill.top_k", config.top_k, why));
         }
+        let layers = match &config.features {
+            None => Vec::new(),
+            Some(features) => matched_layers(features, own, teacher)?,
+        };
         Ok(Some(Self {
+            layers,
             cost: TeacherCost::new(&config.teacher, &run, resolved.seq),
             config: config.clone(),
             run,
@@ -187,10 +203,7 @@ impl Tutor {
             if interrupt.requested() {
                 return Ok(false);
             }
-            writer.write(
-                *shard,
-                &self.answers(&**windows, layout.windows_of(*shard))?,
-            )?;
+            writer.write(*shard, &self.rows(&**windows, layout.windows_of(*shard))?)?;
             let left = (missing.len() - done - 1) as f64;
             let seconds = began.elapsed().as_secs_f64() / (done + 1) as f64 * left;
             view.message(&format!(
@@ -223,7 +236,7 @@ impl Tutor {
     }
 
     /// Its answers at every position of some windows; zeros where no target counts.
-    fn answers(
+    fn rows(
         &self,
         windows: &dyn Windows,
         numbers: std::ops::Range<u64>,
@@ -242,7 +255,7 @@ impl Tutor {
             if batch.num_tokens() == 0 {
                 continue;
             }
-            let target = self.ask(&DeviceBatch::new(&batch, &self.device))?;
+            let target = self.ask(&DeviceBatch::new(&batch, &self.device))?.target;
             let kept: Vec<i32> = target
                 .kept
                 .map_or_else(Vec::new, |kept| kept.into_data().iter::<i32>().collect());
@@ -258,34 +271,46 @@ impl Tutor {
         Ok(rows)
     }
 
-    fn ask(&self, batch: &DeviceBatch) -> Result<Target, TrainError> {
-        let scores = batch.logits(&self.run.model)?;
+    fn ask(&self, batch: &DeviceBatch) -> Result<Answers, TrainError> {
+        let model = &self.run.model;
+        let trace = match self.config.features {
+            None => None,
+            Some(_) => Some(model.trace(batch.inputs.clone())?),
+        };
+        let scores = match trace.as_ref().and_then(|trace| trace.last()) {
+            None => batch.logits(model)?,
+            Some(hidden) => batch.logits_of(model, hidden.clone()),
+        };
         let DistillConfig {
             temperature, top_k, ..
         } = self.config;
-        Ok(Target::new(scores, temperature, top_k))
+        let target = Target::new(scores, temperature, top_k);
+        Ok(Answers { target, trace })
     }
 
     /// Its answers where targets of a batch count, on the device of `on_device` without autodiff.
-    pub(crate) fn target(
+    pub(crate) fn answers(
         &mut self,
         batch: &TokenBatch,
         on_device: &DeviceBatch,
-    ) -> Result<Target, TrainError> {
+    ) -> Result<Answers, TrainError> {
         let began = Instant::now();
-        let target = match &self.cache {
-            Some(cache) => cache.target(batch, self.config.top_k, &self.device)?,
+        let answers = match &self.cache {
+            Some(cache) => Answers {
+                target: cache.target(batch, self.config.top_k, &self.device)?,
+                trace: None,
+            },
             None => {
-                let target = self.ask(&on_device.inner())?;
+                let answers = self.ask(&on_device.inner())?;
                 // Only then is its time its own, on devices that work behind the program's back.
                 self.device
                     .sync()
                     .map_err(|error| TrainError::DeviceLost(error.to_string()))?;
-                target
+                answers
             }
         };
         self.took += began.elapsed();
-        Ok(target)
+        Ok(answers)
     }
 
     /// T^2 D for each row: the square keeps gradients at the size of cross-entropy's, whatever the temperature
@@ -301,9 +326,67 @@ impl Tutor {
         divergence.mul_scalar(temperature * temperature)
     }
 
+    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. Traces are those of
+    /// [`LanguageModel::trace`].
+    pub(crate) fn features(
+        &self,
+        student: &LanguageModel,
+        own: &[Tensor<3>],
+        teacher: &[Tensor<3>],
+    ) -> Option<(Tensor<1>, f64)> {
+        let config = self.config.features.as_ref()?;
+        let distances = self.layers.iter().enumerate().map(|(layer, &of)| {
+            let (after, expected) = (own[layer + 1].clone(), teacher[of + 1].clone());
+            match config.kind {
+                FeatureKind::Mixers => {
+                    let given = teacher[of].clone();
+                    let expected = self.run.model.blocks[of].mix(given.clone());
+                    relative_error(student.blocks[layer].mix(given), expected)
+                }
+                FeatureKind::Hidden => relative_error(after, expected),
+                FeatureKind::Relations => relation_error(after, expected),
+            }
+        });
+        let distances: Vec<_> = distances.collect();
+        Some((Tensor::cat(distances, 0).mean(), config.weight))
+    }
+
     /// Time of its answers since this was last called.
     pub(crate) fn take_time(&mut self) -> Duration {
         std::mem::take(&mut self.took)
+    }
+}
+
+/// The teacher's layer for each of the student's.
+fn matched_layers(
+    features: &FeatureConfig,
+    student: &BackboneConfig,
+    teacher: &BackboneConfig,
+) -> Result<Vec<usize>, TrainError> {
+    let [own, there] = [student, teacher].map(|backbone| backbone.d_model);
+    if own != there && features.kind != FeatureKind::Relations {
+        let why = format!(
+            "the model is {own} wide and the teacher {there}: only `relations` can be matched then"
+        );
+        return Err(TrainError::setting(
+            "distill.features.kind",
+            "between vectors",
+            why,
+        ));
+    }
+    let [own, there] = [student, teacher].map(|backbone| backbone.n_layers);
+    let same = || (0..own).collect::<Vec<_>>();
+    let layers = features.layers.clone().unwrap_or_else(same);
+    let fits = layers.len() == own && layers.iter().all(|layer| *layer < there);
+    match fits && (features.layers.is_some() || own == there) {
+        true => Ok(layers),
+        false => Err(TrainError::setting(
+            "distill.features.layers",
+            format!("{:?}", features.layers.as_deref().unwrap_or_default()),
+            format!(
+                "it takes a number below {there}, a layer of the teacher, for each of the {own} layers of the model"
+            ),
+        )),
     }
 }
 

@@ -111,6 +111,87 @@ fn the_weight_moves_over_the_run() {
     assert_ne!(moving[5], taught[5]);
 }
 
+/// Features alone teach: what is between the layers comes closer, whatever the student is.
+#[test]
+fn features_are_learned() {
+    let (corner, teacher) = corner();
+    let from = teacher.replace("distill.teacher", "init.from");
+    let other = [
+        "model.preset=resolvent-tiny",
+        "model.resolvent.d_key=8",
+        &from,
+    ];
+    let half = ["model.backbone.n_layers=1", "distill.features.layers=[1]"];
+    let narrow = ["model.backbone.d_model=16", "distill.features.layers=[0,1]"];
+    for (kind, student) in [
+        ("mixers", &other[..]),
+        ("hidden", &half),
+        ("relations", &narrow),
+    ] {
+        let kind_set = format!("distill.features.kind={kind}");
+        let alone = [
+            &teacher[..],
+            &kind_set,
+            "distill.features.weight=1.0",
+            "train.steps=80",
+        ];
+        corner.start(kind, &with(&alone, student)).unwrap();
+        let objective = corner.series(kind, Kind::Train, "objective");
+        let (first, last) = (objective[0].1, objective[79].1);
+        assert!(
+            first > 1e-3 && last < 0.5 * first,
+            "{kind}: {first} to {last}"
+        );
+    }
+    // Given the teacher's residual stream, mixers are all there is to learn: the rest has no gradient, and stays the teacher's.
+    let [taught, source] = ["mixers", "teacher"].map(|run| rest(&corner, run));
+    assert!(!taught.is_empty() && taught == source);
+}
+
+/// Every tensor of the MLPs, the last norm and the embedding, by name.
+fn rest(corner: &Corner, run: &str) -> Vec<(String, Vec<u8>)> {
+    let bytes = corner.weights(run);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut rest: Vec<_> = tensors
+        .iter()
+        .filter(|(name, _)| !name.contains("mixer"))
+        .map(|(name, tensor)| (name.to_string(), tensor.data().to_vec()))
+        .collect();
+    rest.sort();
+    rest
+}
+
+/// A share of features counts beside the answers, and a copy has none to learn.
+#[test]
+fn features_are_a_share_of_the_loss() {
+    let (corner, teacher) = corner();
+    let from = teacher.replace("distill.teacher", "init.from");
+    let still = ["optimizer.learning_rate=1e-30", "train.steps=1"];
+    let objective = |name: &str, changes: &[&str]| {
+        corner
+            .start(name, &with(&with(&still, &[&teacher, "seed=8"]), changes))
+            .unwrap();
+        let value = |key| corner.series(name, Kind::Train, key)[0].1;
+        [value("objective"), value("loss"), value("distill_loss")]
+    };
+    for kind in ["mixers", "hidden", "relations"] {
+        let kind_set = format!("distill.features.kind={kind}");
+        let features = |share: &'static str| vec![&kind_set[..], share];
+        let name = |what: &str| format!("{kind}-{what}");
+        let copy = with(&features("distill.features.weight=1.0"), &[&from]);
+        let copied = objective(&name("copy"), &copy);
+        assert!(copied[0].abs() < 1e-9, "{kind}: {copied:?}");
+        let [alone, ..] = objective(&name("alone"), &features("distill.features.weight=1.0"));
+        let [mixed, nats, answers] =
+            objective(&name("mixed"), &features("distill.features.weight=0.25"));
+        let expected = 0.25 * alone + 0.75 * (0.1 * nats + 0.9 * answers);
+        assert!(
+            (mixed - expected).abs() < 1e-5,
+            "{kind}: {mixed} {expected}"
+        );
+    }
+}
+
 const KEPT: [&str; 2] = ["distill.cache=true", "distill.top_k=4"];
 
 fn shards(corner: &Corner) -> Vec<PathBuf> {
@@ -179,11 +260,19 @@ fn a_damaged_cache_is_found() {
     assert!(corner.weights("third") == corner.weights("first"));
 }
 
-/// Whether its answers are kept or not.
+/// Whether its answers are kept or not, and with features.
 #[test]
 fn stopped_and_resumed() {
     let (corner, teacher) = corner();
-    for (name, more) in [("live", &[][..]), ("kept", &KEPT[..])] {
+    let features = [
+        "distill.features.kind=hidden",
+        "distill.features.layers=[1]",
+    ];
+    for (name, more) in [
+        ("live", &[][..]),
+        ("kept", &KEPT[..]),
+        ("features", &features[..]),
+    ] {
         let changes = with(&STUDENT, &[&teacher, "distill.final_weight=0.5"]);
         let changes = with(&with(&changes, more), &["train.steps=100"]);
         let names = ["straight", "resumed"].map(|what| format!("{name}-{what}"));
@@ -261,6 +350,48 @@ fn what_cannot_teach_is_refused() {
         (
             vec![&teacher, "distill.cache=true", "distill.top_k=4"],
             "set `train.order = \"fixed\"`",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=hidden",
+                "model.backbone.n_layers=1",
+            ],
+            "`distill.features.layers` is [], but it takes a number below 2, a layer of the teacher, for each of the 1 layers",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=hidden",
+                "distill.features.layers=[0,2]",
+            ],
+            "`distill.features.layers` is [0, 2], but it takes a number below 2",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=mixers",
+                "model.backbone.d_model=16",
+            ],
+            "the model is 16 wide and the teacher 32: only `relations` can be matched then",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=hidden",
+                "distill.features.weight=1.5",
+            ],
+            "`distill.features.weight` is 1.5, but must lie in",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=hidden",
+                "distill.cache=true",
+                "distill.top_k=4",
+                "train.order=fixed",
+            ],
+            "features are not kept",
         ),
         (
             vec![&teacher, "distill.weight=0.0"],

@@ -123,7 +123,11 @@ impl TrainRecipe {
             ("distill.weight", distill.weight, 0.0, 1.0),
             ("distill.final_weight", last, 0.0, 1.0),
         ])?;
-        if distill.weight.max(last) == 0.0 {
+        if let Some(features) = &distill.features {
+            let least = f64::MIN_POSITIVE;
+            check_ranges(&[("distill.features.weight", features.weight, least, 1.0)])?;
+        }
+        if distill.weight.max(last) == 0.0 && distill.features.is_none() {
             let why = "then nothing is learned from the teacher: raise it, or leave [distill] out";
             return Err(TrainError::setting("distill.weight", 0, why));
         }
@@ -149,6 +153,11 @@ impl TrainRecipe {
         if distill.top_k == 0 {
             return refused(
                 "all tokens of every position are too much to keep: set `distill.top_k`, such as 16",
+            );
+        }
+        if distill.features.is_some() {
+            return refused(
+                "features are not kept, so the teacher is asked in any case: leave one of the two out",
             );
         }
         if self.objective.kind != ObjectiveKind::NextToken {
