@@ -14,11 +14,11 @@ use crate::evaluate::{Choice, Evaluator, Score};
 use crate::generate::generate;
 use crate::learner::Learner;
 use crate::log::Log;
+use crate::outcome::{HeldOut, RunResult};
 use crate::recipe::ObjectiveKind;
 use crate::report;
 use crate::setup::Setup;
 use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
-use crate::trainer::{HeldOut, RunResult};
 use crate::tutor::Tutor;
 use crate::windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
 

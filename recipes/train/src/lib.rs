@@ -15,6 +15,7 @@ mod log;
 mod loss;
 mod objective;
 mod optimizer;
+mod outcome;
 mod plan;
 mod probe;
 mod recipe;
@@ -38,6 +39,7 @@ pub use learner::{Learner, Loss, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
 pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
+pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::Plan;
 pub use probe::{Agreement, GradientProbe, probe};
 pub use recipe::{
@@ -46,6 +48,6 @@ pub use recipe::{
 pub use run::{Run, read_resolved, recipe_difference};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{Position, RUN_CONFIG_VERSION, RunConfig, load_model, save_model};
-pub use trainer::{HeldOut, Outcome, Request, RunResult, Stop, train};
+pub use trainer::{Request, train};
 pub use tutor::{TeacherCost, Tutor};
 pub use windows::{WINDOWS_VERSION, WindowColumns, WindowScores};

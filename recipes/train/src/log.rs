@@ -8,10 +8,10 @@ use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
 
 use crate::TrainError;
 use crate::learner::Update;
+use crate::outcome::HeldOut;
 use crate::probe::GradientProbe;
 use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::HeldOut;
 
 /// Metrics and view of one run.
 pub(crate) struct Log {

@@ -7,9 +7,9 @@ use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::data::Source;
+use crate::outcome::{HeldOut, RunResult};
 use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::{HeldOut, RunResult};
 use crate::tutor::Tutor;
 
 /// Writes the report from the run's own metrics file, so that it shows a resumed run whole.

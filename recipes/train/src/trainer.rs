@@ -9,14 +9,15 @@ use kiln_loader::{Prefetcher, Split, TokenBatch};
 use kiln_run::hardware;
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Mode, Progress, RunFolder, View, format};
-use kiln_text::{BigramReport, DataEnv};
+use kiln_text::DataEnv;
 
 use crate::data::{Data, Source};
-use crate::evaluate::{Choice, Score, TeacherScore};
+use crate::evaluate::{Choice, Score};
 use crate::init;
 use crate::learner::{Learner, Loss, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
+use crate::outcome::{HeldOut, Outcome, Stop};
 use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::read_resolved;
@@ -48,60 +49,6 @@ pub struct Request<'a> {
     pub view: Mode,
     /// Asks for a clean stop.
     pub interrupt: Interrupt,
-}
-
-/// How a run ended.
-pub struct Outcome {
-    /// Its folder.
-    pub folder: PathBuf,
-    /// Steps made.
-    pub step: u64,
-    /// Why it stopped.
-    pub stop: Stop,
-    /// Scores of the best weights; none if it was interrupted.
-    pub result: Option<RunResult>,
-}
-
-/// Why a run stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// All steps were made.
-    Finished,
-    /// `train.max_seconds` passed.
-    OutOfTime,
-    /// `train.patience` evaluations without a better one.
-    NoProgress,
-    /// An evaluation had `train.target_accuracy`.
-    Reached,
-    /// Someone asked for it; a checkpoint was written.
-    Interrupted,
-}
-
-/// The result of a finished run.
-pub struct RunResult {
-    /// Step of the best weights.
-    pub best_step: u64,
-    /// Validation score of the best weights: the full sweep, or random windows if the recipe asks for no sweep.
-    pub validation: HeldOut,
-    /// Test score, where there is a test split.
-    pub test: Option<HeldOut>,
-    /// The bigram baseline on the validation split; none for tasks, and for masked objectives, which it cannot answer.
-    pub bigram: Option<BigramReport>,
-    /// Generated text; none for tasks and for bidirectional models.
-    pub sample: Option<String>,
-    /// Trainable and frozen parameters.
-    pub params: usize,
-}
-
-/// The score of a held-out split.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HeldOut {
-    /// Sums over its targets.
-    pub score: Score,
-    /// The loss in bits per byte of text; none for a task.
-    pub bits_per_byte: Option<f64>,
-    /// The model beside its teacher, if it has one.
-    pub teacher: Option<TeacherScore>,
 }
 
 /// Trains a model as a recipe says, into a run folder.

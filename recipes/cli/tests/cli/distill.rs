@@ -135,3 +135,35 @@ fn a_student_that_was_stopped_goes_on() {
     let weights = ["student", "straight"].map(|run| corner.path(run).join("model.safetensors"));
     assert!(fs::read(&weights[0]).unwrap() == fs::read(&weights[1]).unwrap());
 }
+
+/// A study of a student needs its teacher's run, and shows how like the two are.
+#[test]
+fn a_student_is_an_arm_of_a_study() {
+    let corner = Corner::trained();
+    let study = |teacher: &str| {
+        let text = format!(
+            "# A test.\nseeds = [6]\n[[arm]]\nname = \"alone\"\nrecipe = \"recipe.toml\"\n[[arm]]\nname = \"student\"\nrecipe = \"recipe.toml\"\nset = {{ \"distill.teacher\" = \"{teacher}\" }}\n"
+        );
+        fs::write(corner.path("study.toml"), text).unwrap();
+    };
+    let file = corner.text("study.toml");
+    let args = ["compare", &file, "--out", "out", "--plain"];
+    study("nowhere");
+    let why = "arm `student`, default: recipe: `distill.teacher` is nowhere, but it cannot be opened as a finished run";
+    corner.kiln(&args).expect(1, &[why]);
+    let dry = [&args[..], &["--dry-run"]].concat();
+    corner.kiln(&dry).expect(0, &["missing     ", why]);
+    study("run");
+    corner.kiln(&args).expect(0, &["alone", "student"]);
+    let page = fs::read_to_string(corner.path("out/results.md")).unwrap();
+    for part in [
+        "agreement with the teacher",
+        "KL(teacher to arm), nats/token",
+    ] {
+        assert!(page.contains(part), "`{part}` is not in {page}");
+    }
+    // Its runs are those of that teacher, and of no other.
+    fs::rename(corner.path("run"), corner.path("away")).unwrap();
+    corner.train("run", &["--set", "seed=9"]).expect(0, &[]);
+    corner.kiln(&args).expect(1, &["distill.weights"]);
+}
