@@ -58,6 +58,9 @@ pub enum Order {
     /// One sweep in order that has every target exactly once. The last lanes are padded and masked. The windows do not depend on
     /// the batch size, so neither does a loss summed over the sweep. For evaluation.
     Sequential,
+    /// Every epoch visits the same disjoint windows once, the full ones of a sweep, in random order. Without end. For what is
+    /// kept of every window.
+    Fixed,
 }
 
 /// How to put windows into batches.
@@ -85,7 +88,7 @@ pub struct LoaderState {
     pub seq: usize,
     /// Places of the split it was taken from.
     pub places: u64,
-    /// Epoch of the next window, from 0. Only `Shuffled` has more than one.
+    /// Epoch of the next window, from 0. Only `Shuffled` and `Fixed` have more than one.
     pub epoch: u64,
     /// Number of the next window in its epoch, from 0.
     pub window: u64,
@@ -97,7 +100,7 @@ pub struct Loader {
     windows: Arc<dyn Windows>,
     batch: usize,
     state: LoaderState,
-    /// Window starts of an epoch of `Shuffled`, made when first needed.
+    /// Window starts of an epoch of `Shuffled` or `Fixed`, made when first needed.
     shuffled: Option<(u64, Vec<u64>)>,
 }
 
@@ -194,9 +197,10 @@ impl Loader {
             Order::Crops => below(&mut random(seed, order as u8, 0, window), places),
             Order::Sequential if window >= self.windows.sweep() => return None,
             Order::Sequential => window * stride,
-            Order::Shuffled => {
+            Order::Shuffled | Order::Fixed => {
                 if self.shuffled.as_ref().is_none_or(|(of, _)| *of != epoch) {
-                    self.shuffled = Some((epoch, shuffled_starts(seed, epoch, stride, places)));
+                    let starts = shuffled_starts(order, seed, epoch, [stride, places]);
+                    self.shuffled = Some((epoch, starts));
                 }
                 let (_, starts) = self.shuffled.as_ref()?;
                 match starts.get(window as usize) {
@@ -214,9 +218,12 @@ impl Loader {
 }
 
 /// Starts of the windows of one epoch in the order they are visited.
-fn shuffled_starts(seed: u64, epoch: u64, stride: u64, places: u64) -> Vec<u64> {
-    let mut rng = random(seed, Order::Shuffled as u8, epoch, 0);
-    let phase = below(&mut rng, stride.min(places));
+fn shuffled_starts(order: Order, seed: u64, epoch: u64, [stride, places]: [u64; 2]) -> Vec<u64> {
+    let mut rng = random(seed, order as u8, epoch, 0);
+    let phase = match order {
+        Order::Fixed => 0,
+        _ => below(&mut rng, stride.min(places)),
+    };
     let windows = (places + stride - 1 - phase) / stride;
     let mut starts: Vec<u64> = (0..windows).map(|window| phase + window * stride).collect();
     shuffle(&mut rng, &mut starts);

@@ -64,7 +64,8 @@ fn all_orders() -> impl Strategy<Value = Order> {
     prop_oneof![
         Just(Order::Crops),
         Just(Order::Shuffled),
-        Just(Order::Sequential)
+        Just(Order::Sequential),
+        Just(Order::Fixed)
     ]
 }
 
@@ -126,7 +127,7 @@ proptest! {
     fn a_shuffled_epoch_visits_disjoint_windows_once(extra in 1u32..300, seq in 1usize..20, epoch in 0u64..4) {
         let tokens = seq as u64 + u64::from(extra);
         let seq = seq as u64;
-        let mut starts = shuffled_starts(1, epoch, seq, tokens - seq);
+        let mut starts = shuffled_starts(Order::Shuffled, 1, epoch, [seq, tokens - seq]);
         starts.sort_unstable();
         prop_assert!(!starts.is_empty());
         prop_assert!(starts.windows(2).all(|pair| pair[1] == pair[0] + seq));
@@ -139,11 +140,23 @@ proptest! {
 #[test]
 fn shuffled_epochs_differ_in_phase_and_order() {
     let epochs: Vec<_> = (0..8)
-        .map(|epoch| shuffled_starts(1, epoch, 16, 984))
+        .map(|epoch| shuffled_starts(Order::Shuffled, 1, epoch, [16, 984]))
         .collect();
     let phases: HashSet<_> = epochs.iter().map(|starts| starts[0] % 16).collect();
     assert!(phases.len() > 3, "{phases:?}");
     assert!(epochs.iter().all(|starts| !starts.is_sorted()));
+}
+
+/// What is kept of every window of a sweep is there for every epoch.
+#[test]
+fn fixed_epochs_differ_in_order_alone() {
+    let epoch = |epoch| shuffled_starts(Order::Fixed, 1, epoch, [16, 984]);
+    assert_ne!(epoch(0), epoch(1));
+    for mut starts in [epoch(0), epoch(1)] {
+        starts.sort_unstable();
+        let sweep: Vec<u64> = (0..62).map(|window| 16 * window).collect();
+        assert_eq!(starts, sweep);
+    }
 }
 
 #[test]

@@ -203,6 +203,14 @@ impl<M: Mixer> Block<M> {
         (self.mlp(x + self.dropout.forward(mixed)), state)
     }
 
+    /// What the mixer makes of the residual stream before the block, without dropout.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`; returns the same
+    pub fn mix(&self, x: Tensor<3>) -> Tensor<3> {
+        self.mixer.forward(self.norm_mixer.forward(x), None).0
+    }
+
     fn step(&self, x: Tensor<2>, state: M::State) -> (Tensor<2>, M::State) {
         let (mixed, state) = self.mixer.step(self.norm_mixer.forward(x.clone()), state);
         (self.mlp(x + mixed), state)
@@ -275,6 +283,25 @@ impl<M: Mixer> Backbone<M> {
         let x = self.embed(tokens, 0)?;
         let blocks = self.blocks.iter();
         Ok(blocks.fold(x, |x, block| block.forward(x, None).0))
+    }
+
+    /// The residual stream before every block and after the last, which is [`Backbone::hidden`].
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, seq]`, ids below `vocab_size`
+    /// - returns `n_layers + 1` of `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    pub fn trace(&self, tokens: Tensor<2, Int>) -> Result<Vec<Tensor<3>>, ModelError> {
+        let mut trace = Vec::with_capacity(self.blocks.len() + 1);
+        let mut x = self.embed(tokens, 0)?;
+        for block in &self.blocks {
+            let next = block.forward(x.clone(), None).0;
+            trace.push(std::mem::replace(&mut x, next));
+        }
+        trace.push(x);
+        Ok(trace)
     }
 
     /// [`Backbone::forward`] from a state, returning the state after the piece: feeds long prompts at once.

@@ -6,5 +6,5 @@ mod presets;
 mod rope;
 
 pub use attention::{AttentionConfig, KvCache, SelfAttention};
-pub use presets::PRESETS;
+pub use presets::{PRESETS, nanogpt};
 pub use rope::Rope;

@@ -71,8 +71,9 @@ fn windowed(
     (backbone, attention)
 }
 
-/// GPT-2's shape as nanoGPT trains it: learned positions, LayerNorm, GELU, no biases, tied head.
-fn nanogpt(
+/// GPT-2's shape as nanoGPT trains it: learned positions, LayerNorm, GELU, no biases, tied head. `vocab_size` is left 0 for the
+/// tokenizer to fill.
+pub fn nanogpt(
     d_model: usize,
     n_layers: usize,
     heads: usize,

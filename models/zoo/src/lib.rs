@@ -9,6 +9,7 @@ pub use kiln_backbone::{BackboneConfig, Direction, MlpKind, ModelError, NormKind
 pub use kiln_baselines::{ConvConfig, GlaConfig};
 pub use kiln_resnet_bk::{BkConfig, Chart, Control, GradRule};
 pub use kiln_resolvent::{ResolventConfig, ResolventForm};
+pub use kiln_students::{Graft, Part, SurgeryError, Transplanted, transplant};
 pub use kiln_transformer::AttentionConfig;
 pub use mixer::{AnyMixer, AnyState, MixerKind};
 pub use model::{

@@ -9,6 +9,7 @@ use kiln_backbone::{
 use kiln_baselines::{ConvConfig, FnetMixer, GlaConfig};
 use kiln_resnet_bk::{BkConfig, GradRule};
 use kiln_resolvent::ResolventConfig;
+use kiln_students::StudentMixer;
 use kiln_transformer::AttentionConfig;
 use serde::{Deserialize, Serialize};
 
@@ -83,12 +84,27 @@ impl ModelConfig {
                 Self::of(MixerKind::Fnet, backbone)
             })
         };
+        let student = || {
+            find(kiln_students::PRESETS, name, |backbone, student| {
+                let pattern = student.pattern.into_iter().map(|mixer| match mixer {
+                    StudentMixer::Attention => MixerKind::Attention,
+                    StudentMixer::Resolvent => MixerKind::Resolvent,
+                });
+                Self {
+                    pattern: pattern.collect(),
+                    attention: student.attention,
+                    resolvent: student.resolvent,
+                    ..Self::of(MixerKind::Attention, backbone)
+                }
+            })
+        };
         attention
             .or_else(bk)
             .or_else(resolvent)
             .or_else(conv)
             .or_else(gla)
             .or_else(fnet)
+            .or_else(student)
     }
 
     /// One kind of mixer with its default settings.
@@ -245,5 +261,6 @@ pub fn presets() -> Vec<PresetInfo> {
         .chain(infos(kiln_baselines::CONV_PRESETS))
         .chain(infos(kiln_baselines::GLA_PRESETS))
         .chain(infos(kiln_baselines::FNET_PRESETS))
+        .chain(infos(kiln_students::PRESETS))
         .collect()
 }

@@ -24,6 +24,8 @@ pub enum Command {
     Recipes,
     /// Train a model as a recipe says
     Train(Train),
+    /// Train a student as a recipe says, which learns from a teacher
+    Distill(Distill),
     /// Make a finished run smaller, stage by stage as a recipe says
     Compress(Compress),
     /// Run a study: several arms under one protocol, over a grid and seeds
@@ -113,6 +115,15 @@ pub struct Compress {
     /// Print plain lines even on a terminal
     #[arg(long)]
     pub plain: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Distill {
+    #[command(flatten)]
+    pub train: Train,
+    /// Run folder of the teacher; the default is the recipe's `distill.teacher`
+    #[arg(long, value_name = "RUN")]
+    pub teacher: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

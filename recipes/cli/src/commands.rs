@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use kiln_loader::Split;
-use kiln_run::recipe;
+use kiln_run::recipe::{self, Recipe};
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
 use kiln_train::{
     Backend, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult,
@@ -61,8 +61,11 @@ impl CommandError {
 pub fn run(args: Args) -> Result<ExitCode, CommandError> {
     match args.command {
         Command::Recipes => recipes(),
-        Command::Train(args) if args.dry_run => dry_run(&args),
-        Command::Train(args) => train(args),
+        Command::Train(args) => {
+            let recipe = load(&args)?;
+            train(args, recipe)
+        }
+        Command::Distill(args) => crate::distill::distill(args),
         Command::Compress(args) => crate::compress::compress(&args),
         Command::Compare(args) => crate::compare::compare(&args),
         Command::Leaderboard(args) => crate::compare::leaderboard(&args),
@@ -97,7 +100,8 @@ fn recipes() -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(args: &Train) -> Result<recipe::Recipe<TrainRecipe>, CommandError> {
+/// Reads the recipe of a command line.
+pub fn load(args: &Train) -> Result<Recipe<TrainRecipe>, CommandError> {
     let recipe = recipe::load(&place::book(), &args.recipe, &args.overrides);
     Ok(recipe.map_err(TrainError::from)?)
 }
@@ -109,11 +113,18 @@ pub fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
     Ok(backend.open(compute.device).map_err(TrainError::from)?)
 }
 
-fn dry_run(args: &Train) -> Result<ExitCode, CommandError> {
-    let recipe = load(args)?;
-    let vocab = vocab_size(&recipe.value, &args.folders)?;
+fn dry_run(args: &Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, CommandError> {
+    // How large a cache gets follows from the text.
+    let is_cached = recipe.value.distill.as_ref().is_some_and(|it| it.cache);
+    let (vocab, source) = match known_vocab(&recipe.value)? {
+        Some(vocab) if !is_cached => (vocab, None),
+        _ => {
+            let source = open_source(&recipe.value, &args.folders)?;
+            (source.vocab_size()?, Some(source))
+        }
+    };
     let resolved = Resolved::new(recipe, vocab)?;
-    let plan = Plan::new(&resolved, &open(&args.compute)?.device)?;
+    let plan = Plan::new(&resolved, source.as_ref(), &open(&args.compute)?.device)?;
     let mut out = io::stdout().lock();
     let written = resolved.written_out()?;
     write!(
@@ -128,8 +139,11 @@ fn dry_run(args: &Train) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn train(args: Train) -> Result<ExitCode, CommandError> {
-    let recipe = load(&args)?;
+/// Trains what a recipe says, or shows it.
+pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, CommandError> {
+    if args.dry_run {
+        return dry_run(&args, recipe);
+    }
     let device = open(&args.compute)?;
     let out = args
         .out
@@ -218,6 +232,15 @@ fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
         result.validation.score.tokens,
         result.best_step
     )?;
+    if let Some(beside) = &result.validation.teacher {
+        writeln!(
+            out,
+            "teacher     loss {:.4} nats/token   the same best token at {:.2} % of them   KL {:.4} nats/token",
+            beside.teacher.loss(),
+            100.0 * beside.agreement(),
+            beside.mean_divergence()
+        )?;
+    }
     if let Some(bigram) = &result.bigram {
         writeln!(
             out,

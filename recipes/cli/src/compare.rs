@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kiln_compare::execute::{execute, finished, seconds_left};
-use kiln_compare::fairness::{check, costs};
+use kiln_compare::fairness::{check, check_runs, costs};
 use kiln_compare::results::{ArmResult, TaskResult};
 use kiln_compare::{
     CellCost, CompareError, Event, Execution, Launch, Layout, Results, Running, leaderboard, study,
@@ -47,6 +47,7 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
     if args.dry_run {
         return show_plan(&layout, &costs);
     }
+    check_runs(&layout)?;
     let program = std::env::current_exe().map_err(FileError::io("find", "kiln".as_ref()));
     let launch = Launch {
         program: program.map_err(CompareError::from)?,
@@ -215,6 +216,9 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
         out,
         "operations  {operations:.2e} in all, forward and backward"
     )?;
+    if let Err(error) = check_runs(layout) {
+        writeln!(out, "missing     {error}")?;
+    }
     match seconds_left(layout, &state) {
         Some(seconds) => writeln!(
             out,

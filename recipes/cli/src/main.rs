@@ -1,4 +1,4 @@
-//! `kiln`, the binary behind `cargo xtask train`, `compress`, `compare`, `eval`, `cost`, `generate`, `data` and `recipes`.
+//! `kiln`, the binary behind `cargo xtask train`, `distill`, `compress`, `compare`, `eval`, `cost`, `generate`, `data` and `recipes`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 stopped by Ctrl-C with a checkpoint written.
 
@@ -8,6 +8,7 @@ mod compare;
 mod compress;
 mod cost;
 mod data;
+mod distill;
 mod place;
 
 use std::io::Write;

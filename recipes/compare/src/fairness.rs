@@ -1,9 +1,11 @@
 //! What makes arms comparable: the same data, the same number of tokens, the same scoring, about as many parameters.
 
+use std::path::PathBuf;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use kiln_run::recipe::Recipe;
-use kiln_train::{ObjectiveKind, Plan, Resolved, TrainError, TrainRecipe};
+use kiln_train::{ObjectiveKind, Plan, Resolved, TeacherCost, TrainError, TrainRecipe};
 use kiln_zoo::{LanguageModel, ModelConfig};
 
 use crate::layout::LaidTask;
@@ -21,7 +23,7 @@ pub struct Facts {
     pub scoring: String,
     /// Trainable parameters.
     pub parameters: usize,
-    /// Operations of the run, forward and backward.
+    /// Operations of the run, forward and backward, and a teacher's forward ones.
     pub flops: f64,
     /// A key that ends runs before their last step, with its value.
     pub open_ended: Option<(&'static str, String)>,
@@ -51,6 +53,7 @@ pub fn costs(
     let mut counter = Counter {
         device,
         known: Vec::new(),
+        teachers: Vec::new(),
     };
     let mut cells = Vec::with_capacity(layout.cells.len());
     for cell in &layout.cells {
@@ -74,16 +77,38 @@ pub fn costs(
     Ok(cells)
 }
 
+/// Refuses a study whose arms need finished runs, such as a teacher, that are not there.
+///
+/// # Errors
+/// [`CompareError::Arm`] naming the first arm and point, and what to do.
+pub fn check_runs(layout: &Layout) -> Result<(), CompareError> {
+    for cell in &layout.cells {
+        for point in &cell.points {
+            if let Some(source) = point.recipe.value.missing_runs().into_iter().next() {
+                return Err(CompareError::Arm {
+                    arm: cell.title.clone(),
+                    point: point.name.clone(),
+                    source: Box::new(source),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 struct Counter<'a> {
     device: &'a Device,
     /// Points of a grid mostly share one model, and building it is what takes time.
     known: Vec<(ModelConfig, usize, usize, u64)>,
+    /// Run folders of teachers with the length of sequences, and their operations.
+    teachers: Vec<((PathBuf, usize), u64)>,
 }
 
 impl Counter<'_> {
     fn facts(&mut self, recipe: Recipe<TrainRecipe>, vocab: usize) -> Result<Facts, TrainError> {
         let resolved = Resolved::new(recipe, vocab)?;
         let (parameters, flops_per_token) = self.count(&resolved)?;
+        let of_teacher = self.teacher_flops(&resolved)?;
         let recipe = &resolved.recipe.value;
         let (data, train) = (&recipe.data, &recipe.train);
         let tokens = resolved.steps * recipe.tokens_per_step(resolved.seq);
@@ -134,9 +159,28 @@ impl Counter<'_> {
             ),
             parameters,
             // Backward costs twice the forward pass, as in the plan of one run.
-            flops: 3.0 * flops_per_token as f64 * tokens as f64,
+            flops: (3.0 * flops_per_token as f64 + of_teacher as f64) * tokens as f64,
             open_ended,
         })
+    }
+
+    /// Forward operations a token of the teacher that a recipe names; 0 as long as it is missing.
+    fn teacher_flops(&mut self, resolved: &Resolved) -> Result<u64, TrainError> {
+        let recipe = &resolved.recipe.value;
+        let Some(distill) = &recipe.distill else {
+            return Ok(0);
+        };
+        if !recipe.missing_runs().is_empty() {
+            return Ok(0);
+        }
+        let key = (distill.teacher.clone(), resolved.seq);
+        if let Some((_, flops)) = self.teachers.iter().find(|(known, _)| *known == key) {
+            return Ok(*flops);
+        }
+        let cost = TeacherCost::of(recipe, resolved.seq, self.device)?;
+        let flops = cost.map_or(0, |cost| cost.flops_per_token);
+        self.teachers.push((key, flops));
+        Ok(flops)
     }
 
     fn count(&mut self, resolved: &Resolved) -> Result<(usize, u64), TrainError> {
@@ -150,7 +194,7 @@ impl Counter<'_> {
         // Only a device with autodiff tells what is trained.
         let model = resolved.model.init(0, &self.device.clone().autodiff())?;
         let parameters = trainable(&model);
-        let flops = Plan::new(resolved, self.device)?.flops_per_token;
+        let flops = Plan::new(resolved, None, self.device)?.flops_per_token;
         self.known
             .push((resolved.model.clone(), resolved.seq, parameters, flops));
         Ok((parameters, flops))

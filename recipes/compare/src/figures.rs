@@ -42,6 +42,12 @@ pub struct Figures {
     pub test_bits_per_byte: Option<f64>,
     /// Accuracy on the test split.
     pub test_accuracy: Option<f64>,
+    /// Share of the validation split's targets where run and teacher score the same token highest, where there is a teacher.
+    #[serde(default)]
+    pub teacher_agreement: Option<f64>,
+    /// Mean KL(teacher || run) on the validation split, nats a token.
+    #[serde(default)]
+    pub teacher_kl: Option<f64>,
     /// Bigram baseline on the validation split in bits per byte, for next-token models.
     pub bigram_bits_per_byte: Option<f64>,
     /// Step of the best weights.
@@ -115,6 +121,8 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         test_loss: value("test_loss"),
         test_bits_per_byte: value("test_bits_per_byte"),
         test_accuracy: value("test_accuracy"),
+        teacher_agreement: value("validation_teacher_agreement"),
+        teacher_kl: value("validation_teacher_kl"),
         bigram_bits_per_byte: value("bigram_bits_per_byte"),
         best_step: needed("best_step")? as u64,
         steps: last.step,
@@ -184,7 +192,10 @@ fn check_recipe(layout: &Layout, run: RunId, folder: &RunFolder) -> Result<(), C
         "gradient_probe_every",
     ];
     let found = read_resolved(folder)?;
-    let wanted = Resolved::new(layout.recipe(run), found.tokenizer_vocab())?;
+    let mut recipe = layout.recipe(run);
+    // A teacher that was trained anew makes another run; on a machine that does not have it, nothing can be said.
+    recipe.value.note_weights_found();
+    let wanted = Resolved::new(recipe, found.tokenizer_vocab())?;
     match recipe_difference(&found, &wanted, &may_differ)? {
         None => Ok(()),
         Some((key, found, wanted)) => Err(CompareError::AnotherRun {
@@ -247,6 +258,8 @@ pub(crate) mod testing {
             test_loss: None,
             test_bits_per_byte: None,
             test_accuracy: None,
+            teacher_agreement: None,
+            teacher_kl: None,
             bigram_bits_per_byte: None,
             best_step: 10,
             steps: 10,

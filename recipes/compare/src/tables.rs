@@ -40,7 +40,7 @@ pub fn overview(results: &Results) -> Option<Table> {
 /// A score of an arm: its head, its mean over seeds, and whether more of it is better.
 type Score = (&'static str, fn(&ArmResult) -> Option<Summary>, bool);
 
-const SCORES: [(Option<Measure>, Score); 6] = [
+const SCORES: [(Option<Measure>, Score); 8] = [
     (
         Some(Measure::NatsPerToken),
         ("validation, nats/token", |arm| arm.validation_loss, false),
@@ -63,6 +63,22 @@ const SCORES: [(Option<Measure>, Score); 6] = [
         ("test, bits/byte", |arm| arm.test_bits_per_byte, false),
     ),
     (None, ("test, accuracy", |arm| arm.test_accuracy, true)),
+    (
+        None,
+        (
+            "agreement with the teacher",
+            |arm| arm.teacher_agreement,
+            true,
+        ),
+    ),
+    (
+        None,
+        (
+            "KL(teacher to arm), nats/token",
+            |arm| arm.teacher_kl,
+            false,
+        ),
+    ),
 ];
 
 /// Scores and costs of every arm on a task.

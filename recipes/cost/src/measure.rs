@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use kiln_loader::TokenBatch;
 use kiln_run::format;
 use kiln_run::hardware::Provenance;
-use kiln_train::{Learner, OpenDevice};
+use kiln_train::{Learner, Loss, OpenDevice};
 use kiln_zoo::{LanguageModel, ModelState, Positions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -155,7 +155,8 @@ impl Worker<'_> {
         let step = self.pace(share, tokens, || {
             let this = learner.take().ok_or(Trouble::Ended)?;
             let clip_norm = lesson.optimizer.clip_norm;
-            let (next, update) = this.update(&batches, 0.0, clip_norm, device)?;
+            let (next, update) =
+                this.update(&batches, &mut Loss::CrossEntropy, 0.0, clip_norm, device)?;
             learner = Some(next);
             match update.skipped {
                 Some(what) => Err(Trouble::NotFinite(what)),

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use kiln_loader::TokenBatch;
-use kiln_train::{DeviceBatch, Learner, OptimizerConfig};
+use kiln_train::{DeviceBatch, Learner, Loss, OptimizerConfig};
 use kiln_zoo::ModelConfig;
 
 /// The allocator of the `kiln` binary.
@@ -55,7 +55,13 @@ fn main() {
             let start = Instant::now();
             let this = learner.take().unwrap();
             let (next, _) = this
-                .update(std::slice::from_ref(batch), 1e-3, 1.0, &device)
+                .update(
+                    std::slice::from_ref(batch),
+                    &mut Loss::CrossEntropy,
+                    1e-3,
+                    1.0,
+                    &device,
+                )
                 .unwrap();
             learner = Some(next);
             milliseconds(start)

@@ -88,6 +88,12 @@ pub enum TrainError {
         /// How many the recipe allows.
         allowed: u32,
     },
+    /// The device stopped answering.
+    #[error("the device stopped answering: {0}; `cargo xtask doctor` says which devices do")]
+    DeviceLost(String),
+    /// A teacher's answers cannot be kept or read.
+    #[error(transparent)]
+    Cache(#[from] kiln_distill::CacheError),
     /// The chosen backend cannot be had.
     #[error(transparent)]
     Device(#[from] crate::DeviceError),

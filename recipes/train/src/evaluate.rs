@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor};
+use kiln_distill::{ResponseLoss, Target};
 use kiln_fused::cross_entropy;
 use kiln_loader::{Loader, LoaderConfig, Order, TokenBatch, Windows};
 use kiln_text::TokenStore;
@@ -56,6 +57,48 @@ impl Score {
         windows.iter().for_each(|window| total.add(window));
         total
     }
+}
+
+/// A student's answers beside its teacher's, summed over the targets of some windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TeacherScore {
+    /// The teacher's own score.
+    pub teacher: Score,
+    /// Targets where both score the same token highest.
+    pub same: u64,
+    /// KL(teacher || student) in nats at temperature 1, summed.
+    pub divergence: f64,
+}
+
+impl TeacherScore {
+    /// Share of targets where both score the same token highest.
+    pub fn agreement(&self) -> f64 {
+        self.same as f64 / self.teacher.tokens as f64
+    }
+
+    /// Mean KL(teacher || student) in nats a token.
+    pub fn mean_divergence(&self) -> f64 {
+        self.divergence / self.teacher.tokens as f64
+    }
+
+    fn total(windows: &[Self]) -> Self {
+        let mut total = Self::default();
+        for window in windows {
+            total.teacher.add(&window.teacher);
+            total.same += window.same;
+            total.divergence += window.divergence;
+        }
+        total
+    }
+}
+
+/// Which windows of a split are scored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Choice {
+    /// Random ones: that many batches, of a seed.
+    Crops { batches: usize, seed: u64 },
+    /// All in order, or the first so many if that is not 0.
+    Sequential { most: usize },
 }
 
 /// Scores a model on batches.
@@ -114,8 +157,14 @@ impl Evaluator<'_> {
         [batch, batches]: [usize; 2],
         seed: u64,
     ) -> Result<Vec<Score>, TrainError> {
-        let most = batch.saturating_mul(batches);
-        self.sweep(model, windows, Order::Crops, [batch, most], seed)
+        let choice = Choice::Crops { batches, seed };
+        self.sweep(
+            windows,
+            batch,
+            choice,
+            |score: &Score| score.tokens > 0,
+            |batch| self.lanes(model, batch),
+        )
     }
 
     /// Scores of windows that have every target of a split once; of the first `most` if that is not 0.
@@ -130,8 +179,14 @@ impl Evaluator<'_> {
         windows: &Arc<dyn Windows>,
         [batch, most]: [usize; 2],
     ) -> Result<Vec<Score>, TrainError> {
-        let most = if most == 0 { usize::MAX } else { most };
-        self.sweep(model, windows, Order::Sequential, [batch, most], 0)
+        let choice = Choice::Sequential { most };
+        self.sweep(
+            windows,
+            batch,
+            choice,
+            |score: &Score| score.tokens > 0,
+            |batch| self.lanes(model, batch),
+        )
     }
 
     /// Hands on the batches of [`Evaluator::sequential`], with the objective applied and how many of their lanes count.
@@ -144,23 +199,74 @@ impl Evaluator<'_> {
         [batch, most]: [usize; 2],
         visit: &mut dyn FnMut(&TokenBatch, usize) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let most = if most == 0 { usize::MAX } else { most };
-        self.walk(windows, Order::Sequential, [batch, most], 0, visit)
+        self.walk(windows, batch, Choice::Sequential { most }, visit)
     }
 
-    fn sweep(
+    /// A student beside its teacher, both without autodiff, on the windows that [`Evaluator::crops`] or
+    /// [`Evaluator::sequential`] score.
+    pub(crate) fn beside(
         &self,
-        model: &LanguageModel,
+        [student, teacher]: [&LanguageModel; 2],
         windows: &Arc<dyn Windows>,
-        order: Order,
-        sizes: [usize; 2],
-        seed: u64,
-    ) -> Result<Vec<Score>, TrainError> {
+        batch: usize,
+        choice: Choice,
+    ) -> Result<TeacherScore, TrainError> {
+        let counts = |score: &TeacherScore| score.teacher.tokens > 0;
+        let scores = self.sweep(windows, batch, choice, counts, |batch| {
+            self.lanes_beside([student, teacher], batch)
+        })?;
+        Ok(TeacherScore::total(&scores))
+    }
+
+    fn lanes_beside(
+        &self,
+        [student, teacher]: [&LanguageModel; 2],
+        batch: &TokenBatch,
+    ) -> Result<Vec<TeacherScore>, TrainError> {
+        let scores = self.lanes(teacher, batch)?;
+        let mut lanes: Vec<_> = scores
+            .into_iter()
+            .map(|teacher| TeacherScore {
+                teacher,
+                ..TeacherScore::default()
+            })
+            .collect();
+        if batch.num_tokens() == 0 {
+            return Ok(lanes);
+        }
+        let on_device = DeviceBatch::new(batch, self.device);
+        let (student, teacher) = (on_device.logits(student)?, on_device.logits(teacher)?);
+        let same = student.clone().argmax(1).equal(teacher.clone().argmax(1));
+        let student = Target::new(student, 1.0, 0).log_probs;
+        let teacher = Target::new(teacher, 1.0, 0).log_probs;
+        let divergence = ResponseLoss::ForwardKl.divergence(teacher, student);
+        let (same, divergence) = (same.into_data(), divergence.into_data());
+        let counted = (0..batch.mask.len()).filter(|at| batch.mask[*at]);
+        for ((at, same), nats) in counted
+            .zip(same.iter::<bool>())
+            .zip(divergence.iter::<f32>())
+        {
+            let lane = &mut lanes[at / batch.seq];
+            lane.same += u64::from(same);
+            lane.divergence += f64::from(nats);
+        }
+        Ok(lanes)
+    }
+
+    /// What `lanes` finds in each window; those of which `counts` says no are left out.
+    fn sweep<T: Clone>(
+        &self,
+        windows: &Arc<dyn Windows>,
+        batch: usize,
+        choice: Choice,
+        counts: fn(&T) -> bool,
+        lanes: impl Fn(&TokenBatch) -> Result<Vec<T>, TrainError>,
+    ) -> Result<Vec<T>, TrainError> {
         let mut scores = Vec::new();
-        self.walk(windows, order, sizes, seed, &mut |batch, lanes| {
-            let lanes = &self.lanes(model, batch)?[..lanes];
+        self.walk(windows, batch, choice, &mut |batch, count| {
+            let found = lanes(batch)?;
             // Neither do the empty ones at the end of a sweep count.
-            scores.extend(lanes.iter().filter(|lane| lane.tokens > 0));
+            scores.extend(found[..count].iter().filter(|lane| counts(lane)).cloned());
             Ok(())
         })?;
         Ok(scores)
@@ -169,11 +275,15 @@ impl Evaluator<'_> {
     fn walk(
         &self,
         windows: &Arc<dyn Windows>,
-        order: Order,
-        [batch, most]: [usize; 2],
-        seed: u64,
+        batch: usize,
+        choice: Choice,
         visit: &mut dyn FnMut(&TokenBatch, usize) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
+        let (order, most, seed) = match choice {
+            Choice::Crops { batches, seed } => (Order::Crops, batch.saturating_mul(batches), seed),
+            Choice::Sequential { most: 0 } => (Order::Sequential, usize::MAX, 0),
+            Choice::Sequential { most } => (Order::Sequential, most, 0),
+        };
         let config = LoaderConfig { batch, order, seed };
         let mut loader = Loader::new(Arc::clone(windows), config)?;
         let mut seen = 0;

@@ -10,20 +10,22 @@ use kiln_text::{Bigram, BigramReport, Tokenizer};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
-use crate::evaluate::{Evaluator, Score};
+use crate::evaluate::{Choice, Evaluator, Score};
 use crate::generate::generate;
 use crate::learner::Learner;
 use crate::log::Log;
+use crate::outcome::{HeldOut, RunResult};
 use crate::recipe::ObjectiveKind;
 use crate::report;
 use crate::setup::Setup;
 use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
-use crate::trainer::{HeldOut, RunResult};
+use crate::tutor::Tutor;
 use crate::windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
 
 /// Scores and writes the best weights.
 pub(crate) fn finish(
     setup: &Setup,
+    tutor: Option<&Tutor>,
     learner: &Learner,
     position: &Position,
     log: &mut Log,
@@ -39,12 +41,22 @@ pub(crate) fn finish(
         Some(windows) => Some(sweep(setup, &evaluator, &model, windows)?),
         None => None,
     };
-    let held_out = |split, windows: &[Score]| {
-        let score = Score::total(windows);
-        HeldOut {
+    let beside = |windows: &Arc<dyn Windows>| match tutor {
+        None => Ok(None),
+        Some(tutor) => {
+            let models = [&model, tutor.model()];
+            let batch = recipe.train.batch;
+            let scored = evaluator.beside(models, windows, batch, choice(setup))?;
+            Ok::<_, TrainError>(Some(scored))
+        }
+    };
+    let held_out = |split, scores: &[Score], windows: &Arc<dyn Windows>| {
+        let score = Score::total(scores);
+        Ok::<_, TrainError>(HeldOut {
             score,
             bits_per_byte: data.bits_per_byte(split, score.loss()),
-        }
+            teacher: beside(windows)?,
+        })
     };
     let text = data.source.text();
     let bigram = match (recipe.objective.kind, text) {
@@ -60,14 +72,17 @@ pub(crate) fn finish(
     write_windows(setup, &validation, test.as_deref())?;
     let result = RunResult {
         best_step,
-        validation: held_out(Split::Validation, &validation),
-        test: test.map(|windows| held_out(Split::Test, &windows)),
+        validation: held_out(Split::Validation, &validation, &data.validation)?,
+        test: match (&test, &data.test) {
+            (Some(scores), Some(windows)) => Some(held_out(Split::Test, scores, windows)?),
+            _ => None,
+        },
         bigram,
         sample,
         params: model.num_params(),
     };
     log.result(position, values(&result))?;
-    report::write(setup, &model, position, &result)?;
+    report::write(setup, tutor, &model, position, &result)?;
     Ok(result)
 }
 
@@ -122,19 +137,30 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// The windows that the run's scores are of.
+fn choice(setup: &Setup) -> Choice {
+    let train = &setup.recipe().train;
+    match train.final_sweep {
+        true => Choice::Sequential {
+            most: train.sweep_windows,
+        },
+        false => Choice::Crops {
+            batches: train.eval_batches,
+            seed: setup.evaluation_seed(),
+        },
+    }
+}
+
 fn sweep(
     setup: &Setup,
     evaluator: &Evaluator<'_>,
     model: &LanguageModel,
     windows: &Arc<dyn Windows>,
 ) -> Result<Vec<Score>, TrainError> {
-    let train = &setup.resolved.recipe.value.train;
-    match train.final_sweep {
-        true => evaluator.sequential(model, windows, [train.batch, train.sweep_windows]),
-        false => {
-            let seed = setup.evaluation_seed();
-            evaluator.crops(model, windows, [train.batch, train.eval_batches], seed)
-        }
+    let batch = setup.recipe().train.batch;
+    match choice(setup) {
+        Choice::Sequential { most } => evaluator.sequential(model, windows, [batch, most]),
+        Choice::Crops { batches, seed } => evaluator.crops(model, windows, [batch, batches], seed),
     }
 }
 

@@ -9,11 +9,13 @@ mod error;
 mod evaluate;
 mod finish;
 mod generate;
+mod init;
 mod learner;
 mod log;
 mod loss;
 mod objective;
 mod optimizer;
+mod outcome;
 mod plan;
 mod probe;
 mod recipe;
@@ -24,17 +26,21 @@ mod setup;
 mod state;
 mod storage;
 mod trainer;
+mod tutor;
 mod windows;
 
 pub use data::{Source, Text, known_vocab};
 pub use device::{Backend, DeviceError, OpenDevice};
 pub use error::TrainError;
-pub use evaluate::{Evaluator, Score};
+pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
-pub use learner::{Learner, Update};
+pub use init::InitConfig;
+pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
+pub use learner::{Learner, Loss, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
 pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
+pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::Plan;
 pub use probe::{Agreement, GradientProbe, probe};
 pub use recipe::{
@@ -47,5 +53,6 @@ pub use state::{
     load_stored, save_model,
 };
 pub use storage::{Storage, StorageTable, Stored, StoredModel};
-pub use trainer::{HeldOut, Outcome, Request, RunResult, Stop, train};
+pub use trainer::{Request, train};
+pub use tutor::{TeacherCost, Tutor};
 pub use windows::{WINDOWS_VERSION, WindowColumns, WindowScores};

@@ -8,10 +8,10 @@ use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
 
 use crate::TrainError;
 use crate::learner::Update;
+use crate::outcome::HeldOut;
 use crate::probe::GradientProbe;
 use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::HeldOut;
 
 /// Metrics and view of one run.
 pub(crate) struct Log {
@@ -27,9 +27,33 @@ pub(crate) struct Log {
 #[derive(Default)]
 struct Interval {
     nats: f64,
+    /// None without a teacher.
+    divergence: Option<f64>,
+    objective: f64,
     tokens: u64,
     counted: u64,
     busy: Duration,
+    /// Part of it that the teacher took.
+    teacher: Duration,
+}
+
+impl Interval {
+    /// What is noted of a teacher: how far the student is from it, and what each of the two takes.
+    fn of_teacher(&self) -> BTreeMap<String, f64> {
+        let Some(divergence) = self.divergence else {
+            return BTreeMap::new();
+        };
+        let rate = |time: Duration| self.tokens as f64 / time.as_secs_f64();
+        BTreeMap::from([
+            ("distill_loss".into(), divergence / self.counted as f64),
+            ("objective".into(), self.objective / self.counted as f64),
+            ("teacher_tokens_per_s".into(), rate(self.teacher)),
+            (
+                "student_tokens_per_s".into(),
+                rate(self.busy.saturating_sub(self.teacher)),
+            ),
+        ])
+    }
 }
 
 /// How the event of a skipped step begins.
@@ -64,6 +88,11 @@ impl HeldOut {
         if let Some(bits) = self.bits_per_byte {
             values.insert(format!("{split}_bits_per_byte"), bits);
         }
+        if let Some(beside) = &self.teacher {
+            values.insert(format!("{split}_teacher_agreement"), beside.agreement());
+            values.insert(format!("{split}_teacher_kl"), beside.mean_divergence());
+            values.insert(format!("{split}_teacher_loss"), beside.teacher.loss());
+        }
         values
     }
 }
@@ -96,9 +125,14 @@ impl Log {
     ) -> Result<(), TrainError> {
         let sums = &mut self.interval;
         sums.busy += busy;
+        sums.teacher += update.teacher_time;
         sums.tokens += update.tokens;
         if update.skipped.is_none() {
             sums.nats += update.loss * update.tokens as f64;
+            sums.objective += update.objective * update.tokens as f64;
+            if let Some(divergence) = update.divergence {
+                *sums.divergence.get_or_insert(0.0) += divergence * update.tokens as f64;
+            }
             sums.counted += update.tokens;
         }
         let loss = sums.nats / sums.counted as f64;
@@ -119,6 +153,7 @@ impl Log {
                 ("tokens_per_s".into(), rate_tokens),
                 ("skipped".into(), position.skipped as f64),
             ]);
+            values.extend(self.interval.of_teacher());
             if let Some(memory) = progress.memory_bytes {
                 values.insert("memory_bytes".into(), memory as f64);
             }
@@ -151,8 +186,14 @@ impl Log {
             Some(bits) => format!("{} bits/byte", format::number(bits)),
             None => format!("accuracy {:.4}", held_out.score.accuracy()),
         };
+        let teacher = held_out.teacher.map_or_else(String::new, |beside| {
+            format!(
+                ", agrees with the teacher on {:.1} %",
+                100.0 * beside.agreement()
+            )
+        });
         self.message(&format!(
-            "step {}: validation loss {}, {measure}{mark}",
+            "step {}: validation loss {}, {measure}{teacher}{mark}",
             position.step,
             format::number(held_out.score.loss()),
         ));

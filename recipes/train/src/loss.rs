@@ -33,18 +33,31 @@ impl DeviceBatch {
         }
     }
 
+    /// The same batch without autodiff.
+    pub fn inner(&self) -> Self {
+        Self {
+            inputs: self.inputs.clone().inner(),
+            targets: self.targets.clone().inner(),
+            places: self.places.clone().map(Tensor::inner),
+        }
+    }
+
     /// Scores over the vocabulary where targets count, `[counted, vocab]`. No other row meets the head.
     ///
     /// # Errors
     /// Those of the model.
     pub fn logits(&self, model: &LanguageModel) -> Result<Tensor<2>, ModelError> {
-        let hidden = model.hidden(self.inputs.clone())?;
+        Ok(self.logits_of(model, model.hidden(self.inputs.clone())?))
+    }
+
+    /// The same from the model's residual stream after the last block, `[batch, seq, d_model]`.
+    pub(crate) fn logits_of(&self, model: &LanguageModel, hidden: Tensor<3>) -> Tensor<2> {
         let [batch, seq, d_model] = hidden.dims();
         let rows = hidden.reshape([batch * seq, d_model]);
-        Ok(model.logits(match &self.places {
+        model.logits(match &self.places {
             Some(places) => select_rows(rows, places.clone()),
             None => rows,
-        }))
+        })
     }
 
     /// Negative log-likelihood of each target that counts in nats, `[counted]`.

@@ -2,10 +2,14 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
+use kiln_loader::Split;
 use kiln_run::format;
 
 use crate::TrainError;
+use crate::data::Source;
+use crate::init::{self, Start};
 use crate::recipe::Resolved;
+use crate::tutor::{TeacherCost, cache_layout};
 
 /// Sizes and costs of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +24,7 @@ pub struct Plan {
     pub tokens: u64,
     /// Forward operations a token.
     pub flops_per_token: u64,
-    /// Operations of the run: three times the forward ones (Kaplan et al., arXiv 2001.08361).
+    /// Operations of the run: three times the forward ones (Kaplan et al., arXiv 2001.08361), and a teacher's forward ones.
     pub total_flops: f64,
     /// Generation state of one sequence, bytes.
     pub state_bytes: u64,
@@ -28,36 +32,82 @@ pub struct Plan {
     pub weight_bytes: u64,
     /// Activations kept for the backward pass, bytes; an estimate.
     pub activation_bytes: u64,
+    /// Where the first weights come from, in words; none if they are random.
+    pub origin: Option<String>,
+    /// The teacher, if there is one.
+    pub teacher: Option<TeacherCost>,
+    /// Bytes of the teacher's answers on disk, if they are kept and the data was there to count.
+    pub cache_bytes: Option<u64>,
+    /// What is wrong with finished runs that the recipe names; it cannot be trained before that is mended.
+    pub missing: Vec<String>,
 }
 
 impl Plan {
-    /// Counts a recipe's costs. Builds the model once to count what is there.
+    /// Counts a recipe's costs. Builds the model once to count what is there. The size of a teacher's answers needs `source`.
     ///
     /// # Errors
-    /// Those of building the model.
-    pub fn new(resolved: &Resolved, device: &Device) -> Result<Self, TrainError> {
-        let model = resolved.model.init(0, device)?;
+    /// Those of building the model; weights to start from that do not fit. Runs that are not there are no error of a plan.
+    pub fn new(
+        resolved: &Resolved,
+        source: Option<&Source>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let recipe = &resolved.recipe.value;
+        let missing = recipe.missing_runs();
+        let is_missing = |key: &str| {
+            let named = |error: &&TrainError| matches!(error, TrainError::Setting { key: of, .. } if *of == key);
+            missing.iter().any(|error| named(&error))
+        };
+        let Start { model, origin } = match is_missing("init.from") {
+            true => Start {
+                model: resolved.model.init(0, device)?,
+                origin: None,
+            },
+            false => init::start(resolved, source, 0, device)?,
+        };
         let (params, seq) = (model.num_params(), resolved.seq);
         let flops_per_token = resolved.model.flops_per_token(&model, seq);
         let tokens_per_step = recipe.tokens_per_step(seq);
         let tokens = tokens_per_step * resolved.steps;
+        let teacher = match is_missing("distill.teacher") {
+            true => None,
+            false => TeacherCost::of(recipe, seq, device)?,
+        };
+        let cached = recipe.distill.as_ref().filter(|distill| distill.cache);
+        let windows = match (cached, source) {
+            (Some(_), Some(source)) => source.windows(Split::Train, seq)?,
+            _ => None,
+        };
+        let layout = cached
+            .zip(windows)
+            .map(|(distill, windows)| cache_layout(distill, &*windows));
+        let asked = layout.map_or(tokens, |layout| layout.windows * seq as u64);
+        let of_teacher = teacher
+            .as_ref()
+            .map_or(0, |teacher| teacher.flops_per_token);
         Ok(Self {
             params,
             steps: resolved.steps,
             tokens_per_step,
             tokens,
             flops_per_token,
-            total_flops: 3.0 * flops_per_token as f64 * tokens as f64,
+            total_flops: 3.0 * flops_per_token as f64 * tokens as f64
+                + of_teacher as f64 * asked as f64,
             state_bytes: model.state_bytes(seq),
             weight_bytes: 16 * params as u64,
             activation_bytes: activation_bytes(resolved),
+            origin,
+            teacher,
+            cache_bytes: layout.map(|layout| layout.bytes()),
+            missing: missing.iter().map(ToString::to_string).collect(),
         })
     }
 
     /// Lines for a terminal.
     pub fn lines(&self) -> Vec<(String, String)> {
         let memory = self.weight_bytes + self.activation_bytes;
+        let origin = self.origin.as_ref();
+        let origin = origin.map(|origin| ("starts from", origin.clone()));
         [
             ("parameters", format::count(self.params as f64)),
             ("steps", self.steps.to_string()),
@@ -85,8 +135,32 @@ impl Plan {
                 ),
             ),
         ]
+        .into_iter()
+        .chain(origin)
+        .chain(self.teacher_lines())
         .map(|(name, value)| (name.to_string(), value))
-        .to_vec()
+        .collect()
+    }
+}
+
+impl Plan {
+    fn teacher_lines(&self) -> Vec<(&'static str, String)> {
+        let teacher = self.teacher.as_ref().map(|teacher| {
+            let line = format!(
+                "{}: {} parameters, {}, {} forward FLOPs a token",
+                teacher.path.display(),
+                format::count(teacher.params as f64),
+                format::bytes(teacher.weight_bytes),
+                format::count(teacher.flops_per_token as f64)
+            );
+            ("teacher", line)
+        });
+        let cache = self.cache_bytes.map(|bytes| {
+            let line = format!("{} on disk", format::bytes(bytes));
+            ("teacher's answers", line)
+        });
+        let missing = self.missing.iter().map(|why| ("missing", why.clone()));
+        teacher.into_iter().chain(cache).chain(missing).collect()
     }
 }
 

@@ -7,13 +7,15 @@ use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::data::Source;
+use crate::outcome::{HeldOut, RunResult};
 use crate::setup::Setup;
 use crate::state::Position;
-use crate::trainer::{HeldOut, RunResult};
+use crate::tutor::Tutor;
 
 /// Writes the report from the run's own metrics file, so that it shows a resumed run whole.
 pub(crate) fn write(
     setup: &Setup,
+    tutor: Option<&Tutor>,
     model: &LanguageModel,
     position: &Position,
     result: &RunResult,
@@ -31,7 +33,10 @@ pub(crate) fn write(
             false => format!("{}: {}", recipe.name, recipe.value.description),
         },
         highlights: highlights(result, position),
-        facts: facts(setup, model, position, result)?,
+        facts: facts(setup, model, position, result)?
+            .into_iter()
+            .chain(tutor.map(teacher_fact))
+            .collect(),
         charts: charts(&records, setup, result),
         tables: vec![table(result)],
         samples: result
@@ -72,6 +77,10 @@ fn highlights(result: &RunResult, position: &Position) -> Vec<(String, String)> 
         "validation loss, nats a token".into(),
         format::number(result.validation.score.loss()),
     ));
+    if let Some(beside) = &result.validation.teacher {
+        let agreement = format!("{:.1} %", 100.0 * beside.agreement());
+        all.push(("agreement with the teacher".into(), agreement));
+    }
     all.push(("parameters".into(), format::count(result.params as f64)));
     all.push((
         "training tokens".into(),
@@ -149,6 +158,18 @@ fn facts(
     Ok(facts)
 }
 
+fn teacher_fact(tutor: &Tutor) -> (String, String) {
+    let cost = tutor.cost();
+    let text = format!(
+        "{}: {} parameters, {} of weights, {} forward FLOPs a token",
+        cost.path.display(),
+        format::count(cost.params as f64),
+        format::bytes(cost.weight_bytes),
+        format::count(cost.flops_per_token as f64)
+    );
+    ("teacher".into(), text)
+}
+
 fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
     let series = |kind: Kind, key: &str| -> Vec<(f64, f64)> {
         records
@@ -202,11 +223,40 @@ fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
             "gradient norm",
             "grad_norm",
         ),
-        train_chart("Throughput", "tokens per second", "tokens_per_s"),
+        throughput(series),
+        train_chart(
+            "Divergence from the teacher in training",
+            "nats per token, times the squared temperature",
+            "distill_loss",
+        ),
+        one(
+            "KL(teacher || student)",
+            "nats per token",
+            Kind::Eval,
+            "validation_teacher_kl",
+        ),
         train_chart("Memory", "bytes", "memory_bytes"),
     ];
     charts.retain(|chart| chart.series.iter().any(|series| !series.points.is_empty()));
     charts
+}
+
+/// Tokens a second, of teacher and student by themselves where there is a teacher.
+fn throughput(series: impl Fn(Kind, &str) -> Vec<(f64, f64)>) -> Chart {
+    let names = [
+        ("tokens_per_s", "tokens per second"),
+        ("teacher_tokens_per_s", "teacher alone"),
+        ("student_tokens_per_s", "student alone"),
+    ];
+    let all = names.map(|(key, name)| Series::new(name, series(Kind::Train, key)));
+    let all = all.into_iter().filter(|series| !series.points.is_empty());
+    Chart {
+        title: "Throughput".into(),
+        x_label: "step".into(),
+        y_label: "tokens per second".into(),
+        series: all.collect(),
+        ..Default::default()
+    }
 }
 
 fn table(result: &RunResult) -> Table {
@@ -233,6 +283,20 @@ fn table(result: &RunResult) -> Table {
         )
     };
     let mut rows = vec![model("model, validation", &result.validation)];
+    if let Some(beside) = &result.validation.teacher {
+        let (teacher, held_out) = (&beside.teacher, &result.validation);
+        let bits = held_out.bits_per_byte;
+        // Both are of the same text, so one factor goes from nats to bits.
+        let bits = bits.map(|bits| bits / held_out.score.loss() * teacher.loss());
+        let (loss, accuracy) = (teacher.loss(), teacher.accuracy());
+        rows.push(row(
+            "teacher, validation",
+            loss,
+            Some(accuracy),
+            bits,
+            teacher.tokens,
+        ));
+    }
     if let Some(bigram) = &result.bigram {
         rows.push(row(
             "bigram, validation",

@@ -110,6 +110,11 @@ impl Run {
         Ok(recipe)
     }
 
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Its tokenizer.
     ///
     /// # Errors
@@ -244,7 +249,19 @@ pub fn recipe_difference(
         }
         Ok(table)
     };
-    Ok(first_difference("", &table(before)?, &table(now)?))
+    let (mut before, mut now) = (table(before)?, table(now)?);
+    // A run writes down which weights it found; a recipe need not know them.
+    for section in ["init", "distill"] {
+        let stated = |table: &toml::Table| Some(table.get(section)?.get("weights")?.is_str());
+        if stated(&before).is_none() || stated(&now).is_none() {
+            for table in [&mut before, &mut now] {
+                if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                    section.remove("weights");
+                }
+            }
+        }
+    }
+    Ok(first_difference("", &before, &now))
 }
 
 /// Refuses to resume with a recipe that would make another model or another stream of batches. Its length, its log and its

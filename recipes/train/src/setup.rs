@@ -12,6 +12,7 @@ use kiln_run::{CheckpointStore, RunFolder, View};
 use crate::TrainError;
 use crate::data::Data;
 use crate::evaluate::Evaluator;
+use crate::init::{self, Start};
 use crate::learner::Learner;
 use crate::objective::mix;
 use crate::recipe::{Resolved, TrainRecipe};
@@ -68,21 +69,8 @@ impl Setup {
         view: &mut View,
     ) -> Result<(Learner, Position), TrainError> {
         let training = self.device.clone().autodiff();
-        let recipe = self.recipe();
-        let weights = mix(&[recipe.seed, stream::WEIGHTS]);
-        let model = self.resolved.model.init(weights, &training)?;
-        let optimizer = recipe.optimizer.init(&model);
-        let fresh = Position {
-            step: 0,
-            tokens: 0,
-            loader: self.loader()?.state(),
-            best: None,
-            evals_since_best: 0,
-            skipped: 0,
-            elapsed_s: 0.0,
-        };
         if !resume {
-            return Ok((Learner { model, optimizer }, fresh));
+            return self.fresh(&training, view);
         }
         let recovered = self.checkpoints.recover()?;
         for (step, error) in &recovered.damaged {
@@ -97,8 +85,11 @@ impl Setup {
                 });
             }
             view.message("no checkpoint was written yet: starting from step 0");
-            return Ok((Learner { model, optimizer }, fresh));
+            return self.fresh(&training, view);
         };
+        // Groups of parameters follow from the model's shape.
+        let shape = self.resolved.model.init(0, &training)?;
+        let optimizer = self.recipe().optimizer.init(&shape);
         let mut restored =
             state::load_checkpoint(&checkpoint, &self.resolved.model, optimizer, &training)?;
         self.reconcile_best(&mut restored.position)?;
@@ -108,6 +99,27 @@ impl Setup {
             optimizer: restored.optimizer,
         };
         Ok((learner, restored.position))
+    }
+
+    /// A learner before its first step.
+    fn fresh(&self, training: &Device, view: &mut View) -> Result<(Learner, Position), TrainError> {
+        let seed = mix(&[self.recipe().seed, stream::WEIGHTS]);
+        let source = Some(&self.data.source);
+        let Start { model, origin } = init::start(&self.resolved, source, seed, training)?;
+        if let Some(origin) = origin {
+            view.message(&format!("starting from {origin}"));
+        }
+        let position = Position {
+            step: 0,
+            tokens: 0,
+            loader: self.loader()?.state(),
+            best: None,
+            evals_since_best: 0,
+            skipped: 0,
+            elapsed_s: 0.0,
+        };
+        let optimizer = self.recipe().optimizer.init(&model);
+        Ok((Learner { model, optimizer }, position))
     }
 
     /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the

@@ -9,17 +9,21 @@ use kiln_loader::{Prefetcher, Split, TokenBatch};
 use kiln_run::hardware;
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Mode, Progress, RunFolder, View, format};
-use kiln_text::{BigramReport, DataEnv};
+use kiln_text::DataEnv;
 
 use crate::data::{Data, Source};
-use crate::evaluate::Score;
-use crate::learner::{Learner, Update};
+use crate::evaluate::{Choice, Score};
+use crate::init;
+use crate::learner::{Learner, Loss, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
+use crate::outcome::{HeldOut, Outcome, Stop};
 use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
+use crate::run::read_resolved;
 use crate::setup::{Setup, stream};
 use crate::state::{self, Position};
+use crate::tutor::Tutor;
 use crate::{OpenDevice, TrainError};
 
 /// Batches the background thread may be ahead.
@@ -47,72 +51,27 @@ pub struct Request<'a> {
     pub interrupt: Interrupt,
 }
 
-/// How a run ended.
-pub struct Outcome {
-    /// Its folder.
-    pub folder: PathBuf,
-    /// Steps made.
-    pub step: u64,
-    /// Why it stopped.
-    pub stop: Stop,
-    /// Scores of the best weights; none if it was interrupted.
-    pub result: Option<RunResult>,
-}
-
-/// Why a run stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// All steps were made.
-    Finished,
-    /// `train.max_seconds` passed.
-    OutOfTime,
-    /// `train.patience` evaluations without a better one.
-    NoProgress,
-    /// An evaluation had `train.target_accuracy`.
-    Reached,
-    /// Someone asked for it; a checkpoint was written.
-    Interrupted,
-}
-
-/// The result of a finished run.
-pub struct RunResult {
-    /// Step of the best weights.
-    pub best_step: u64,
-    /// Validation score of the best weights: the full sweep, or random windows if the recipe asks for no sweep.
-    pub validation: HeldOut,
-    /// Test score, where there is a test split.
-    pub test: Option<HeldOut>,
-    /// The bigram baseline on the validation split; none for tasks, and for masked objectives, which it cannot answer.
-    pub bigram: Option<BigramReport>,
-    /// Generated text; none for tasks and for bidirectional models.
-    pub sample: Option<String>,
-    /// Trainable and frozen parameters.
-    pub params: usize,
-}
-
-/// The score of a held-out split.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HeldOut {
-    /// Sums over its targets.
-    pub score: Score,
-    /// The loss in bits per byte of text; none for a task.
-    pub bits_per_byte: Option<f64>,
-}
-
 /// Trains a model as a recipe says, into a run folder.
 ///
 /// # Errors
 /// Any of [`TrainError`]; what was checkpointed before stays usable.
 pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     request.recipe.value.validate()?;
-    if !request.resume {
-        // Before the data is prepared, which can take minutes.
-        RunFolder::check_free(&request.out)?;
-    }
+    // Before the data is prepared, which can take minutes.
+    let started = match request.resume {
+        true => written_recipe(&request.out)?,
+        false => {
+            RunFolder::check_free(&request.out)?;
+            None
+        }
+    };
+    let mut recipe = request.recipe;
+    init::note_weights(&mut recipe.value, started.as_ref())?;
     let mut view = View::new(0, request.view);
-    let source = Source::open(&request.recipe.value, request.data, &mut view)?;
-    let resolved = Resolved::new(request.recipe, source.vocab_size()?)?;
+    let source = Source::open(&recipe.value, request.data, &mut view)?;
+    let resolved = Resolved::new(recipe, source.vocab_size()?)?;
     let data = Data::new(source, resolved.seq)?;
+    let mut tutor = Tutor::open(&resolved, &data.source, &request.device.device)?;
     let folder = match request.resume {
         true => RunFolder::resume(&request.out)?,
         false => RunFolder::create(&request.out)?,
@@ -127,9 +86,23 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     };
     setup.describe(request.resume, request.source, request.versions)?;
     let (learner, position) = setup.start(request.resume, &mut view)?;
+    if let Some(tutor) = &mut tutor {
+        let (windows, source) = (&setup.data.train, &setup.data.source);
+        let caches = &request.data.cache_dir;
+        if !tutor.prepare(windows, source, caches, &mut view, &request.interrupt)? {
+            view.message("stopped as asked; go on with --resume");
+            return Ok(Outcome {
+                folder: setup.folder.path().into(),
+                step: position.step,
+                stop: Stop::Interrupted,
+                result: None,
+            });
+        }
+    }
     let log = Log::open(&setup, request.resume.then_some(position.step), view)?;
     Loop {
         setup: &setup,
+        tutor,
         position,
         log,
         interrupt: request.interrupt,
@@ -139,8 +112,17 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     .run(learner)
 }
 
+/// The recipe that a run was started with; none if it was killed before it wrote it.
+fn written_recipe(out: &Path) -> Result<Option<TrainRecipe>, TrainError> {
+    match RunFolder::open(out) {
+        Ok(folder) => Ok(Some(read_resolved(&folder)?.recipe.value)),
+        Err(_) => Ok(None),
+    }
+}
+
 struct Loop<'a> {
     setup: &'a Setup,
+    tutor: Option<Tutor>,
     position: Position,
     log: Log,
     interrupt: Interrupt,
@@ -179,9 +161,17 @@ impl Loop<'_> {
             let decay = recipe.schedule.fraction(step, steps, self.share_of_time());
             let rate = recipe.optimizer.learning_rate * decay;
             let clip = recipe.optimizer.clip_norm;
+            let share = self.share(steps);
+            let mut loss = match &mut self.tutor {
+                None => Loss::CrossEntropy,
+                Some(tutor) => Loss::Distill {
+                    weight: tutor.config().weight_at(share),
+                    tutor,
+                },
+            };
             let began = Instant::now();
             let update;
-            (learner, update) = learner.update(&micro, rate, clip, &training)?;
+            (learner, update) = learner.update(&micro, &mut loss, rate, clip, &training)?;
             self.position.step = step + 1;
             self.position.tokens += update.tokens;
             self.position.elapsed_s = before + self.started.elapsed().as_secs_f64();
@@ -219,6 +209,7 @@ impl Loop<'_> {
             }
             _ => Some(crate::finish::finish(
                 setup,
+                self.tutor.as_ref(),
                 &learner,
                 &self.position,
                 &mut self.log,
@@ -247,7 +238,7 @@ impl Loop<'_> {
                     TrainError::setting(
                         "train.order",
                         "sequential",
-                        "training needs an order without end: crops or shuffled",
+                        "training needs an order without end: crops, shuffled or fixed",
                     )
                 })?;
                 self.position.loader = after;
@@ -346,6 +337,19 @@ impl Loop<'_> {
         let held_out = HeldOut {
             score,
             bits_per_byte: setup.data.bits_per_byte(Split::Validation, loss),
+            teacher: match &self.tutor {
+                None => None,
+                Some(tutor) => {
+                    let choice = Choice::Crops {
+                        batches: train.eval_batches,
+                        seed,
+                    };
+                    let models = [&model, tutor.model()];
+                    let windows = &setup.data.validation;
+                    let evaluator = setup.evaluator();
+                    Some(evaluator.beside(models, windows, train.batch, choice)?)
+                }
+            },
         };
         self.log.evaluation(&self.position, &held_out, best)?;
         Ok(best)

@@ -269,7 +269,7 @@ fn orders_of_windows() {
     let error = corner.start("sequential", &["train.order=sequential", "train.steps=300"]);
     assert_eq!(
         error.map(|_| ()).unwrap_err().to_string(),
-        "recipe: `train.order` is sequential, but training needs an order without end: crops or shuffled"
+        "recipe: `train.order` is sequential, but training needs an order without end: crops, shuffled or fixed"
     );
     assert!(
         !corner.path("sequential").exists(),

@@ -11,7 +11,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use common::{distance, values};
 use kiln_loader::TokenBatch;
-use kiln_train::{Learner, OptimizerConfig, OptimizerKind, Update};
+use kiln_train::{Learner, Loss, OptimizerConfig, OptimizerKind, Update};
 use kiln_zoo::ModelConfig;
 
 const VOCAB: usize = 32;
@@ -78,7 +78,10 @@ fn split(batch: &TokenBatch, parts: usize) -> Vec<TokenBatch> {
 }
 
 fn update(learner: Learner, batches: &[TokenBatch], rate: f64, clip: f64) -> (Learner, Update) {
-    learner.update(batches, rate, clip, &device()).unwrap()
+    let loss = &mut Loss::CrossEntropy;
+    learner
+        .update(batches, loss, rate, clip, &device())
+        .unwrap()
 }
 
 #[test]

@@ -94,7 +94,8 @@ fn gla(config: &ModelConfig) -> usize {
     norm(config) + projections + matrix(d, heads, true) + read
 }
 
-fn count(config: &ModelConfig, mixer: fn(&ModelConfig) -> usize) -> usize {
+/// All parameters.
+fn count(config: &ModelConfig) -> usize {
     let backbone = &config.backbone;
     let (vocab, d) = (backbone.vocab_size, backbone.d_model);
     let positions = match backbone.positions {
@@ -106,20 +107,22 @@ fn count(config: &ModelConfig, mixer: fn(&ModelConfig) -> usize) -> usize {
     } else {
         vocab * d
     };
-    vocab * d + positions + backbone.n_layers * (mixer(config) + mlp(config)) + norm(config) + head
+    let layers: usize = (0..backbone.n_layers)
+        .map(|layer| mixer(config, layer) + mlp(config))
+        .sum();
+    vocab * d + positions + layers + norm(config) + head
 }
 
-fn counted(config: &ModelConfig) -> usize {
-    let mixer = match config.pattern[..] {
-        [MixerKind::Attention] => attention,
-        [MixerKind::Bk] => bk,
-        [MixerKind::Resolvent] => resolvent,
-        [MixerKind::Conv] => conv,
-        [MixerKind::Gla] => gla,
-        [MixerKind::Fnet] => norm,
-        _ => panic!("presets have one kind of mixer"),
+fn mixer(config: &ModelConfig, layer: usize) -> usize {
+    let count = match config.mixer(layer) {
+        MixerKind::Attention => attention,
+        MixerKind::Bk => bk,
+        MixerKind::Resolvent => resolvent,
+        MixerKind::Conv => conv,
+        MixerKind::Gla => gla,
+        MixerKind::Fnet => norm,
     };
-    count(config, mixer)
+    count(config)
 }
 
 #[test]
@@ -133,7 +136,7 @@ fn parameters_are_what_the_formulas_say() {
             let model = config.init(1, &device).unwrap();
             assert_eq!(
                 model.num_params(),
-                counted(&config),
+                count(&config),
                 "{} tied {tied} bias {bias}",
                 case.name
             );
@@ -149,7 +152,7 @@ fn small_presets_have_their_parameters_at_full_size() {
     for info in presets() {
         let mut config = ModelConfig::preset(info.name).unwrap();
         config.backbone.vocab_size = 65;
-        let expected = counted(&config);
+        let expected = count(&config);
         if expected < 1_000_000 {
             built += 1;
             let model = config.init(1, &device).unwrap();
@@ -176,7 +179,7 @@ fn nanogpt_presets_have_the_published_sizes() {
     ] {
         let config = preset(name, vocab);
         let positions = config.backbone.max_seq * config.backbone.d_model;
-        assert_eq!(counted(&config) - positions, expected, "{name}");
+        assert_eq!(count(&config) - positions, expected, "{name}");
     }
 }
 
@@ -196,6 +199,8 @@ fn presets_that_are_compared_are_of_one_size() {
         ("conv3-char-gpu", "nanogpt-gpu", 65),
         ("window-char-cpu", "nanogpt-cpu", 65),
         ("window-small", "transformer-small", 1024),
+        ("student-resolvent-char-cpu", "nanogpt-cpu", 65),
+        ("student-hybrid-char-cpu", "nanogpt-cpu", 65),
         ("transformer-masked", "resnet-bk-masked", 66),
         ("fnet-masked", "resnet-bk-masked", 66),
         ("gla-tiny", "transformer-tiny", 65),
@@ -203,8 +208,8 @@ fn presets_that_are_compared_are_of_one_size() {
         ("gla-char-cpu", "nanogpt-cpu", 65),
         ("gla-char-gpu", "nanogpt-gpu", 65),
     ] {
-        let a = counted(&preset(name, vocab)) as f64;
-        let b = counted(&preset(transformer, vocab)) as f64;
+        let a = count(&preset(name, vocab)) as f64;
+        let b = count(&preset(transformer, vocab)) as f64;
         assert!(
             (a / b - 1.0).abs() < 0.01,
             "{name} has {a}, {transformer} {b}"

@@ -11,6 +11,7 @@ mod compare;
 mod compress;
 mod cost;
 mod disk;
+mod distill;
 mod folders;
 mod recipes;
 mod synthetic;

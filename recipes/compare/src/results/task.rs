@@ -79,6 +79,12 @@ pub struct ArmResult {
     pub test_bits_per_byte: Option<Summary>,
     /// The same in accuracy.
     pub test_accuracy: Option<Summary>,
+    /// Agreement with the teacher over seeds, if every run has one.
+    #[serde(default)]
+    pub teacher_agreement: Option<Summary>,
+    /// KL(teacher || arm) over seeds, nats a token.
+    #[serde(default)]
+    pub teacher_kl: Option<Summary>,
     /// Parameters, frozen ones included.
     pub parameters: Option<u64>,
     /// Training tokens of one run.
@@ -231,6 +237,8 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
         test_loss: summary(|figures| figures.test_loss),
         test_bits_per_byte: summary(|figures| figures.test_bits_per_byte),
         test_accuracy: summary(|figures| figures.test_accuracy),
+        teacher_agreement: summary(|figures| figures.teacher_agreement),
+        teacher_kl: summary(|figures| figures.teacher_kl),
         parameters: runs.first().map(|figures| figures.parameters),
         tokens: runs.first().map(|figures| figures.tokens),
         step_seconds: middle(|figures| figures.step_seconds),

@@ -1,5 +1,6 @@
 //! What a recipe's types cannot check.
 
+use kiln_distill::{DistillConfig, ResponseLoss};
 use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::{DataConfig, TokenizerConfig};
@@ -43,6 +44,9 @@ impl TrainRecipe {
         if let Some(task) = &self.task {
             self.validate_task(task)?;
         }
+        if let Some(distill) = &self.distill {
+            self.validate_distill(distill)?;
+        }
         if let TokenizerConfig::Bpe {
             vocab_size: size @ 0..256,
         } = self.data.tokenizer
@@ -57,7 +61,7 @@ impl TrainRecipe {
             return Err(TrainError::setting(
                 "train.order",
                 "sequential",
-                "training needs an order without end: crops or shuffled",
+                "training needs an order without end: crops, shuffled or fixed",
             ));
         }
         let real = [
@@ -108,19 +112,65 @@ impl TrainRecipe {
                 1.0,
             ),
         ];
-        for (key, value, low, high) in real {
-            if !(low..=high).contains(&value) {
-                return Err(TrainError::setting(
-                    key,
-                    value,
-                    match high {
-                        f64::MAX => format!("must be at least {low:e}"),
-                        _ => format!("must lie in [{low:e}, {high:e}]"),
-                    },
-                ));
-            }
-        }
+        check_ranges(&real)?;
         self.sample.validate()
+    }
+
+    fn validate_distill(&self, distill: &DistillConfig) -> Result<(), TrainError> {
+        let last = distill.final_weight.unwrap_or(distill.weight);
+        check_ranges(&[
+            ("distill.temperature", distill.temperature, 1e-2, 1e2),
+            ("distill.weight", distill.weight, 0.0, 1.0),
+            ("distill.final_weight", last, 0.0, 1.0),
+        ])?;
+        if let Some(features) = &distill.features {
+            let least = f64::MIN_POSITIVE;
+            check_ranges(&[("distill.features.weight", features.weight, least, 1.0)])?;
+        }
+        if distill.weight.max(last) == 0.0 && distill.features.is_none() {
+            let why = "then nothing is learned from the teacher: raise it, or leave [distill] out";
+            return Err(TrainError::setting("distill.weight", 0, why));
+        }
+        if let ResponseLoss::JensenShannon(b) = distill.loss
+            && !(0.0 < b && b < 1.0)
+        {
+            let why = "must lie between 0 and 1, which are the limits `forward-kl` and `reverse-kl` up to a factor of 0";
+            return Err(TrainError::setting("distill.loss.jensen-shannon", b, why));
+        }
+        if self.train.gradient_probe_every > 0 {
+            let every = self.train.gradient_probe_every;
+            let why = "the probe takes the gradient of cross-entropy, and a teacher is learned from: leave the key out";
+            return Err(TrainError::setting(
+                "train.gradient_probe_every",
+                every,
+                why,
+            ));
+        }
+        if !distill.cache {
+            return Ok(());
+        }
+        let refused = |why| Err(TrainError::setting("distill.cache", true, why));
+        if distill.top_k == 0 {
+            return refused(
+                "all tokens of every position are too much to keep: set `distill.top_k`, such as 16",
+            );
+        }
+        if distill.features.is_some() {
+            return refused(
+                "features are not kept, so the teacher is asked in any case: leave one of the two out",
+            );
+        }
+        if self.objective.kind != ObjectiveKind::NextToken {
+            return refused(
+                "masks are drawn anew for every batch, so no answer can be kept: leave the key out",
+            );
+        }
+        if self.train.order != Order::Fixed {
+            return refused(
+                "answers are kept for the windows of a sweep, and this order has others: set `train.order = \"fixed\"`",
+            );
+        }
+        Ok(())
     }
 
     fn validate_task(&self, task: &TaskConfig) -> Result<(), TrainError> {
@@ -134,10 +184,32 @@ impl TrainRecipe {
             let why = "a task has its own targets: leave [objective] out";
             return Err(TrainError::setting("objective.kind", "masked-token", why));
         }
-        if task.train_examples == 0 && self.train.order == Order::Shuffled {
+        let order = match self.train.order {
+            Order::Shuffled => "shuffled",
+            Order::Fixed => "fixed",
+            Order::Crops | Order::Sequential => return Ok(()),
+        };
+        if task.train_examples == 0 {
             let why = "examples without end cannot be shuffled: set `train.order = \"crops\"`, or `task.train_examples`";
-            return Err(TrainError::setting("train.order", "shuffled", why));
+            return Err(TrainError::setting("train.order", order, why));
         }
         Ok(())
     }
+}
+
+/// Keys with their values, each in its closed range.
+fn check_ranges(all: &[(&'static str, f64, f64, f64)]) -> Result<(), TrainError> {
+    for &(key, value, low, high) in all {
+        if !(low..=high).contains(&value) {
+            return Err(TrainError::setting(
+                key,
+                value,
+                match high {
+                    f64::MAX => format!("must be at least {low:e}"),
+                    _ => format!("must lie in [{low:e}, {high:e}]"),
+                },
+            ));
+        }
+    }
+    Ok(())
 }

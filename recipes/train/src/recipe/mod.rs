@@ -3,6 +3,7 @@
 mod check;
 mod resolve;
 
+use kiln_distill::DistillConfig;
 use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::DataConfig;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::generate::SampleConfig;
+use crate::init::InitConfig;
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::ScheduleConfig;
 
@@ -34,6 +36,12 @@ pub struct TrainRecipe {
     pub task: Option<TaskConfig>,
     /// Model: a preset and what differs from it.
     pub model: ModelSection,
+    /// Weights to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitConfig>,
+    /// A teacher to learn from, beside the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
     /// What is predicted.
     #[serde(default)]
     pub objective: Objective,

@@ -141,6 +141,11 @@ pub fn records(run: &Path) -> Vec<Record> {
     kiln_run::metrics::read(&run.join("metrics.jsonl")).unwrap()
 }
 
+/// The records so far of a run that may not have begun.
+pub fn try_records(run: &Path) -> Option<Vec<Record>> {
+    kiln_run::metrics::read(&run.join("metrics.jsonl")).ok()
+}
+
 /// Changes laid over others, later ones winning.
 pub fn with<'a>(changes: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     changes.iter().chain(more).copied().collect()

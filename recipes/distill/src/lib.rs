@@ -1,0 +1,17 @@
+//! What a student learns from a teacher: the settings, the losses, and answers of a teacher kept on disk.
+//!
+//! Knows tensors of scores, and no model: whose scores they are is the business of `kiln-train`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cache;
+mod config;
+mod feature;
+mod response;
+mod target;
+
+pub use cache::{CacheError, CacheLayout, CacheReader, CacheWriter, Rows, WindowIndex};
+pub use config::DistillConfig;
+pub use feature::{FeatureConfig, FeatureKind, relation_error, relative_error};
+pub use response::ResponseLoss;
+pub use target::Target;

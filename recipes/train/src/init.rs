@@ -1,0 +1,260 @@
+//! `[init]`: a model that starts from the weights of a finished run.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use kiln_distill::DistillConfig;
+use kiln_run::RunFolder;
+use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, transplant};
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::data::Source;
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::run::{Run, read_config};
+use crate::state::RunConfig;
+
+/// Weights to start from, in place of random ones. The optimizer starts anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitConfig {
+    /// Folder of a finished run, absolute or relative to where the command is given.
+    pub from: PathBuf,
+    /// The run's layer that each layer takes its weights from; without it, the one of its own number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+    /// Parts that keep random weights. A mixer of another kind than the run's has random weights in any case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fresh: Vec<Part>,
+    /// SHA-256 of the run's weights. Written into the run folder; where a recipe states it, other weights are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
+}
+
+/// A finished run that a recipe names.
+pub(crate) struct Named<'a> {
+    /// Dotted key of its path.
+    pub key: &'static str,
+    /// Its folder.
+    pub path: &'a Path,
+    /// SHA-256 that its weights must have, if the recipe says so.
+    pub weights: Option<&'a str>,
+}
+
+impl Named<'_> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] if it is not there or not finished, or its weights are not the wanted ones.
+    pub(crate) fn open(&self, device: &Device) -> Result<Run, TrainError> {
+        let run = Run::open(self.path, device).map_err(|error| self.missing(&error))?;
+        self.check_weights(&run.config)?;
+        Ok(run)
+    }
+
+    /// SHA-256 of its weights, as it says itself; they are not read.
+    ///
+    /// # Errors
+    /// As [`Named::open`].
+    pub(crate) fn find_weights(&self) -> Result<String, TrainError> {
+        let config = RunFolder::open(self.path)
+            .map_err(TrainError::from)
+            .and_then(|folder| read_config(&folder))
+            .map_err(|error| self.missing(&error))?;
+        self.check_weights(&config)?;
+        Ok(config.weights)
+    }
+
+    fn check_weights(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let found = &config.weights;
+        match self.weights {
+            Some(wanted) if wanted != found => Err(self.refused(format!(
+                "its weights have the sha256 {found}, and the recipe asks for {wanted}: put the right run back, or leave `weights` out"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn missing(&self, error: &TrainError) -> TrainError {
+        self.refused(format!(
+            "it cannot be opened as a finished run: {error}. Train one with --out {}, or name the folder of another",
+            self.path.display()
+        ))
+    }
+
+    /// The run is there and will not do.
+    pub(crate) fn refused(&self, why: String) -> TrainError {
+        TrainError::setting(self.key, self.path.display(), why)
+    }
+
+    /// Refuses a run whose token ids mean something else than those of `source`.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] naming both vocabularies.
+    pub(crate) fn check_tokens(&self, run: &Run, source: &Source) -> Result<(), TrainError> {
+        let named = |hash: Option<&str>| match hash {
+            Some(hash) => format!("the tokenizer {}", hash.get(..12).unwrap_or(hash)),
+            None => "the symbols of a task".into(),
+        };
+        let own = source.text().map(|text| text.tokenizer.hash().to_string());
+        let of_run = run.config.tokenizer.as_deref();
+        if own.as_deref() == of_run {
+            return Ok(());
+        }
+        Err(self.refused(format!(
+            "it reads {} and this recipe {}, so the same id is another token: take its tokenizer with `data.tokenizer = \"file:{}\"`, or a run that has this one",
+            named(of_run),
+            named(own.as_deref()),
+            run.tokenizer_path().display()
+        )))
+    }
+}
+
+impl InitConfig {
+    pub(crate) fn run(&self) -> Named<'_> {
+        Named {
+            key: "init.from",
+            path: &self.from,
+            weights: self.weights.as_deref(),
+        }
+    }
+}
+
+/// The run that `[distill]` names.
+pub(crate) fn teacher(distill: &DistillConfig) -> Named<'_> {
+    Named {
+        key: "distill.teacher",
+        path: &distill.teacher,
+        weights: distill.weights.as_deref(),
+    }
+}
+
+/// What a model starts with.
+pub(crate) struct Start {
+    pub model: LanguageModel,
+    /// Where its weights come from, in words; none if they are random.
+    pub origin: Option<String>,
+}
+
+/// The model of a recipe as it is before the first step: random weights of `seed`, and those of the run that `[init]` names. With
+/// `source`, the tokens of both are compared.
+///
+/// # Errors
+/// Those of building the model; a run that cannot be opened or whose weights do not fit.
+pub(crate) fn start(
+    resolved: &Resolved,
+    source: Option<&Source>,
+    seed: u64,
+    device: &Device,
+) -> Result<Start, TrainError> {
+    let model = resolved.model.init(seed, device)?;
+    let Some(init) = &resolved.recipe.value.init else {
+        let origin = None;
+        return Ok(Start { model, origin });
+    };
+    let named = init.run();
+    let run = named.open(&device.clone().inner())?;
+    if let Some(source) = source.filter(|_| !init.fresh.contains(&Part::Embedding)) {
+        named.check_tokens(&run, source)?;
+    }
+    if !init.fresh.contains(&Part::Mixers) {
+        check_heads(&named, &resolved.model, &run.config.model)?;
+    }
+    let graft = Graft {
+        layers: init.layers.clone(),
+        fresh: init.fresh.clone(),
+    };
+    let done =
+        transplant(model, &run.model, &graft).map_err(|error| named.refused(error.to_string()))?;
+    let mut origin = format!("{} weights of {}", done.taken, init.from.display());
+    let layers = |layers: &[usize]| {
+        let numbers: Vec<_> = layers.iter().map(ToString::to_string).collect();
+        numbers.join(", ")
+    };
+    if !done.other_mixers.is_empty() {
+        origin += &format!("; random mixers in layers {}", layers(&done.other_mixers));
+    }
+    if !done.left.is_empty() {
+        origin += &format!("; without its {}", done.left.join(", "));
+    }
+    Ok(Start {
+        model: done.model,
+        origin: Some(origin),
+    })
+}
+
+/// Projections of attention have the same shape however many heads they are for: another number would read them otherwise.
+fn check_heads(
+    named: &Named<'_>,
+    student: &ModelConfig,
+    teacher: &ModelConfig,
+) -> Result<(), TrainError> {
+    let has = |model: &ModelConfig| model.pattern.contains(&MixerKind::Attention);
+    if !has(student) || !has(teacher) {
+        return Ok(());
+    }
+    let heads = |model: &ModelConfig| {
+        let attention = &model.attention;
+        (
+            attention.heads,
+            attention.rope,
+            attention.rope_base.to_bits(),
+        )
+    };
+    match heads(student) == heads(teacher) {
+        true => Ok(()),
+        false => Err(named.refused(
+            "its attention has other `heads`, `rope` or `rope_base` than this model's, and its weights would be read otherwise: make them equal, or leave the mixers fresh with `fresh = [\"mixers\"]`".into(),
+        )),
+    }
+}
+
+impl TrainRecipe {
+    /// What is wrong with the finished runs that the recipe names; their weights are not read.
+    pub fn missing_runs(&self) -> Vec<TrainError> {
+        let init = self.init.as_ref().map(InitConfig::run);
+        let named = init.into_iter().chain(self.distill.as_ref().map(teacher));
+        named.filter_map(|run| run.find_weights().err()).collect()
+    }
+
+    /// Fills in which weights the runs have that the recipe names, of those that are there.
+    pub fn note_weights_found(&mut self) {
+        if let Some(init) = &mut self.init {
+            let found = init.run().find_weights().ok();
+            init.weights = init.weights.take().or(found);
+        }
+        if let Some(distill) = &mut self.distill {
+            let found = teacher(distill).find_weights().ok();
+            distill.weights = distill.weights.take().or(found);
+        }
+    }
+}
+
+/// Fills in which weights the runs of a recipe have; when a run goes on, those that it wrote down in `started`.
+///
+/// # Errors
+/// A run that is not there.
+pub(crate) fn note_weights(
+    recipe: &mut TrainRecipe,
+    started: Option<&TrainRecipe>,
+) -> Result<(), TrainError> {
+    if let Some(init) = &mut recipe.init
+        && init.weights.is_none()
+    {
+        let before = started.and_then(|recipe| recipe.init.as_ref()?.weights.clone());
+        init.weights = Some(match before {
+            Some(weights) => weights,
+            None => init.run().find_weights()?,
+        });
+    }
+    if let Some(distill) = &mut recipe.distill
+        && distill.weights.is_none()
+    {
+        let before = started.and_then(|recipe| recipe.distill.as_ref()?.weights.clone());
+        distill.weights = Some(match before {
+            Some(weights) => weights,
+            None => teacher(distill).find_weights()?,
+        });
+    }
+    Ok(())
+}

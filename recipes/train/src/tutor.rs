@@ -1,0 +1,281 @@
+//! The teacher of a run: its model, its answers, and what they cost.
+
+mod cache;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use kiln_distill::{
+    DistillConfig, FeatureConfig, FeatureKind, Target, relation_error, relative_error,
+};
+use kiln_loader::TokenBatch;
+use kiln_zoo::{BackboneConfig, LanguageModel, Positions};
+
+use crate::TrainError;
+use crate::data::Source;
+use crate::init;
+use crate::loss::DeviceBatch;
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::run::Run;
+
+use cache::Cache;
+pub(crate) use cache::cache_layout;
+
+/// A teacher that is asked for its answers, without gradients.
+pub struct Tutor {
+    config: DistillConfig,
+    run: Run,
+    cost: TeacherCost,
+    device: Device,
+    cache: Option<Cache>,
+    /// Its layer that each of the student's is matched with, if features are.
+    layers: Vec<usize>,
+    took: Duration,
+}
+
+/// What a teacher says to a batch.
+pub(crate) struct Answers {
+    /// Its distribution where targets count.
+    pub target: Target,
+    /// Its residual stream, if features are matched.
+    pub trace: Option<Vec<Tensor<3>>>,
+}
+
+/// What a teacher costs beside its student.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeacherCost {
+    /// Folder of its run.
+    pub path: PathBuf,
+    /// Its parameters.
+    pub params: usize,
+    /// Bytes of its weights in f32; it has no gradients and no optimizer.
+    pub weight_bytes: u64,
+    /// Its forward operations a token.
+    pub flops_per_token: u64,
+}
+
+impl TeacherCost {
+    fn new(path: &Path, run: &Run, seq: usize) -> Self {
+        let params = run.model.num_params();
+        Self {
+            path: path.into(),
+            params,
+            weight_bytes: 4 * params as u64,
+            flops_per_token: run.config.model.flops_per_token(&run.model, seq),
+        }
+    }
+
+    /// The cost of a recipe's teacher; none without one.
+    ///
+    /// # Errors
+    /// A teacher that cannot be opened.
+    pub fn of(
+        recipe: &TrainRecipe,
+        seq: usize,
+        device: &Device,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(distill) = &recipe.distill else {
+            return Ok(None);
+        };
+        let run = init::teacher(distill).open(device)?;
+        Ok(Some(Self::new(&distill.teacher, &run, seq)))
+    }
+}
+
+impl Tutor {
+    /// Opens the teacher of a recipe; none without one.
+    ///
+    /// # Errors
+    /// A run that is not there, not finished or damaged; one that reads other tokens, predicts something else, or cannot take
+    /// sequences of this length.
+    pub fn open(
+        resolved: &Resolved,
+        source: &Source,
+        device: &Device,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &resolved.recipe.value.distill else {
+            return Ok(None);
+        };
+        let named = init::teacher(config);
+        let run = named.open(device)?;
+        named.check_tokens(&run, source)?;
+        let refused = |why: String| Err(named.refused(why));
+        let (own, teacher) = (&resolved.model.backbone, &run.config.model.backbone);
+        if own.vocab_size != teacher.vocab_size {
+            let [own, teacher] = [own, teacher].map(|backbone| backbone.vocab_size);
+            return refused(format!(
+                "it knows {teacher} tokens, and this recipe has {own}: take a teacher of the same data"
+            ));
+        }
+        if run.config.objective.kind != resolved.recipe.value.objective.kind {
+            return refused(
+                "it predicts something else: give both the same `objective.kind`".into(),
+            );
+        }
+        let name = source.name()?;
+        if source.text().is_none() && run.config.corpus != name {
+            return refused(format!(
+                "it was trained on the task `{}`, and this recipe has `{name}`",
+                run.config.corpus
+            ));
+        }
+        if teacher.positions == Positions::Learned && resolved.seq > teacher.max_seq {
+            return refused(format!(
+                "it has learned positions up to {}, and this recipe has sequences of {}: set `train.seq`",
+                teacher.max_seq, resolved.seq
+            ));
+        }
+        if config.top_k > own.vocab_size {
+            let why = format!("there are {} tokens; 0 keeps all", own.vocab_size);
+            return Err(TrainError::setting("distill.top_k", config.top_k, why));
+        }
+        let layers = match &config.features {
+            None => Vec::new(),
+            Some(features) => matched_layers(features, own, teacher)?,
+        };
+        Ok(Some(Self {
+            layers,
+            cost: TeacherCost::new(&config.teacher, &run, resolved.seq),
+            config: config.clone(),
+            run,
+            device: device.clone(),
+            cache: None,
+            took: Duration::ZERO,
+        }))
+    }
+
+    /// How it is learned from.
+    pub(crate) fn config(&self) -> &DistillConfig {
+        &self.config
+    }
+
+    /// What it costs.
+    pub(crate) fn cost(&self) -> &TeacherCost {
+        &self.cost
+    }
+
+    /// Its model, without autodiff.
+    pub(crate) fn model(&self) -> &LanguageModel {
+        &self.run.model
+    }
+
+    fn ask(&self, batch: &DeviceBatch) -> Result<Answers, TrainError> {
+        let model = &self.run.model;
+        let trace = match self.config.features {
+            None => None,
+            Some(_) => Some(model.trace(batch.inputs.clone())?),
+        };
+        let scores = match trace.as_ref().and_then(|trace| trace.last()) {
+            None => batch.logits(model)?,
+            Some(hidden) => batch.logits_of(model, hidden.clone()),
+        };
+        let DistillConfig {
+            temperature, top_k, ..
+        } = self.config;
+        let target = Target::new(scores, temperature, top_k);
+        Ok(Answers { target, trace })
+    }
+
+    /// Its answers where targets of a batch count, on the device of `on_device` without autodiff.
+    pub(crate) fn answers(
+        &mut self,
+        batch: &TokenBatch,
+        on_device: &DeviceBatch,
+    ) -> Result<Answers, TrainError> {
+        let began = Instant::now();
+        let answers = match &self.cache {
+            Some(cache) => Answers {
+                target: cache.target(batch, self.config.top_k, &self.device)?,
+                trace: None,
+            },
+            None => {
+                let answers = self.ask(&on_device.inner())?;
+                // Only then is its time its own, on devices that work behind the program's back.
+                self.device
+                    .sync()
+                    .map_err(|error| TrainError::DeviceLost(error.to_string()))?;
+                answers
+            }
+        };
+        self.took += began.elapsed();
+        Ok(answers)
+    }
+
+    /// T^2 D for each row: the square keeps gradients at the size of cross-entropy's, whatever the temperature
+    /// (arXiv 1503.02531, section 2).
+    ///
+    /// # Shapes
+    /// - `scores`: the student's, `[rows, vocab]`
+    /// - returns `[rows]`
+    pub(crate) fn divergence(&self, target: Target, scores: Tensor<2>) -> Tensor<1> {
+        let temperature = self.config.temperature;
+        let student = target.student(scores, temperature);
+        let divergence = self.config.loss.divergence(target.log_probs, student);
+        divergence.mul_scalar(temperature * temperature)
+    }
+
+    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. Traces are those of
+    /// [`LanguageModel::trace`].
+    pub(crate) fn features(
+        &self,
+        student: &LanguageModel,
+        own: &[Tensor<3>],
+        teacher: &[Tensor<3>],
+    ) -> Option<(Tensor<1>, f64)> {
+        let config = self.config.features.as_ref()?;
+        let distances = self.layers.iter().enumerate().map(|(layer, &of)| {
+            let (after, expected) = (own[layer + 1].clone(), teacher[of + 1].clone());
+            match config.kind {
+                FeatureKind::Mixers => {
+                    let given = teacher[of].clone();
+                    let expected = self.run.model.blocks[of].mix(given.clone());
+                    relative_error(student.blocks[layer].mix(given), expected)
+                }
+                FeatureKind::Hidden => relative_error(after, expected),
+                FeatureKind::Relations => relation_error(after, expected),
+            }
+        });
+        let distances: Vec<_> = distances.collect();
+        Some((Tensor::cat(distances, 0).mean(), config.weight))
+    }
+
+    /// Time of its answers since this was last called.
+    pub(crate) fn take_time(&mut self) -> Duration {
+        std::mem::take(&mut self.took)
+    }
+}
+
+/// The teacher's layer for each of the student's.
+fn matched_layers(
+    features: &FeatureConfig,
+    student: &BackboneConfig,
+    teacher: &BackboneConfig,
+) -> Result<Vec<usize>, TrainError> {
+    let [own, there] = [student, teacher].map(|backbone| backbone.d_model);
+    if own != there && features.kind != FeatureKind::Relations {
+        let why = format!(
+            "the model is {own} wide and the teacher {there}: only `relations` can be matched then"
+        );
+        return Err(TrainError::setting(
+            "distill.features.kind",
+            "between vectors",
+            why,
+        ));
+    }
+    let [own, there] = [student, teacher].map(|backbone| backbone.n_layers);
+    let same = || (0..own).collect::<Vec<_>>();
+    let layers = features.layers.clone().unwrap_or_else(same);
+    let fits = layers.len() == own && layers.iter().all(|layer| *layer < there);
+    match fits && (features.layers.is_some() || own == there) {
+        true => Ok(layers),
+        false => Err(TrainError::setting(
+            "distill.features.layers",
+            format!("{:?}", features.layers.as_deref().unwrap_or_default()),
+            format!(
+                "it takes a number below {there}, a layer of the teacher, for each of the {own} layers of the model"
+            ),
+        )),
+    }
+}
