@@ -10,7 +10,7 @@ use kiln_run::hardware::{Hardware, Provenance};
 use kiln_run::{CheckpointStore, RunFolder, View};
 
 use crate::TrainError;
-use crate::data::Data;
+use crate::data::{Data, Source};
 use crate::evaluate::Evaluator;
 use crate::init::{self, Start};
 use crate::learner::Learner;
@@ -25,6 +25,19 @@ pub(crate) mod stream {
     pub const DROPOUT: u64 = 3;
     pub const EVALUATION: u64 = 4;
     pub const MASK: u64 = 5;
+}
+
+/// The model that a run starts with, on `device` with autodiff.
+///
+/// # Errors
+/// Those of building it, and of weights to start from.
+pub(crate) fn first_model(
+    resolved: &Resolved,
+    source: &Source,
+    device: &Device,
+) -> Result<Start, TrainError> {
+    let seed = mix(&[resolved.recipe.value.seed, stream::WEIGHTS]);
+    init::start(resolved, Some(source), seed, &device.clone().autodiff())
 }
 
 /// Everything that stays the same during a run.
@@ -62,16 +75,16 @@ impl Setup {
         Ok(())
     }
 
-    /// A fresh learner, or the newest checkpoint's.
+    /// A learner of the model that a new run starts with, or the newest checkpoint's.
     pub(crate) fn start(
         &self,
-        resume: bool,
+        new: Option<Start>,
         view: &mut View,
     ) -> Result<(Learner, Position), TrainError> {
-        let training = self.device.clone().autodiff();
-        if !resume {
-            return self.fresh(&training, view);
+        if let Some(start) = new {
+            return self.fresh(start, view);
         }
+        let training = self.device.clone().autodiff();
         let recovered = self.checkpoints.recover()?;
         for (step, error) in &recovered.damaged {
             view.message(&format!(
@@ -85,7 +98,8 @@ impl Setup {
                 });
             }
             view.message("no checkpoint was written yet: starting from step 0");
-            return self.fresh(&training, view);
+            let start = first_model(&self.resolved, &self.data.source, &self.device)?;
+            return self.fresh(start, view);
         };
         // Groups of parameters follow from the model's shape.
         let shape = self.resolved.model.init(0, &training)?;
@@ -102,10 +116,8 @@ impl Setup {
     }
 
     /// A learner before its first step.
-    fn fresh(&self, training: &Device, view: &mut View) -> Result<(Learner, Position), TrainError> {
-        let seed = mix(&[self.recipe().seed, stream::WEIGHTS]);
-        let source = Some(&self.data.source);
-        let Start { model, origin } = init::start(&self.resolved, source, seed, training)?;
+    fn fresh(&self, start: Start, view: &mut View) -> Result<(Learner, Position), TrainError> {
+        let Start { model, origin } = start;
         if let Some(origin) = origin {
             view.message(&format!("starting from {origin}"));
         }

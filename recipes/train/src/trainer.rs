@@ -21,7 +21,7 @@ use crate::outcome::{HeldOut, Outcome, Stop};
 use crate::probe::probe;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::read_resolved;
-use crate::setup::{Setup, stream};
+use crate::setup::{Setup, first_model, stream};
 use crate::state::{self, Position};
 use crate::tutor::Tutor;
 use crate::{OpenDevice, TrainError};
@@ -72,6 +72,15 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     let resolved = Resolved::new(recipe, source.vocab_size()?)?;
     let data = Data::new(source, resolved.seq)?;
     let mut tutor = Tutor::open(&resolved, &data.source, &request.device.device)?;
+    // What the recipe's runs do not fit is found before there is a folder.
+    let first = match request.resume {
+        true => None,
+        false => Some(first_model(
+            &resolved,
+            &data.source,
+            &request.device.device,
+        )?),
+    };
     let folder = match request.resume {
         true => RunFolder::resume(&request.out)?,
         false => RunFolder::create(&request.out)?,
@@ -85,7 +94,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         device_name: request.device.name,
     };
     setup.describe(request.resume, request.source, request.versions)?;
-    let (learner, position) = setup.start(request.resume, &mut view)?;
+    let (learner, position) = setup.start(first, &mut view)?;
     if let Some(tutor) = &mut tutor {
         let (windows, source) = (&setup.data.train, &setup.data.source);
         let caches = &request.data.cache_dir;
