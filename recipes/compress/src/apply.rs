@@ -1,5 +1,7 @@
 //! One stage: from the tensors of a model to the smaller ones.
 
+mod factorise;
+mod half;
 mod pack;
 
 use std::collections::BTreeMap;
@@ -9,12 +11,12 @@ use kiln_train::{Stored, StoredModel};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{EMBEDDING, Layer, Role, form, layers, matrix, transposed};
-use crate::low_rank::allocate;
+use crate::layers::{Layer, Role, form, layers, matrix, transposed};
 use crate::prune::{self, Pattern, SparseGptConfig};
 use crate::quantize::{AwqConfig, GptqConfig, Quantized, awq, gptq, round_to_nearest};
-use crate::recipe::{Factorize, Prune, PruneMethod, Quantize, QuantizeMethod, Stage, Work};
-use crate::{CompressError, Gram, LowRank, Matrix, MethodError, Spectrum};
+use crate::recipe::{Prune, PruneMethod, Quantize, QuantizeMethod, Stage, Work};
+use crate::{CompressError, Gram, Matrix, MethodError};
+use half::tensors;
 use pack::packed;
 
 /// What the calibration knows of every layer's inputs, by the layer's name.
@@ -178,6 +180,13 @@ impl Job<'_> {
         let weights = head.as_ref().unwrap_or(weights);
         let method = match (work.method, gram) {
             (QuantizeMethod::Awq, _) | (_, None) if embedding => QuantizeMethod::RoundToNearest,
+            // A tied embedding is read as it is too, where an error counts alike in every channel: the identity, as large as H.
+            (QuantizeMethod::Gptq { act_order, .. }, Some(_)) if embedding => {
+                QuantizeMethod::Gptq {
+                    damping: 1.0,
+                    act_order,
+                }
+            }
             (method, _) => method,
         };
         let seen = || gram.ok_or(MethodError::NoTokens);
@@ -273,99 +282,6 @@ impl Job<'_> {
         ))
     }
 
-    fn halved(&self, layer: &Layer, stored: &Stored) -> Result<Stored, CompressError> {
-        Ok(match stored {
-            Stored::Float { shape, values, .. } => {
-                let rounded: Vec<f32> = values.iter().map(|x| FloatType::F16.round(*x)).collect();
-                if let Some(at) = rounded.iter().position(|value| !value.is_finite()) {
-                    let width = shape.last().copied().unwrap_or(1);
-                    let source = MethodError::OutOfRange {
-                        what: "number",
-                        row: at / width,
-                        column: at % width,
-                        value: values[at],
-                        most: 65_504.0,
-                    };
-                    return self.method(layer, Err(source));
-                }
-                Stored::Float {
-                    kind: FloatType::F16,
-                    shape: shape.clone(),
-                    values: rounded,
-                }
-            }
-            Stored::Sparse(sparse) => {
-                let format = SparseFormat {
-                    values: FloatType::F16,
-                    ..sparse.format()
-                };
-                let halved = SparseMatrix::pack(format, &sparse.dense());
-                Stored::Sparse(halved.map_err(|source| self.pack(layer, source))?)
-            }
-            Stored::LowRank { first, second } => Stored::LowRank {
-                first: Box::new(self.halved(layer, first)?),
-                second: Box::new(self.halved(layer, second)?),
-            },
-            // Scales are of 16 bits already.
-            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => stored.clone(),
-        })
-    }
-
-    fn factorise(
-        &self,
-        model: &StoredModel,
-        selected: &[Layer],
-        work: Factorize,
-    ) -> Result<Vec<Stored>, CompressError> {
-        let spectra = selected
-            .par_iter()
-            .map(|layer| self.spectrum(layer, &model.tensors[&layer.tensor], work))
-            .collect::<Result<Vec<_>, _>>()?;
-        let ranks = allocate(&spectra, work.keep);
-        // `keep` is the recipe's, and was checked when it was read.
-        let ranks = self.method(&selected[0], ranks)?;
-        let layers = selected.iter().zip(&spectra).zip(ranks);
-        layers
-            .map(|((layer, spectrum), rank)| {
-                let before = &model.tensors[&layer.tensor];
-                let Some(rank) = rank else {
-                    return Ok(before.clone());
-                };
-                let LowRank { first, second } = self.method(layer, spectrum.truncate(rank))?;
-                Ok(Stored::LowRank {
-                    first: Box::new(float(first)),
-                    second: Box::new(float(second)),
-                })
-            })
-            .collect()
-    }
-
-    fn spectrum(
-        &self,
-        layer: &Layer,
-        stored: &Stored,
-        work: Factorize,
-    ) -> Result<Spectrum, CompressError> {
-        let why = match stored {
-            Stored::Float { .. } => None,
-            Stored::Sparse(_) => Some("fill its zeros again"),
-            Stored::LowRank { .. } => {
-                Some("take factors of factors; lower `keep` of the stage before")
-            }
-            _ => Some("leave its codes behind"),
-        };
-        if let Some(why) = why {
-            return Err(self.order(layer, stored, "factorising", why));
-        }
-        let weights = self.method(layer, matrix(stored))?;
-        let spectrum = match (work.whitened, self.grams.get(&layer.name)) {
-            (None, _) => Spectrum::plain(&weights),
-            (Some(damping), Some(gram)) => Spectrum::whitened(&weights, gram, damping),
-            (Some(_), None) => Err(MethodError::NoTokens),
-        };
-        self.method(layer, spectrum)
-    }
-
     fn figures(
         &self,
         layer: &Layer,
@@ -435,20 +351,6 @@ impl Job<'_> {
             why,
         }
     }
-}
-
-/// Every tensor, vectors too.
-fn tensors(model: &StoredModel) -> Vec<Layer> {
-    let name = |tensor: &String| tensor.strip_suffix(".weight").unwrap_or(tensor).to_string();
-    let layer = |tensor: &String| Layer {
-        name: name(tensor),
-        tensor: tensor.clone(),
-        role: match tensor == EMBEDDING {
-            true => Role::Embedding,
-            false => Role::Linear,
-        },
-    };
-    model.tensors.keys().map(layer).collect()
 }
 
 fn float(matrix: Matrix) -> Stored {

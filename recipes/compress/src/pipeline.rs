@@ -1,6 +1,8 @@
 //! A compression from the run that it starts from to the smaller one: stage by stage, each with a run folder of its own.
 
+mod estimate;
 mod folder;
+mod work;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,15 +14,15 @@ use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Mode, RunFolder, View};
 use kiln_text::DataEnv;
 use kiln_train::{OpenDevice, Run, Source, StoredModel, load_stored};
-use kiln_zoo::LanguageModel;
 
-use crate::apply::{Calibrated, Job, LayerFigures};
-use crate::calibrate::calibrate;
+use crate::apply::LayerFigures;
 use crate::figures::{COMPRESS_VERSION, Compression, StageFigures};
 use crate::judge::Judge;
-use crate::recipe::{CompressRecipe, Selection, Stage, Work as Kind};
-use crate::{CompressError, Gram, page};
+use crate::recipe::CompressRecipe;
+use crate::{CompressError, page};
+pub use estimate::{Estimate, estimate};
 use folder::Folder;
+use work::Made;
 
 /// Tokens before decoding is timed.
 const PROMPT: usize = 64;
@@ -124,14 +126,6 @@ struct Pipeline<'a> {
     view: View,
 }
 
-/// What came of the work of a stage.
-struct Made {
-    model: StoredModel,
-    layers: Vec<LayerFigures>,
-    /// Tokens of the calibration.
-    tokens: u64,
-}
-
 /// What a stage took.
 struct Work {
     what: String,
@@ -199,88 +193,6 @@ impl Pipeline<'_> {
         let figures = self.measured(number, &after, work)?;
         self.folder.write(&figures)?;
         Ok(figures)
-    }
-
-    /// Does the work of a stage: at once, or block after block where each is calibrated behind those before it.
-    fn made(
-        &mut self,
-        number: usize,
-        before: &Run,
-        stored: &StoredModel,
-    ) -> Result<Made, CompressError> {
-        let work = &self.recipe.stage[number - 1].work;
-        let mut made = Made {
-            model: stored.clone(),
-            layers: Vec::new(),
-            tokens: 0,
-        };
-        let mut model = before.model.clone();
-        for (place, names) in self.parts(number, stored)?.into_iter().enumerate() {
-            if place > 0 {
-                let (config, path) = (&before.config.model, before.folder().model());
-                let device = &self.request.device.device;
-                model = load_stored(config, &made.model, &path, device)?.valid();
-            }
-            let grams = match work.is_calibrated() {
-                true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,
-                false => Calibrated::new(),
-            };
-            let stage = Stage {
-                work: work.clone(),
-                layers: Selection {
-                    layers: names,
-                    except: Vec::new(),
-                },
-            };
-            let job = Job {
-                number,
-                stage: &stage,
-                grams: &grams,
-            };
-            let (after, layers) = job.apply(&made.model)?;
-            made.model = after;
-            made.layers.extend(layers);
-            made.tokens = made
-                .tokens
-                .max(grams.values().map(Gram::tokens).max().unwrap_or(0));
-        }
-        Ok(made)
-    }
-
-    /// Names of the layers of a stage that are worked on together, in their order.
-    fn parts(
-        &self,
-        number: usize,
-        stored: &StoredModel,
-    ) -> Result<Vec<Vec<String>>, CompressError> {
-        let stage = &self.recipe.stage[number - 1];
-        let job = Job {
-            number,
-            stage,
-            grams: &Calibrated::new(),
-        };
-        let layers = job.selected(stored)?.into_iter();
-        let names = layers.map(|layer| layer.name).collect();
-        let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));
-        Ok(match alone || !self.recipe.calibration.sequential {
-            true => vec![names],
-            false => by_block(names),
-        })
-    }
-
-    fn calibrated(
-        &mut self,
-        model: &LanguageModel,
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Result<Calibrated, CompressError> {
-        let calibration = &self.recipe.calibration;
-        if self.calibration.is_none() && !calibration.corpus.is_empty() {
-            let recipe = self.run.data_recipe(Some(&calibration.corpus))?;
-            self.calibration = Some(Source::open(&recipe, self.request.data, &mut self.view)?);
-        }
-        let source = self.calibration.as_ref().unwrap_or(self.source);
-        let device = &self.request.device.device;
-        calibrate(model, &self.run.config, source, calibration, wanted, device)
     }
 
     fn measured(
@@ -359,90 +271,5 @@ impl Pipeline<'_> {
         // Learned positions must leave room for what is decoded.
         let length = PROMPT.min(run.config.seq / 2).max(1);
         Ok(decoding(&subject, device, length, seconds)?)
-    }
-}
-
-/// Layers of one block together, in the order in which a token passes them; what is in no block comes last.
-fn by_block(names: Vec<String>) -> Vec<Vec<String>> {
-    let block = |name: &str| -> usize {
-        let number = name
-            .strip_prefix("blocks.")
-            .and_then(|rest| rest.split('.').next());
-        number
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(usize::MAX)
-    };
-    let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    for name in names {
-        blocks.entry(block(&name)).or_default().push(name);
-    }
-    blocks.into_values().collect()
-}
-
-/// What a stage would make of a run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Estimate {
-    /// What would be done.
-    pub what: String,
-    /// Bytes of the weights in the file, scales and masks included.
-    pub bytes: u64,
-    /// Layers that it would work on.
-    pub layers: Vec<LayerFigures>,
-}
-
-/// What every stage would leave of a run's weights, the original first: found by the methods that need no calibration, whose results
-/// have the same size (but for the ranks that a whitened decomposition gives out, within the same budget).
-///
-/// # Errors
-/// As [`compress`], for what shows without calibration: layers that cannot be, orders that cannot be.
-pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, CompressError> {
-    recipe.check()?;
-    let mut model: StoredModel = run.stored()?;
-    let mut estimates = vec![Estimate {
-        what: "original".into(),
-        bytes: model.bytes(),
-        layers: Vec::new(),
-    }];
-    for (index, stage) in recipe.stage.iter().enumerate() {
-        let job = Job {
-            number: index + 1,
-            stage: &stage.without_calibration(),
-            grams: &Calibrated::new(),
-        };
-        let layers;
-        (model, layers) = job.apply(&model)?;
-        estimates.push(Estimate {
-            what: stage.work.to_string(),
-            bytes: model.bytes(),
-            layers,
-        });
-    }
-    Ok(estimates)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_come_in_the_order_of_the_model() {
-        let names = [
-            "blocks.0.mlp.up",
-            "blocks.10.mlp.up",
-            "blocks.2.mixer.gate",
-            "blocks.2.mlp.up",
-            "tokens",
-            "head",
-        ];
-        let found = by_block(names.map(String::from).to_vec());
-        assert_eq!(
-            found,
-            [
-                vec!["blocks.0.mlp.up"],
-                vec!["blocks.2.mixer.gate", "blocks.2.mlp.up"],
-                vec!["blocks.10.mlp.up"],
-                vec!["tokens", "head"],
-            ]
-        );
     }
 }

@@ -59,8 +59,18 @@ pub fn measure(
     };
     let training_device = worker.device.clone().autodiff();
     let model = subject.config.init(subject.seed, &training_device)?;
-    let (parameters, weight_bytes) = count(&model);
-    let training = outcome(|| worker.training(model, &training_device, budget.share()));
+    let (mut parameters, mut weight_bytes) = count(&model);
+    let training = match subject.compressed {
+        false => outcome(|| worker.training(model, &training_device, budget.share())),
+        true => {
+            let (held, bytes) = count(&subject.model);
+            (parameters.trainable, parameters.all, weight_bytes) = (0, held.all, bytes);
+            budget.skip(1);
+            Outcome::LeftOut {
+                reason: "the weights of a compressed run are not trained".into(),
+            }
+        }
+    };
     let mut cost = Cost {
         version: COST_VERSION,
         name: subject.name.clone(),

@@ -28,6 +28,8 @@ pub struct Subject {
     pub config: ModelConfig,
     /// The model, without autodiff.
     pub model: LanguageModel,
+    /// Whether it is what a compression made of a run, and is not trained.
+    pub compressed: bool,
     /// How it is trained.
     pub lesson: Lesson,
     /// Sizes of its files.
@@ -72,6 +74,7 @@ impl Subject {
             files: Some(Files::of(
                 &RunFolder::open(path).map_err(kiln_train::TrainError::from)?,
             )?),
+            compressed: run.config.storage.is_some(),
             config: run.config.model,
             model: run.model,
         })
@@ -130,6 +133,7 @@ impl Subject {
             seed,
             model: config.init(seed, device)?.valid(),
             config,
+            compressed: false,
             lesson,
             files: None,
         })

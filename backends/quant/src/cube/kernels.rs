@@ -105,6 +105,36 @@ fn level(word: u32, zero: i32, #[comptime] codes: Codes) -> f32 {
     }
 }
 
+/// The word at a bit of the codes of an output, with three bits from it on at its lowest end.
+#[cube]
+fn joined(words: &[u32], codes: usize, bit: u32) -> u32 {
+    let shift = bit % 32u32;
+    let at = codes + (bit / 32u32) as usize * LANES;
+    let mut word = words[at] >> shift;
+    if shift > 29u32 {
+        word |= words[at + LANES] << (32u32 - shift);
+    }
+    word
+}
+
+/// Adds the products of a level with an input of each row; rows that are not there repeat the last.
+#[cube]
+fn add(
+    sums: &mut Array<f32>,
+    level: f32,
+    x: &[f32],
+    first_row: usize,
+    input: usize,
+    layout: &Layout,
+    #[comptime] unit_rows: usize,
+) {
+    #[unroll]
+    for row in 0..unit_rows {
+        let from = min(first_row + row, layout.rows - 1);
+        sums[row] += level * x[from * layout.d_input + input];
+    }
+}
+
 /// Sums over tiles of inputs: part `p` of `parts` has every tile `t` with `p * tiles / parts <= t < (p + 1) * tiles / parts`.
 /// Unit `(block of unit_rows rows, part, output)`; x `[rows, d_input]`, y `[parts, rows, d_output]`.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -141,23 +171,44 @@ pub fn multiply(
         for row in 0..unit_rows {
             sums[row] = 0.0f32;
         }
-        #[unroll]
-        for code in 0..TILE {
-            let bit = comptime!(code as u32 * codes.bits);
-            let shift = comptime!(bit % 32);
-            let at = start + comptime!((bit / 32) as usize * LANES);
-            let input = first + code;
-            if comptime!(codes.whole) || input < layout.d_input {
-                let mut word = words[at] >> shift;
-                if comptime!(shift + codes.bits > 32) {
-                    word |= words[at + LANES] << comptime!((32 - shift) % 32);
+        // Loops that are short by a constant, which runtimes unroll where it pays: unrolled here, kernels take minutes to compile.
+        if comptime!(codes.bits == 3) {
+            for code in 0..TILE {
+                if comptime!(codes.whole) || first + code < layout.d_input {
+                    let word = joined(words, start, code as u32 * 3u32);
+                    let level = level(word, zero, codes);
+                    add(
+                        &mut sums,
+                        level,
+                        x,
+                        first_row,
+                        first + code,
+                        &layout,
+                        unit_rows,
+                    );
                 }
-                let level = level(word, zero, codes);
-                #[unroll]
-                for row in 0..unit_rows {
-                    // Rows that are not there repeat the last.
-                    let from = min(first_row + row, layout.rows - 1);
-                    sums[row] += level * x[from * layout.d_input + input];
+            }
+        } else {
+            let each = comptime!((32 / codes.bits) as usize);
+            for row in 0..comptime!(codes.bits as usize) {
+                let input = first + row * each;
+                if comptime!(codes.whole) || input < layout.d_input {
+                    let mut word = words[start + row * LANES];
+                    for code in 0..each {
+                        if comptime!(codes.whole) || input + code < layout.d_input {
+                            let level = level(word, zero, codes);
+                            add(
+                                &mut sums,
+                                level,
+                                x,
+                                first_row,
+                                input + code,
+                                &layout,
+                                unit_rows,
+                            );
+                        }
+                        word = word >> comptime!(codes.bits);
+                    }
                 }
             }
         }
@@ -195,14 +246,11 @@ pub fn columns(
     let group = input / layout.group;
     let place = Place::of(&layout, group, output);
     let bit = (input - group * layout.group) as u32 * codes.bits;
-    let shift = bit % 32u32;
-    let at = place.codes + (bit / 32u32) as usize * LANES;
-    let mut word = words[at] >> shift;
-    if comptime!(codes.bits == 3) {
-        if shift + 3u32 > 32u32 {
-            word |= words[at + LANES] << (32u32 - shift);
-        }
-    }
+    let word = if comptime!(codes.bits == 3) {
+        joined(words, place.codes, bit)
+    } else {
+        words[place.codes + (bit / 32u32) as usize * LANES] >> (bit % 32u32)
+    };
     let zero = place.zero(words, codes);
     columns[ABSOLUTE_POS] = level(word, zero, codes) * place.scale(words, codes);
 }

@@ -67,17 +67,8 @@ pub fn matrix(format: PackedFormat, seed: u64) -> PackedMatrix {
     PackedMatrix::pack(format, &levels, &scales, zeros).expect("levels of the format")
 }
 
-/// Every encoding, with and without zero points, with both types of scales. Where kernels are compiled for each, those that take
-/// another way through them.
+/// Every encoding, with and without zero points, with both types of scales.
 pub fn kinds() -> Vec<(Encoding, bool, FloatType)> {
-    if !on_flex() {
-        return vec![
-            (Encoding::Int8, false, FloatType::F32),
-            (Encoding::Int4, true, FloatType::F16),
-            (Encoding::Int3, false, FloatType::F16),
-            (Encoding::Sign, false, FloatType::F16),
-        ];
-    }
     let mut kinds = Vec::new();
     for encoding in Encoding::ALL {
         for scales in [FloatType::F16, FloatType::F32] {

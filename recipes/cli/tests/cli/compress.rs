@@ -58,6 +58,15 @@ fn a_compressed_run_is_a_run() {
         "1",
     ];
     corner.kiln(&cost).expect(0, &["small by length"]);
+    let text = fs::read(corner.path("small/cost.json")).unwrap();
+    let figures: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(figures["training"]["outcome"], "left-out");
+    let text = fs::read(corner.path("small/compress.json")).unwrap();
+    let compression: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(
+        figures["weight_bytes"],
+        compression["stages"][1]["memory_bytes"]
+    );
     // The original is what it was.
     corner
         .kiln(&["eval", "run", "--windows", "4"])

@@ -4,7 +4,7 @@ use crate::toy;
 /// A model of an embedding, two layers and a vector.
 fn model() -> StoredModel {
     let tensors = [
-        ("tokens", float(toy::weights(12, 64, 1))),
+        ("tokens", float(toy::weights(16, 64, 1))),
         ("blocks.0.mlp.up.weight", float(toy::weights(64, 96, 2))),
         ("blocks.0.mlp.down.weight", float(toy::weights(96, 64, 3))),
         ("blocks.0.mixer.conv.weight", float(toy::weights(64, 4, 4))),
@@ -80,10 +80,10 @@ fn every_matrix_is_quantized_and_nothing_else() {
             assert_eq!(after.tensors[name], model().tensors[name]);
         }
         assert!(matches!(after.tensors["tokens"], Stored::PackedRows(_)));
-        assert_eq!(after.tensors["tokens"].shape(), [12, 64]);
+        assert_eq!(after.tensors["tokens"].shape(), [16, 64]);
         for figures in &figures {
-            // Four bits, and 16 bits of scale and 8 of zero point for 32 of them; panels of 16 outputs are full but for the
-            // embedding's.
+            // Four bits, and 16 bits of scale and 8 of zero point for 32 of them, filled up to whole lines; panels of 16 outputs are
+            // full.
             let share = figures.bytes_after as f64 / figures.bytes_before as f64;
             assert!(share < 0.2, "{figures:?}");
             // A step of 2/15 of uniform weights is 0.0044 of their energy; compensation pays with weights for outputs.
@@ -101,6 +101,18 @@ fn gptq_beats_rounding_layer_by_layer() {
     for (plain, compensated) in plain.iter().zip(&compensated) {
         assert!(compensated.output_error.unwrap() < 0.7 * plain.output_error.unwrap());
     }
+}
+
+/// The embedding is read as it is too: GPTQ must not pay for the head with its rows.
+#[test]
+fn a_tied_embedding_serves_both_its_uses() {
+    let (plain, compensated) = (run(&[RTN]).unwrap().1, run(&[GPTQ]).unwrap().1);
+    let [plain, compensated] = [&plain, &compensated].map(|figures| figure(figures, "tokens"));
+    assert!(compensated.output_error.unwrap() < 0.7 * plain.output_error.unwrap());
+    assert!(
+        compensated.weight_error < 1.6 * plain.weight_error,
+        "{compensated:?} {plain:?}"
+    );
 }
 
 #[test]

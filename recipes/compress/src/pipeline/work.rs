@@ -1,0 +1,149 @@
+//! The work of a stage: calibration, and the layers in the order in which they see each other.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use kiln_train::{Run, Source, StoredModel, load_stored};
+use kiln_zoo::LanguageModel;
+
+use super::Pipeline;
+use crate::apply::{Calibrated, Job, LayerFigures};
+use crate::calibrate::calibrate;
+use crate::recipe::{Selection, Stage, Work as Kind};
+use crate::{CompressError, Gram};
+
+/// What came of the work of a stage.
+pub(super) struct Made {
+    pub model: StoredModel,
+    pub layers: Vec<LayerFigures>,
+    /// Tokens of the calibration.
+    pub tokens: u64,
+}
+
+impl Pipeline<'_> {
+    /// Does the work of a stage: at once, or block after block where each is calibrated behind those before it.
+    pub(super) fn made(
+        &mut self,
+        number: usize,
+        before: &Run,
+        stored: &StoredModel,
+    ) -> Result<Made, CompressError> {
+        let work = &self.recipe.stage[number - 1].work;
+        let mut made = Made {
+            model: stored.clone(),
+            layers: Vec::new(),
+            tokens: 0,
+        };
+        let mut model = before.model.clone();
+        for (place, names) in self.parts(number, stored)?.into_iter().enumerate() {
+            if place > 0 {
+                let (config, path) = (&before.config.model, before.folder().model());
+                let device = &self.request.device.device;
+                model = load_stored(config, &made.model, &path, device)?.valid();
+            }
+            let grams = match work.is_calibrated() {
+                true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,
+                false => Calibrated::new(),
+            };
+            let stage = Stage {
+                work: work.clone(),
+                layers: Selection {
+                    layers: names,
+                    except: Vec::new(),
+                },
+            };
+            let job = Job {
+                number,
+                stage: &stage,
+                grams: &grams,
+            };
+            let (after, layers) = job.apply(&made.model)?;
+            made.model = after;
+            made.layers.extend(layers);
+            made.tokens = made
+                .tokens
+                .max(grams.values().map(Gram::tokens).max().unwrap_or(0));
+        }
+        Ok(made)
+    }
+
+    /// Names of the layers of a stage that are worked on together, in their order.
+    fn parts(
+        &self,
+        number: usize,
+        stored: &StoredModel,
+    ) -> Result<Vec<Vec<String>>, CompressError> {
+        let stage = &self.recipe.stage[number - 1];
+        let job = Job {
+            number,
+            stage,
+            grams: &Calibrated::new(),
+        };
+        let layers = job.selected(stored)?.into_iter();
+        let names = layers.map(|layer| layer.name).collect();
+        let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));
+        Ok(match alone || !self.recipe.calibration.sequential {
+            true => vec![names],
+            false => by_block(names),
+        })
+    }
+
+    fn calibrated(
+        &mut self,
+        model: &LanguageModel,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Calibrated, CompressError> {
+        let calibration = &self.recipe.calibration;
+        if self.calibration.is_none() && !calibration.corpus.is_empty() {
+            let recipe = self.run.data_recipe(Some(&calibration.corpus))?;
+            self.calibration = Some(Source::open(&recipe, self.request.data, &mut self.view)?);
+        }
+        let source = self.calibration.as_ref().unwrap_or(self.source);
+        let device = &self.request.device.device;
+        calibrate(model, &self.run.config, source, calibration, wanted, device)
+    }
+}
+
+/// Layers of one block together, in the order in which a token passes them; what is in no block comes last.
+fn by_block(names: Vec<String>) -> Vec<Vec<String>> {
+    let block = |name: &str| -> usize {
+        let number = name
+            .strip_prefix("blocks.")
+            .and_then(|rest| rest.split('.').next());
+        number
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(usize::MAX)
+    };
+    let mut blocks: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for name in names {
+        blocks.entry(block(&name)).or_default().push(name);
+    }
+    blocks.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_the_order_of_the_model() {
+        let names = [
+            "blocks.0.mlp.up",
+            "blocks.10.mlp.up",
+            "blocks.2.mixer.gate",
+            "blocks.2.mlp.up",
+            "tokens",
+            "head",
+        ];
+        let found = by_block(names.map(String::from).to_vec());
+        assert_eq!(
+            found,
+            [
+                vec!["blocks.0.mlp.up"],
+                vec!["blocks.2.mixer.gate", "blocks.2.mlp.up"],
+                vec!["blocks.10.mlp.up"],
+                vec!["tokens", "head"],
+            ]
+        );
+    }
+}
