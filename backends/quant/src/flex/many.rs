@@ -22,10 +22,10 @@ pub(super) fn product(words: &[u32], x: &[f32], format: PackedFormat) -> Vec<f32
     let pieces: Vec<Vec<f32>> = (0..columns * row_blocks)
         .into_par_iter()
         .map(|at| {
-            let panels = words.chunks(PANELS * format.panel_words());
+            let mut panels = words.chunks(PANELS * format.panel_words());
             let (column, first) = (at / row_blocks, at % row_blocks * ROWS);
             let x = &x[first * format.d_input..rows.min(first + ROWS) * format.d_input];
-            let words = panels.skip(column).next().unwrap_or(&[]);
+            let words = panels.nth(column).unwrap_or(&[]);
             block(words, x, format)
         })
         .collect();

@@ -13,8 +13,7 @@ use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix};
 use kiln_zoo::LanguageModel;
 
 use crate::common::{
-    Case, SEQ, VOCAB, assert_close, bits, cases, causal_cases, device, ids, on_flex, params,
-    tokens, vector,
+    Case, SEQ, VOCAB, assert_close, bits, cases, causal_cases, device, ids, tokens, vector,
 };
 
 /// Rounds to the nearest level, with the largest entry of a group as the largest level.
