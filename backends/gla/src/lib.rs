@@ -29,9 +29,9 @@
 //! # Precision
 //! Gates, their sums and the states are stored as `f32`. q, k and v are `f32`, or `bf16` for matrix products with `bf16`
 //! operands, which CubeCL backends add up in single precision; the output and the gradients of q, k and v then are `bf16`.
-//! Flex computes in `f32` and rounds the results. On CUDA Burn multiplies `f32` in TF32, 11 bits of operands: the chunk-wise
-//! form is then good to about 1e-3 of the largest value, final states and the sum of two pieces included; the recurrence
-//! has no products and stays single precision.
+//! Flex computes in `f32` and rounds the results. On CUDA products of `f32` are made in TF32, 11 bits of operands, by the
+//! kernels here as by Burn: the chunk-wise form is then good to about 1e-3 of the largest value, final states and the sum of
+//! two pieces included; the recurrence has no products and stays single precision.
 //!
 //! # Cost
 //! For a position of a head, with chunks of C positions, in multiplications and additions:
@@ -39,13 +39,15 @@
 //! forward    2 C (d_key + d_value) + 4 d_key d_value
 //! backward   6 C d_key + 4 C d_value + 10 d_key d_value
 //! ```
-//! The backward pass keeps the inputs and the states between chunks, `d_key d_value / C` numbers a position.
+//! The backward pass keeps the inputs and the states between chunks, `d_key d_value / C` numbers a position. On a GPU what
+//! takes the time is memory: forward the inputs twice, the output and three times the states, backward about twice that.
 //!
 //! # Where it runs
 //! | backend | implementation |
 //! |---|---|
 //! | Flex | own kernel, parallel over batch rows and heads |
-//! | Cube (CUDA, ROCm, Vulkan, WebGPU, Metal) | [`chunked`]: the runtime's matrix products, batched over chunks, heads and batch rows |
+//! | Cube with matrix units (CUDA), d_key and d_value 32, 64 or 128 | own kernels: chunks of 64 positions, products on the matrix units |
+//! | Cube (ROCm, Vulkan, WebGPU, Metal, other widths) | [`chunked`]: the runtime's matrix products, batched over chunks, heads and batch rows |
 //!
 //! A backend that this crate was not compiled for answers with Burn's "Backend not supported for custom op" panic; turn
 //! on the Cargo feature of the same name. Gradients are first order: the backward pass cannot be differentiated again.

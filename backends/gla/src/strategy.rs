@@ -8,8 +8,8 @@ use crate::error::GlaError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// The fastest one known for the backend and the length: its own kernel on Flex, elsewhere the chunk-wise form, or the
-    /// recurrent one for a position or two.
+    /// The fastest one known for the backend and the length: its own kernel on Flex, and on devices that multiply matrices in
+    /// hardware for the widths that they take; elsewhere the chunk-wise form, or the recurrent one for a position or two.
     #[default]
     Auto,
     /// Position by position in plain tensor operations, see [`reference`](mod@crate::reference). The gradients keep the
