@@ -131,7 +131,7 @@ pub fn transplant<S: Module, T: Module>(
         }
     }
     let mut mapper = Surgeon {
-        path: Vec::new(),
+        path: Path::default(),
         source: &source.found,
         layers: &layers,
         fresh: &graft.fresh,
@@ -207,10 +207,35 @@ fn mixer_kind(path: &str) -> Option<&str> {
     (parts.next()? == "blocks" && parts.nth(1)? == "mixer").then(|| parts.next())?
 }
 
+/// Enums whose variant says how weights are stored, not what they are: paths leave it out, as those of files do.
+const STORAGE: [&str; 4] = ["Enum:Weight", "Enum:Matrix", "Enum:Embedding", "Enum:Rows"];
+
+/// Where a walk over a model is.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        if !STORAGE.contains(&container) {
+            self.0.push(name.to_string());
+        }
+    }
+
+    fn exit(&mut self, container: &str) {
+        if !STORAGE.contains(&container) {
+            self.0.pop();
+        }
+    }
+
+    fn name(&self) -> String {
+        self.0.join(".")
+    }
+}
+
 /// Every float tensor by its path.
 #[derive(Default)]
 struct Tensors {
-    path: Vec<String>,
+    path: Path,
     found: BTreeMap<String, TensorData>,
 }
 
@@ -222,22 +247,21 @@ impl Tensors {
 }
 
 impl ModuleVisitor for Tensors {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found
-            .insert(self.path.join("."), param.val().into_data());
+        self.found.insert(self.path.name(), param.val().into_data());
     }
 }
 
 struct Surgeon<'a> {
-    path: Vec<String>,
+    path: Path,
     source: &'a BTreeMap<String, TensorData>,
     layers: &'a [usize],
     fresh: &'a [Part],
@@ -303,16 +327,16 @@ impl Surgeon<'_> {
 }
 
 impl ModuleMapper for Surgeon<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = self.path.join(".");
+        let path = self.path.name();
         let (id, device) = (param.id, param.lazy_device());
         match self.weights(&path, &param.lazy_shape()[..]) {
             Some(data) => param.transform_for_load(Tensor::from_data(data, &device), id),
