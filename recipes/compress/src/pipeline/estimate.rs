@@ -21,7 +21,7 @@ pub struct Estimate {
 /// have the same size (but for the ranks that a whitened decomposition gives out, within the same budget).
 ///
 /// # Errors
-/// As [`compress`], for what shows without calibration: layers that cannot be, orders that cannot be.
+/// As [`compress`](crate::compress), for what shows without calibration: layers that cannot be, orders that cannot be.
 pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, CompressError> {
     recipe.check()?;
     let mut model: StoredModel = run.stored()?;
