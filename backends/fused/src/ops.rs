@@ -41,13 +41,13 @@ pub fn linear<const D: usize>(
 ) -> Tensor<D> {
     let [d_in, d_out] = weight.dims();
     assert_shape!(x, [.., d_in]);
-    if !fused(&x) {
-        return reference::linear(x, weight, bias);
-    }
-    let y = Tensor::from_dispatch(Dispatch::fused_linear(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-    ));
+    let y = match fused(&x) && fused(&weight) {
+        true => Tensor::from_dispatch(Dispatch::fused_linear(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+        )),
+        false => kiln_matmul::linear(x, weight),
+    };
     match bias {
         Some(bias) => {
             assert_shape!(bias, [d_out]);
@@ -254,7 +254,12 @@ pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor
         "attention: a window of 0 sees no key; it must be at least 1"
     );
     if !fused(&packed) {
-        return reference::attention(packed, heads, mask);
+        let causal = mask == AttentionMask::Causal;
+        let whole = causal || mask == AttentionMask::Full;
+        return match whole && kiln_attention::serves(&packed, heads) {
+            true => kiln_attention::flash_attention(packed, heads, causal),
+            false => reference::attention(packed, heads, mask),
+        };
     }
     Tensor::from_dispatch(Dispatch::fused_attention(
         packed.into_dispatch(),

@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 
 /// Gates below this count as this: `exp(-80)` is 2e-35, and sums over a chunk stay small enough to be kept exactly.
-const LEAST_GATE: f32 = -80.0;
+pub(crate) const LEAST_GATE: f32 = -80.0;
 /// Chunks between which the states are found by one matrix product.
 const BLOCK: usize = 64;
 

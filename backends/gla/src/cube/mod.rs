@@ -12,7 +12,7 @@ use burn::{
 use self::launch::Problem;
 use crate::{
     backend::{GlaAdjoint, GlaBackend, Saved},
-    plain::{self, Inputs},
+    plain::{self, Forward, Inputs},
     strategy::Strategy,
 };
 
@@ -46,14 +46,13 @@ impl GlaBackend for Cube {
         strategy: Strategy,
     ) -> (Primitive, Primitive) {
         let (output, states) = Self::gla_forward(q, k, v, log_decay, state, strategy);
-        (output, lower(last_state(lift(states))))
+        let forward = Forward {
+            output: lift(output),
+            states: lift(states),
+        };
+        let state = forward.state();
+        (lower(forward.output), lower(state))
     }
-}
-
-/// `[batch, heads, d_key, d_value]` of `[batch, heads, chunks + 1, d_key, d_value]`.
-fn last_state(states: Tensor<5>) -> Tensor<4> {
-    let last = states.dims()[2] - 1;
-    states.narrow(2, last, 1).squeeze_dim(2)
 }
 
 impl GlaAdjoint for Cube {

@@ -4,9 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{CHUNK, Place};
+use crate::decay::LEAST_GATE;
 
-/// Gates below this count as this, as in [`crate::decay`].
-const LEAST_GATE: f32 = -80.0;
 /// Multiples of `1 / STEPS` below `64 * 80` are kept exactly by single precision.
 const STEPS: f32 = 2048.0;
 

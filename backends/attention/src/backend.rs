@@ -1,0 +1,40 @@
+//! The operation at the level of backend primitives. Shapes and element types are checked before they get here.
+
+use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
+
+/// How the projections are divided, and what a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Number of heads.
+    pub count: usize,
+    /// Whether a query sees only its own position and those before.
+    pub causal: bool,
+}
+
+/// A backend with flash attention. `Dispatch` implements it by asking the backend of the tensors it is given, and `Autodiff` by
+/// recording one node.
+#[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
+pub trait FlashBackend: Backend {
+    /// See [`flash_attention`](crate::flash_attention).
+    fn flash_attention(packed: FloatTensor<Self>, heads: Heads) -> FloatTensor<Self>;
+}
+
+/// The vector-Jacobian product behind [`FlashBackend`].
+///
+/// A trait of its own, implemented by the plain backends only: gradients are first order.
+pub trait FlashAdjoint: Backend {
+    /// The output, and the logarithms of the sums that its weights were divided by, `[batch, heads, seq]`.
+    fn flash_forward(
+        packed: FloatTensor<Self>,
+        heads: Heads,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradient of the projections from that of the output.
+    fn flash_adjoint(
+        packed: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        heads: Heads,
+    ) -> FloatTensor<Self>;
+}

@@ -1,0 +1,98 @@
+//! CubeCL kernels on matrix units that multiply 16x8x16 from registers.
+//!
+//! A cube of four planes owns [`ROWS`] rows of one head of one sequence, 16 for each plane: queries in `attend` and
+//! `query_gradient`, keys in `key_gradient`. It goes over the blocks of the other side, which pass through shared memory. Scores
+//! stay in registers: the layout in which the units leave a product's 16x8 squares is that in which they take two of them as the
+//! left operand of the next.
+//!
+//! ```text
+//! unit u of a plane holds of a square   rows u / 4 and u / 4 + 8, columns 2 (u % 4) and the next
+//! ```
+
+#![allow(
+    clippy::too_many_arguments,
+    clippy::manual_is_multiple_of,
+    reason = "every buffer of a kernel is an argument, and the kernel language has operators only"
+)]
+
+mod backward;
+mod deltas;
+mod forward;
+mod place;
+mod product;
+mod tile;
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+pub use self::{
+    backward::{key_gradient, query_gradient},
+    deltas::row_products,
+    forward::attend,
+};
+
+/// Units of a plane.
+pub const PLANE: usize = 32;
+/// Rows that a plane owns: those of one instruction.
+const SIDE: usize = 16;
+/// Columns of one instruction.
+const SQUARE: usize = 8;
+/// Rows that a cube owns.
+pub const ROWS: usize = 64;
+/// Units of a cube.
+pub const UNITS: usize = ROWS / SIDE * PLANE;
+/// Operands that a unit copies at once: 16 bytes.
+pub const WIDE: usize = 8;
+/// Stands for minus infinity among scores: its exponential is zero, and differences of it are numbers.
+const NEVER: f32 = -1.0e30;
+
+/// What the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Format {
+    /// 32, 64 or 128.
+    pub d_head: usize,
+    /// Whether queries see only keys that are not after them.
+    pub causal: bool,
+}
+
+impl Format {
+    /// Heads of a width.
+    pub fn new(d_head: usize, causal: bool) -> Self {
+        Self { d_head, causal }
+    }
+
+    /// Groups of [`WIDE`] numbers of a row.
+    pub fn lines(self) -> usize {
+        self.d_head / WIDE
+    }
+
+    /// Groups from one row of a tile to the next: one more than needed, so that rows start in different banks.
+    fn stride(self) -> usize {
+        self.lines() + 1
+    }
+
+    /// Rows of the other side that pass at once in `key_gradient`, whose registers hold two results.
+    fn passing(self) -> usize {
+        match self.d_head {
+            128 => 32,
+            _ => 64,
+        }
+    }
+
+    /// Bytes of shared memory that `key_gradient`, which needs the most, takes.
+    pub fn shared_bytes(self) -> usize {
+        let tiles = 2 * (ROWS + self.passing()) * self.stride() * WIDE;
+        2 * tiles + 2 * self.passing() * size_of::<f32>()
+    }
+}
+
+/// The dimensions of a launch.
+#[derive(CubeLaunch, CubeType)]
+pub struct Dims {
+    pub seq: usize,
+    pub heads: usize,
+    /// Blocks of [`ROWS`] rows of a sequence.
+    pub blocks: usize,
+    /// Blocks of all heads and sequences.
+    pub total: usize,
+}

@@ -1,0 +1,225 @@
+//! The CubeCL implementation: which devices it serves, buffers and launches.
+
+mod kernels;
+
+use burn::{
+    backend::{Cube, tensor::FloatTensor},
+    tensor::{DType, Shape, bf16, f16},
+};
+use burn_cubecl::{
+    CubeDevice,
+    cubecl::{
+        calculate_cube_count_elemwise,
+        features::MmaConfig,
+        ir::{ElemType, FloatKind},
+        prelude::*,
+    },
+    kernel::into_contiguous,
+    ops::numeric::empty_device_contiguous_dtype,
+    tensor::CubeTensor,
+};
+
+use self::kernels::{DimsLaunch, Format, PLANE, ROWS, UNITS};
+use crate::backend::{FlashAdjoint, FlashBackend, Heads};
+
+/// Widths of heads that the kernels are compiled for.
+const WIDTHS: [usize; 3] = [32, 64, 128];
+/// Units of a cube of the pass over gradient and output.
+const DELTA_UNITS: u32 = 256;
+
+/// Whether the kernels take heads of this width and element type on a device.
+pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
+    let kind = match dtype {
+        DType::BF16 => FloatKind::BF16,
+        DType::F16 => FloatKind::F16,
+        _ => return false,
+    };
+    if !WIDTHS.contains(&d_head) {
+        return false;
+    }
+    let client = device.client();
+    let properties = client.properties();
+    let (hardware, matmul) = (&properties.hardware, &properties.features.matmul);
+    let [operand, single] = [kind, FloatKind::F32].map(ElemType::Float);
+    let unit = MmaConfig {
+        a_type: operand,
+        b_type: operand,
+        cd_type: single,
+        m: 16,
+        n: 8,
+        k: 16,
+    };
+    matmul.mma.contains(&unit)
+        && matmul.ldmatrix.contains(&operand)
+        && [hardware.plane_size_min, hardware.plane_size_max] == [PLANE as u32; 2]
+        && Format::new(d_head, false).shared_bytes() <= hardware.max_shared_memory_size
+}
+
+/// Launches a kernel with a cube for every block of rows of every head.
+macro_rules! launch {
+    ($kernel:ident, $problem:expr, $dtype:expr, [$($buffer:expr),*]) => {{
+        let problem: &Problem = $problem;
+        let address = [$($buffer.required_address_type()),*].into_iter().max().unwrap_or_default();
+        let (count, dim) = problem.cubes();
+        // SAFETY: cubes stay inside the shapes that `Problem` gives, which are those of the tensors, and surplus ones leave at
+        // once.
+        unsafe {
+            match $dtype {
+                DType::F16 => kernels::$kernel::launch_unchecked::<f16>(
+                    &problem.client, count, dim, address, $($buffer.clone().into_buffer_arg(),)*
+                    problem.dims(), problem.scale(), problem.format
+                ),
+                _ => kernels::$kernel::launch_unchecked::<bf16>(
+                    &problem.client, count, dim, address, $($buffer.clone().into_buffer_arg(),)*
+                    problem.dims(), problem.scale(), problem.format
+                ),
+            }
+        }
+    }};
+}
+
+struct Problem {
+    client: Client,
+    batch: usize,
+    seq: usize,
+    heads: usize,
+    format: Format,
+}
+
+impl Problem {
+    fn new(packed: &CubeTensor, heads: Heads) -> Self {
+        let [batch, seq, width] = packed.meta.shape().dims();
+        Self {
+            client: packed.client.clone(),
+            batch,
+            seq,
+            heads: heads.count,
+            format: Format::new(width / (3 * heads.count), heads.causal),
+        }
+    }
+
+    fn blocks(&self) -> usize {
+        self.seq.div_ceil(ROWS)
+    }
+
+    fn dims(&self) -> DimsLaunch {
+        let total = self.batch * self.heads * self.blocks();
+        DimsLaunch::new(self.seq, self.heads, self.blocks(), total)
+    }
+
+    /// Scores are the products times this.
+    fn scale(&self) -> f32 {
+        1.0 / (self.format.d_head as f32).sqrt()
+    }
+
+    fn cubes(&self) -> (CubeCount, CubeDim) {
+        let dim = CubeDim::new_1d(UNITS as u32);
+        let units = self.batch * self.heads * self.blocks() * UNITS;
+        (calculate_cube_count_elemwise(&self.client, units, dim), dim)
+    }
+
+    /// `[batch, heads, seq]`
+    fn sums(&self) -> Shape {
+        [self.batch, self.heads, self.seq].into()
+    }
+}
+
+/// A new buffer, not initialised.
+fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(
+        like.client.clone(),
+        like.device.clone(),
+        shape.into(),
+        dtype,
+    )
+}
+
+impl FlashBackend for Cube {
+    fn flash_attention(packed: FloatTensor<Self>, heads: Heads) -> FloatTensor<Self> {
+        Self::flash_forward(packed, heads).0
+    }
+}
+
+impl FlashAdjoint for Cube {
+    fn flash_forward(
+        packed: FloatTensor<Self>,
+        heads: Heads,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let packed = into_contiguous(packed);
+        let problem = Problem::new(&packed, heads);
+        let width = problem.heads * problem.format.d_head;
+        let output = empty(&packed, [problem.batch, problem.seq, width], packed.dtype);
+        let sums = empty(&packed, problem.sums(), DType::F32);
+        launch!(attend, &problem, packed.dtype, [packed, output, sums]);
+        (output, sums)
+    }
+
+    fn flash_adjoint(
+        packed: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        heads: Heads,
+    ) -> FloatTensor<Self> {
+        let [packed, output, grad] = [packed, output, grad].map(into_contiguous);
+        let problem = Problem::new(&packed, heads);
+        let deltas = deltas(&problem, &output, &grad);
+        let d_packed = empty(&packed, packed.meta.shape().clone(), packed.dtype);
+        let dtype = packed.dtype;
+        launch!(
+            query_gradient,
+            &problem,
+            dtype,
+            [packed, grad, sums, deltas, d_packed]
+        );
+        launch!(
+            key_gradient,
+            &problem,
+            dtype,
+            [packed, grad, sums, deltas, d_packed]
+        );
+        d_packed
+    }
+}
+
+/// `g_i . y_i`, `[batch, heads, seq]`.
+fn deltas(problem: &Problem, output: &CubeTensor, grad: &CubeTensor) -> CubeTensor {
+    let deltas = empty(output, problem.sums(), DType::F32);
+    let dim = CubeDim::new_1d(DELTA_UNITS);
+    let total = problem.batch * problem.seq * problem.heads;
+    let count = calculate_cube_count_elemwise(&problem.client, total, dim);
+    let address = [output, grad, &deltas].map(|x| x.required_address_type());
+    let address = address.into_iter().max().unwrap_or_default();
+    // SAFETY: surplus units leave at once, the others stay inside the shapes of the tensors.
+    unsafe {
+        match output.dtype {
+            DType::F16 => kernels::row_products::launch_unchecked::<f16>(
+                &problem.client,
+                count,
+                dim,
+                address,
+                output.clone().into_buffer_arg(),
+                grad.clone().into_buffer_arg(),
+                deltas.clone().into_buffer_arg(),
+                problem.seq,
+                problem.heads,
+                total,
+                problem.format.lines(),
+            ),
+            _ => kernels::row_products::launch_unchecked::<bf16>(
+                &problem.client,
+                count,
+                dim,
+                address,
+                output.clone().into_buffer_arg(),
+                grad.clone().into_buffer_arg(),
+                deltas.clone().into_buffer_arg(),
+                problem.seq,
+                problem.heads,
+                total,
+                problem.format.lines(),
+            ),
+        }
+    }
+    deltas
+}

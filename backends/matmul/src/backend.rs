@@ -1,0 +1,38 @@
+//! The products at the level of backend primitives. Shapes are checked before they get here.
+
+use burn::{
+    backend::{Backend, backend_extension, tensor::FloatTensor},
+    tensor::DType,
+};
+
+/// A backend with products of its own. `Dispatch` implements it by asking the backend of the tensors it is given, and
+/// `Autodiff` by recording one node.
+#[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
+pub trait ProductBackend: Backend {
+    /// `x W`, `[rows, d_in]` by `[d_in, d_out]`, see [`linear`](crate::linear).
+    fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// Which operands of a product are read as their transposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// `a b`
+    Plain,
+    /// `a^T b`
+    LeftTransposed,
+    /// `a b^T`
+    RightTransposed,
+}
+
+/// What [`ProductBackend`] and its vector-Jacobian product are made of.
+///
+/// A trait of its own, implemented by the plain backends only: gradients are first order.
+pub trait ProductAdjoint: Backend {
+    /// The product of two matrices of one element type, in `dtype`.
+    fn product(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        sides: Sides,
+        dtype: DType,
+    ) -> FloatTensor<Self>;
+}

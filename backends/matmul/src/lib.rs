@@ -1,0 +1,85 @@
+//! The matrix products of linear layers, forward and backward, through the library that the maker of the device ships.
+//!
+//! ```text
+//! y = x W          d x = g W^T          d W = x^T g
+//! ```
+//! On CUDA devices they go to cuBLASLt, whose kernels reach about four times the rate of those that CubeCL generates and tunes
+//! (see the page on GPUs in the documentation), at run time: nothing links to it. Where the library is not there, on every
+//! other device, and for shapes that it refuses, Burn multiplies.
+//!
+//! # Element types
+//! y has the type of x. A weight of another type is rounded to that of x before it is multiplied, once a step, and gets its
+//! gradient in its own: masters of weights stay in `f32` while `bf16` is multiplied. Sums are kept in `f32`; `f32` itself is
+//! multiplied in TF32, as Burn does it on these devices.
+//!
+//! Gradients are first order: a backward pass cannot be differentiated again.
+
+mod autodiff;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod backend;
+#[cfg(feature = "_cube")]
+mod cube;
+#[cfg(feature = "cuda")]
+mod cublas;
+
+pub use backend::{ProductAdjoint, ProductBackend, Sides};
+
+use burn::tensor::{Device, Tensor};
+
+/// `x W`: one product over all rows.
+///
+/// # Shapes
+/// - x `[.., d_in]`, weight `[d_in, d_out]` in any layout; output `[.., d_out]`, of x's element type
+///
+/// # Cost
+/// `2 rows d_in d_out` operations forward, twice that backward.
+///
+/// # Panics
+/// If the shapes do not fit, or the device fails.
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
+    let ([d_in, d_out], shape) = (weight.dims(), x.dims());
+    assert_eq!(
+        shape[D - 1],
+        d_in,
+        "linear: rows of {} numbers meet weights for {d_in}",
+        shape[D - 1]
+    );
+    let rows = x.shape().num_elements() / d_in.max(1);
+    let mut output = shape;
+    output[D - 1] = d_out;
+    #[cfg(feature = "_cube")]
+    if matches!(
+        x.device().inner().as_dispatch(),
+        burn::backend::DispatchDevice::Cube(_)
+    ) {
+        let y = Tensor::<2>::from_dispatch(burn::backend::Dispatch::linear_product(
+            x.reshape([rows, d_in]).into_dispatch(),
+            weight.into_dispatch(),
+        ));
+        return y.reshape(output);
+    }
+    let weight = match weight.dtype() == x.dtype() {
+        true => weight,
+        false => weight.cast(x.dtype()),
+    };
+    x.reshape([rows, d_in]).matmul(weight).reshape(output)
+}
+
+/// Why the vendor's library does not multiply on a device; none if it does.
+pub fn library_missing(device: &Device) -> Option<String> {
+    #[cfg(feature = "cuda")]
+    {
+        cublas::missing(device)
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = device;
+        Some("built without the feature `cuda`".into())
+    }
+}
