@@ -13,10 +13,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
-use crate::{
-    backend::{FusedAdjoint, FusedBackend},
-    mask::AttentionMask,
-};
+use crate::backend::{FusedAdjoint, FusedBackend};
 
 /// Adds the gradients of those parents that take one.
 fn register<B: Backend, const N: usize>(
@@ -27,32 +24,6 @@ fn register<B: Backend, const N: usize>(
     for (parent, value) in parents.into_iter().zip(values) {
         if let Some(parent) = parent {
             grads.register::<B>(parent, value);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Linear;
-
-impl<B: FusedAdjoint> Backward<B, 2> for Linear {
-    /// x and weight.
-    type State = (NodeId, NodeId);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let x: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state.0);
-        let weight: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state.1);
-        let grad = grads.consume::<B>(&ops.node);
-        let [x_node, weight_node] = ops.parents;
-        if let Some(node) = x_node {
-            grads.register::<B>(node.id, B::linear_adjoint_x(grad.clone(), weight));
-        }
-        if let Some(node) = weight_node {
-            grads.register::<B>(node.id, B::linear_adjoint_weight(x, grad));
         }
     }
 }
@@ -83,7 +54,7 @@ impl<B: Backend, S: Clone + Debug + Send + 'static> Backward<B, 1> for Unary<S> 
 }
 
 /// Records an operation of one input, which is kept for its adjoint.
-fn unary<B: Backend, C: CheckpointStrategy, S: Clone + Debug + Send + 'static>(
+pub(crate) fn unary<B: Backend, C: CheckpointStrategy, S: Clone + Debug + Send + 'static>(
     x: FloatTensor<Autodiff<B, C>>,
     setting: S,
     value: fn(FloatTensor<B>, S) -> FloatTensor<B>,
@@ -185,21 +156,29 @@ impl<B: FusedAdjoint> Backward<B, 2> for CausalConv {
     }
 }
 
-impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
-    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let nodes = [x.node(), weight.node()];
-        match Linear.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let saved = (prep.checkpoint(&x), prep.checkpoint(&weight));
-                let y = B::fused_linear(x.into_primitive(), weight.into_primitive());
-                prep.finish(saved, y)
-            }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::fused_linear(x.into_primitive(), weight.into_primitive()))
-            }
-        }
-    }
+#[derive(Debug)]
+struct CrossEntropy;
 
+impl<B: FusedAdjoint> Backward<B, 1> for CrossEntropy {
+    /// Logits, targets and nats.
+    type State = (NodeId, IntTensor<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let (logits, targets, nats) = ops.state;
+        let logits = checkpointer.retrieve_node_output::<FloatTensor<B>>(logits);
+        let grad = grads.consume::<B>(&ops.node);
+        let input = B::cross_entropy_adjoint(logits, targets, nats, grad);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 1>(parents, [input], grads);
+    }
+}
+
+impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         unary::<B, C, _>(
             x,
@@ -271,19 +250,6 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
         }
     }
 
-    fn fused_attention(
-        packed: FloatTensor<Self>,
-        heads: usize,
-        mask: AttentionMask,
-    ) -> FloatTensor<Self> {
-        unary::<B, C, _>(
-            packed,
-            (heads, mask),
-            |packed, (heads, mask)| B::fused_attention(packed, heads, mask),
-            |packed, (heads, mask), grad| B::attention_adjoint(packed, heads, mask, grad),
-        )
-    }
-
     fn fused_causal_conv(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -308,11 +274,16 @@ impl<B: FusedBackend + FusedAdjoint, C: CheckpointStrategy> FusedBackend for Aut
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        unary::<B, C, _>(
-            logits,
-            targets,
-            B::fused_cross_entropy,
-            B::cross_entropy_adjoint,
-        )
+        let node = logits.node();
+        match CrossEntropy.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let kept = prep.checkpoint(&logits);
+                let nats = B::fused_cross_entropy(logits.into_primitive(), targets.clone());
+                prep.finish((kept, targets, nats.clone()), nats)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::fused_cross_entropy(logits.into_primitive(), targets))
+            }
+        }
     }
 }

@@ -1,19 +1,16 @@
 //! The operations at the level of backend primitives. Shapes are checked before they get here.
+//!
+//! Linear layers, attention and rows of a table, for which backends differ, have traits of their own in their modules.
 
 use burn::backend::{
     Backend, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 
-use crate::mask::AttentionMask;
-
 /// A backend with fused implementations. `Dispatch` implements it by asking the backend of the tensors it is given, and
 /// `Autodiff` by recording one node an operation; other backends never get here (the public functions see to it).
-#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait FusedBackend: Backend {
-    /// `x w`, see [`linear`](crate::linear).
-    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-
     /// See [`gelu`](crate::gelu).
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -42,13 +39,6 @@ pub trait FusedBackend: Backend {
         heads: usize,
     ) -> FloatTensor<Self>;
 
-    /// See [`attention`](crate::attention).
-    fn fused_attention(
-        packed: FloatTensor<Self>,
-        heads: usize,
-        mask: AttentionMask,
-    ) -> FloatTensor<Self>;
-
     /// See [`causal_conv`](crate::causal_conv); the first `past` rows of each lane of x are history.
     fn fused_causal_conv(
         x: FloatTensor<Self>,
@@ -57,7 +47,7 @@ pub trait FusedBackend: Backend {
         silu: bool,
     ) -> FloatTensor<Self>;
 
-    /// See [`cross_entropy`](crate::cross_entropy).
+    /// See [`cross_entropy`](crate::cross_entropy); in `f32` where the logits are narrower.
     fn fused_cross_entropy(
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
@@ -68,12 +58,6 @@ pub trait FusedBackend: Backend {
 ///
 /// A trait of its own, implemented by the plain backends only: gradients are first order.
 pub trait FusedAdjoint: Backend {
-    /// `d x = g w^T`
-    fn linear_adjoint_x(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// `d w = x^T g`
-    fn linear_adjoint_weight(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-
     /// Gradient of x.
     fn gelu_adjoint(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -111,14 +95,6 @@ pub trait FusedAdjoint: Backend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
-    /// Gradient of the packed projections.
-    fn attention_adjoint(
-        packed: FloatTensor<Self>,
-        heads: usize,
-        mask: AttentionMask,
-        grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-
     /// Gradients of x and the weight.
     fn causal_conv_adjoint(
         x: FloatTensor<Self>,
@@ -128,10 +104,11 @@ pub trait FusedAdjoint: Backend {
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2];
 
-    /// Gradient of the logits.
+    /// Gradient of the logits; `nats` is what [`FusedBackend::fused_cross_entropy`] gave.
     fn cross_entropy_adjoint(
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        nats: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 }

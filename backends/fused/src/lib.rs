@@ -1,4 +1,4 @@
-//! Fused training operations: what a step on a CPU spends its time in, each as one pass.
+//! Fused training operations: what a step spends its time in apart from its matrix products, each as one pass.
 //!
 //! Composed from plain tensor operations a training step allocates, fills and reads back some hundred intermediate
 //! tensors, which costs more than its matrix products. Each function here is one node of the autodiff graph, keeps for
@@ -17,12 +17,13 @@
 //! attention            y_i = sum_{j seen} softmax_j(q_i k_j) v_j      packed q, k, v
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
 //! select_rows          y_i = table_(n_i), embedding                   n
-//! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets
+//! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
 //! ```
 //!
 //! # Where it runs
-//! On Flex in `f32`, with the Cargo feature `flex`. Every other backend and element type runs the equations in
+//! On Flex in `f32`, with the Cargo feature `flex`; on CubeCL backends (CUDA, ROCm, Vulkan, WebGPU, Metal) in `f32`, `f16` and
+//! `bf16` with `f32` arithmetic, but for `linear` and `attention`. Everything else runs the equations in
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
 //! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends.
 //!
@@ -34,6 +35,7 @@
 //!
 //! Gradients are first order: a backward pass cannot be differentiated again.
 
+mod attention;
 mod autodiff;
 #[cfg_attr(
     not(feature = "flex"),
@@ -47,17 +49,20 @@ mod backend;
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+mod linear;
 mod mask;
 mod ops;
 mod optimizer;
 pub mod reference;
 mod rows;
 
+pub use attention::{AttentionAdjoint, AttentionBackend};
 pub use backend::{FusedAdjoint, FusedBackend};
+pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{
-    attention, causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate,
-    soft_bound, square_sum, swiglu,
+    attention, causal_conv, cayley, clip_factor, cross_entropy, gelu, layer_norm, linear, rms_norm,
+    rotate, soft_bound, square_sum, square_sums, swiglu,
 };
-pub use optimizer::AdamW;
+pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -1,14 +1,18 @@
-//! The public functions: check shapes, then hand Flex tensors to their kernels and all others to the equations.
+//! The public functions: check shapes, then hand tensors to the kernels of their backend, if it has any, and all others to the
+//! equations.
 
 use burn::{
     backend::Dispatch,
     tensor::{Int, Tensor, assert_shape},
 };
 
-use crate::{backend::FusedBackend, mask::AttentionMask, reference};
+use crate::{
+    attention::AttentionBackend, backend::FusedBackend, linear::LinearBackend, mask::AttentionMask,
+    reference,
+};
 
-/// Whether the kernels take this tensor.
-pub(crate) fn fused<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether this tensor is one that the kernels of Flex take.
+pub(crate) fn on_flex<const D: usize>(x: &Tensor<D>) -> bool {
     #[cfg(feature = "flex")]
     {
         x.dtype() == burn::tensor::DType::F32
@@ -22,6 +26,29 @@ pub(crate) fn fused<const D: usize>(x: &Tensor<D>) -> bool {
         let _ = x;
         false
     }
+}
+
+/// Whether this tensor is one that the kernels of CubeCL backends take.
+pub(crate) fn on_cube<const D: usize>(x: &Tensor<D>) -> bool {
+    #[cfg(feature = "_cube")]
+    {
+        use burn::tensor::DType;
+        matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+            && matches!(
+                x.device().inner().as_dispatch(),
+                burn::backend::DispatchDevice::Cube(_)
+            )
+    }
+    #[cfg(not(feature = "_cube"))]
+    {
+        let _ = x;
+        false
+    }
+}
+
+/// Whether kernels take this tensor.
+fn fused<const D: usize>(x: &Tensor<D>) -> bool {
+    on_flex(x) || on_cube(x)
 }
 
 /// A linear layer, `x W + b`: one product over all rows, without copies for transposed operands.
@@ -41,7 +68,7 @@ pub fn linear<const D: usize>(
 ) -> Tensor<D> {
     let [d_in, d_out] = weight.dims();
     assert_shape!(x, [.., d_in]);
-    let y = match fused(&x) && fused(&weight) {
+    let y = match on_flex(&x) && on_flex(&weight) {
         true => Tensor::from_dispatch(Dispatch::fused_linear(
             x.into_dispatch(),
             weight.into_dispatch(),
@@ -253,7 +280,7 @@ pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor
         !matches!(mask, AttentionMask::Window { window: 0, .. }),
         "attention: a window of 0 sees no key; it must be at least 1"
     );
-    if !fused(&packed) {
+    if !on_flex(&packed) {
         let causal = mask == AttentionMask::Causal;
         let whole = causal || mask == AttentionMask::Full;
         return match whole && kiln_attention::serves(&packed, heads) {
@@ -326,13 +353,14 @@ pub fn causal_conv(
 /// Cross-entropy in nats, `log sum_j exp(logits_j) - logits_target` for each row.
 ///
 /// # Shapes
-/// - logits `[tokens, vocab]`, targets `[tokens]` with ids below `vocab`; output `[tokens]`
+/// - logits `[tokens, vocab]`, targets `[tokens]` with ids below `vocab`
+/// - output `[tokens]`, on CubeCL backends in `f32` whatever the logits are
 ///
 /// # Cost
 /// About 20 operations a logit forward, 22 backward; one and two tensors of memory traffic.
 ///
 /// # Panics
-/// If the shapes do not fit, and on Flex if a target is not below `vocab`.
+/// If the shapes do not fit, and on Flex if a target is not below `vocab`; on CubeCL backends the output of such a row is NaN.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [tokens, _] = logits.dims();
     assert_shape!(targets, [tokens]);
@@ -354,8 +382,44 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
 /// 2 operations an element; one tensor of memory traffic.
 pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     #[cfg(feature = "flex")]
-    if fused(&x) && !x.device().is_autodiff() {
+    if on_flex(&x) && !x.device().is_autodiff() {
         return crate::flex::square_sum(x);
     }
+    let len = x.shape().num_elements();
+    if on_cube(&x) && len > 0 {
+        return square_sums(vec![x.reshape([len])]);
+    }
     reference::square_sum(x)
+}
+
+/// `sum x^2` over several tensors, for the norm of all gradients of a model; none of them is tracked. On CubeCL backends one pass
+/// over each and one over what they leave, which the device adds up without telling the host.
+///
+/// # Shapes
+/// - any lengths; output `[1]`
+///
+/// # Panics
+/// If there is no tensor.
+pub fn square_sums(tensors: Vec<Tensor<1>>) -> Tensor<1> {
+    #[cfg(feature = "_cube")]
+    if tensors
+        .iter()
+        .all(|x| on_cube(x) && x.dims() != [0] && !x.device().is_autodiff())
+    {
+        return crate::cube::square_sums(tensors);
+    }
+    Tensor::cat(tensors.into_iter().map(square_sum).collect(), 0).sum()
+}
+
+/// What a gradient is multiplied by so that its norm is at most `bound`, `min(1, bound / norm)`, or 1 where the bound is 0; and NaN
+/// if norm or loss are not finite, at which [`AdamW`](crate::AdamW) leaves everything as it is. Neither needs the host.
+///
+/// # Shapes
+/// - square_sum and loss `[1]`, not tracked; outputs norm and factor, `[1]` each
+pub fn clip_factor(square_sum: Tensor<1>, loss: Tensor<1>, bound: f64) -> [Tensor<1>; 2] {
+    #[cfg(feature = "_cube")]
+    if on_cube(&square_sum) && on_cube(&loss) && !square_sum.device().is_autodiff() {
+        return crate::cube::clip_factor(square_sum, loss, bound as f32);
+    }
+    reference::clip_factor(square_sum, loss, bound)
 }

@@ -1,8 +1,10 @@
 //! AdamW in one pass over each parameter.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::{
     optim::{AdamWState, AdaptiveMomentumState, LearningRate, Optimizer},
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 
 /// AdamW (arXiv 1711.05101), with the state and the records of Burn's.
@@ -12,8 +14,8 @@ use burn::{
 /// p <- (1 - rate decay) p - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)
 /// ```
 ///
-/// On Flex parameters and moments are updated in place, in one pass of about 15 operations and seven tensors of memory
-/// traffic an element.
+/// On Flex and CubeCL backends parameters and moments are updated in place, in one pass of about 15 operations and seven tensors of
+/// memory traffic an element. On the latter the gradient may be `f16` or `bf16`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Decay rates of the moments, b1 and b2.
@@ -54,6 +56,87 @@ impl AdamW {
     }
 }
 
+impl AdamW {
+    /// The optimizer for gradients that count as many times as `scale` says when it steps.
+    pub fn scaled(self, scale: GradientScale) -> ScaledAdamW {
+        ScaledAdamW { adamw: self, scale }
+    }
+
+    fn step_scaled<const D: usize>(
+        &self,
+        learning_rate: f64,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<AdamWState<D>>,
+        scale: Option<Tensor<1>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let AdaptiveMomentumState {
+            time,
+            moment_1,
+            moment_2,
+            ..
+        } = match state {
+            Some(state) => state.momentum,
+            None => {
+                // Moments have the type of the parameter: a gradient may be narrower.
+                let zeros = tensor.zeros_like();
+                AdaptiveMomentumState::new(0, zeros.clone(), zeros)
+            }
+        };
+        let factors = self.factors(learning_rate, time + 1);
+        let values = [tensor, moment_1, moment_2];
+        let [tensor, moment_1, moment_2] = update(factors, values, grad, scale);
+        let momentum = AdaptiveMomentumState::new(time + 1, moment_1, moment_2);
+        (tensor, Some(AdamWState::new(momentum)))
+    }
+}
+
+/// A factor of all gradients of a step, which is set before the step and may be known to the device only: see
+/// [`clip_factor`](crate::clip_factor). Clones share it. Without one, gradients count once.
+#[derive(Clone, Debug, Default)]
+pub struct GradientScale(Arc<Mutex<Option<Tensor<1>>>>);
+
+impl GradientScale {
+    /// Sets the factor `[1]` of the steps that follow, or that there is none.
+    pub fn set(&self, factor: Option<Tensor<1>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = factor;
+    }
+
+    fn get(&self) -> Option<Tensor<1>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// [`AdamW`] for gradients that count as many times as its scale says. Where that is not finite, parameters and moments stay as
+/// they are; the host, which is not told, counts the step for the corrections of the moments all the same.
+#[derive(Clone, Debug)]
+pub struct ScaledAdamW {
+    adamw: AdamW,
+    scale: GradientScale,
+}
+
+impl Optimizer for ScaledAdamW {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let scale = self.scale.get();
+        self.adamw.step_scaled(lr, tensor, grad, state, scale)
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        AdamW::to_device(state, device)
+    }
+}
+
 impl Optimizer for AdamW {
     type State<const D: usize> = AdamWState<D>;
 
@@ -64,19 +147,7 @@ impl Optimizer for AdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
-        let AdaptiveMomentumState {
-            time,
-            moment_1,
-            moment_2,
-            ..
-        } = match state {
-            Some(state) => state.momentum,
-            None => AdaptiveMomentumState::new(0, grad.zeros_like(), grad.zeros_like()),
-        };
-        let factors = self.factors(lr, time + 1);
-        let [tensor, moment_1, moment_2] = update(factors, [tensor, moment_1, moment_2], grad);
-        let momentum = AdaptiveMomentumState::new(time + 1, moment_1, moment_2);
-        (tensor, Some(AdamWState::new(momentum)))
+        self.step_scaled(lr, tensor, grad, state, None)
     }
 
     fn to_device<const D: usize>(mut state: AdamWState<D>, device: &Device) -> AdamWState<D> {
@@ -85,17 +156,37 @@ impl Optimizer for AdamW {
     }
 }
 
-/// Parameter and moments after the step.
+/// Parameter and moments after the step; as they were, if the scale is not finite.
 fn update<const D: usize>(
     factors: Factors,
     values: [Tensor<D>; 3],
     grad: Tensor<D>,
+    scale: Option<Tensor<1>>,
 ) -> [Tensor<D>; 3] {
     #[cfg(feature = "flex")]
-    if values.iter().all(crate::ops::fused) && crate::ops::fused(&grad) {
+    if scale.is_none() && values.iter().all(crate::ops::on_flex) && crate::ops::on_flex(&grad) {
         return crate::flex::adamw(factors, values, grad);
     }
-    reference(factors, values, grad)
+    #[cfg(feature = "_cube")]
+    if values
+        .iter()
+        .all(|value| crate::ops::on_cube(value) && value.dtype() == DType::F32)
+        && crate::ops::on_cube(&grad)
+    {
+        return crate::cube::adamw(factors, values, grad, scale);
+    }
+    let grad = grad.cast(values[0].dtype());
+    let Some(scale) = scale else {
+        return reference(factors, values, grad);
+    };
+    let scale = scale.cast(values[0].dtype());
+    let lost = (scale.clone() * 0.0).is_nan();
+    let kept = values.clone();
+    let mut new = reference(factors, values, grad * scale.unsqueeze::<D>()).into_iter();
+    kept.map(|kept| match new.next() {
+        Some(new) => new.mask_where(lost.clone().unsqueeze::<D>().expand(kept.shape()), kept),
+        None => kept,
+    })
 }
 
 /// The equations in plain tensor operations.

@@ -1,6 +1,5 @@
 //! The causal convolution against its equation and by hand: values, all gradients, pieces, and causality to the bit.
 
-#![cfg(feature = "flex")]
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,12 +10,30 @@ use rand_chacha::ChaCha8Rng;
 /// Largest difference relative to the largest element: single precision keeps sums of some hundred terms to about 1e-6.
 const TOLERANCE: f32 = 5e-6;
 
+fn device() -> Device {
+    match std::env::var("KILN_TEST_BACKEND").as_deref() {
+        #[cfg(feature = "flex")]
+        Ok("flex") | Err(_) => Device::flex(),
+        #[cfg(feature = "vulkan")]
+        Ok("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "metal")]
+        Ok("metal") => Device::metal(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        #[cfg(feature = "rocm")]
+        Ok("rocm") => Device::rocm(0),
+        other => panic!("KILN_TEST_BACKEND={other:?} was not compiled in"),
+    }
+}
+
 fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| rng.random_range(-2.0..2.0))
         .collect();
-    Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff())
+    Tensor::from_data(TensorData::new(values, shape), &device().autodiff())
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -83,7 +100,7 @@ fn equals_the_reference_with_all_gradients() {
 /// Weights (1, 10) on inputs 1, 2, 3: the present has the last tap, and before the first input are zeros.
 #[test]
 fn two_taps_by_hand() {
-    let device = Device::flex();
+    let device = device();
     let x = Tensor::<3>::from_floats([[[1.0], [2.0], [3.0]]], &device);
     let weight = Tensor::<2>::from_floats([[1.0, 10.0]], &device);
     let (y, history) = causal_conv(x.clone(), weight.clone(), None, false);

@@ -32,7 +32,9 @@ use self::{
     product::{Target, View, product, threads},
 };
 use crate::{
+    attention::{AttentionAdjoint, AttentionBackend},
     backend::{FusedAdjoint, FusedBackend},
+    linear::{LinearAdjoint, LinearBackend},
     mask::AttentionMask,
     optimizer::Factors,
 };
@@ -154,7 +156,7 @@ fn conv_problem<'a>(
     }
 }
 
-impl FusedBackend for Flex {
+impl LinearBackend for Flex {
     fn fused_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let x = contiguous(x);
         let (d_in, d_out) = (weight.shape()[0], weight.shape()[1]);
@@ -164,7 +166,46 @@ impl FusedBackend for Flex {
         let (a, rows) = flat(&x);
         new_product([rows, d_out, d_in], a, view(&weight), shape)
     }
+}
 
+impl LinearAdjoint for Flex {
+    fn linear_adjoint_x(grad: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        let weight_t = weight.transpose(0, 1);
+        Self::fused_linear(grad, weight_t)
+    }
+
+    fn linear_adjoint_weight(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        let (x, grad) = (contiguous(x), contiguous(grad));
+        let ((a, rows), (b, _)) = (flat(&x), flat(&grad));
+        let (d_in, d_out) = (a.row as usize, b.row as usize);
+        new_product([d_in, d_out, rows], a.transposed(), b, [d_in, d_out])
+    }
+}
+
+impl AttentionBackend for Flex {
+    fn fused_attention(packed: FlexTensor, heads: usize, mask: AttentionMask) -> FlexTensor {
+        let packed = contiguous(packed);
+        let problem = packed_problem(&packed, heads);
+        let shape = [problem.batch, problem.seq, heads * problem.d_head];
+        tensor(attention::forward(problem, mask, packed.storage()), shape)
+    }
+}
+
+impl AttentionAdjoint for Flex {
+    fn attention_adjoint(
+        packed: FlexTensor,
+        heads: usize,
+        mask: AttentionMask,
+        grad: FlexTensor,
+    ) -> FlexTensor {
+        let (packed, grad) = (contiguous(packed), contiguous(grad));
+        let problem = packed_problem(&packed, heads);
+        let d_packed = attention::backward(problem, mask, packed.storage(), grad.storage());
+        tensor(d_packed, packed.shape())
+    }
+}
+
+impl FusedBackend for Flex {
     fn fused_gelu(x: FlexTensor) -> FlexTensor {
         let x = contiguous(x);
         tensor(elementwise::gelu(x.storage()), x.shape())
@@ -209,13 +250,6 @@ impl FusedBackend for Flex {
         turn(packed, cos, sin, heads, 1.0)
     }
 
-    fn fused_attention(packed: FlexTensor, heads: usize, mask: AttentionMask) -> FlexTensor {
-        let packed = contiguous(packed);
-        let problem = packed_problem(&packed, heads);
-        let shape = [problem.batch, problem.seq, heads * problem.d_head];
-        tensor(attention::forward(problem, mask, packed.storage()), shape)
-    }
-
     fn fused_causal_conv(x: FlexTensor, weight: FlexTensor, past: usize, silu: bool) -> FlexTensor {
         let (x, weight) = (contiguous(x), contiguous(weight));
         let taps = taps(&weight);
@@ -233,18 +267,6 @@ impl FusedBackend for Flex {
 }
 
 impl FusedAdjoint for Flex {
-    fn linear_adjoint_x(grad: FlexTensor, weight: FlexTensor) -> FlexTensor {
-        let weight_t = weight.transpose(0, 1);
-        Self::fused_linear(grad, weight_t)
-    }
-
-    fn linear_adjoint_weight(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
-        let (x, grad) = (contiguous(x), contiguous(grad));
-        let ((a, rows), (b, _)) = (flat(&x), flat(&grad));
-        let (d_in, d_out) = (a.row as usize, b.row as usize);
-        new_product([d_in, d_out, rows], a.transposed(), b, [d_in, d_out])
-    }
-
     fn gelu_adjoint(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
         let (x, grad) = (contiguous(x), contiguous(grad));
         tensor(
@@ -303,18 +325,6 @@ impl FusedAdjoint for Flex {
         turn(grad, cos, sin, heads, -1.0)
     }
 
-    fn attention_adjoint(
-        packed: FlexTensor,
-        heads: usize,
-        mask: AttentionMask,
-        grad: FlexTensor,
-    ) -> FlexTensor {
-        let (packed, grad) = (contiguous(packed), contiguous(grad));
-        let problem = packed_problem(&packed, heads);
-        let d_packed = attention::backward(problem, mask, packed.storage(), grad.storage());
-        tensor(d_packed, packed.shape())
-    }
-
     fn causal_conv_adjoint(
         x: FlexTensor,
         weight: FlexTensor,
@@ -333,6 +343,7 @@ impl FusedAdjoint for Flex {
     fn cross_entropy_adjoint(
         logits: FlexTensor,
         targets: IntTensor<Flex>,
+        _nats: FlexTensor,
         grad: FlexTensor,
     ) -> FlexTensor {
         let (logits, grad) = (contiguous(logits), contiguous(grad));

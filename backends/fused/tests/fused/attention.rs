@@ -3,10 +3,15 @@
 use burn::tensor::Tensor;
 use kiln_fused::{self as fused, AttentionMask, reference};
 
-use crate::common::{assert_close, bits, compare, device, gradients, random, values, window};
+use crate::common::{
+    assert_close, bits, compare, device, gradients, on_flex, random, values, window,
+};
 
 #[test]
 fn attention() {
+    if !on_flex() {
+        return;
+    }
     for [batch, seq, heads, d_head] in [
         [1, 1, 1, 1],
         [2, 3, 2, 5],
@@ -28,6 +33,9 @@ fn attention() {
 /// past a block and past the sequence.
 #[test]
 fn attention_with_other_masks() {
+    if !on_flex() {
+        return;
+    }
     for (seq, mask) in [
         (1, AttentionMask::Full),
         (130, AttentionMask::Full),
@@ -59,6 +67,9 @@ fn attention_with_other_masks() {
 /// Queries of zero weigh all they see alike, so that outputs are means of values.
 #[test]
 fn masks_by_hand() {
+    if !on_flex() {
+        return;
+    }
     let values_of = |mask| {
         let packed = [1.0, 2.0, 4.0, 8.0, 16.0].map(|v| [[0.0], [1.0], [v]].concat());
         let packed = Tensor::<1>::from_floats(packed.concat().as_slice(), &device());
@@ -92,6 +103,9 @@ fn a_window_of_nothing_is_refused() {
 /// Changing position t leaves every output before t as it was, to the bit.
 #[test]
 fn attention_is_causal_to_the_bit() {
+    if !on_flex() {
+        return;
+    }
     for mask in [AttentionMask::Causal, window(70, 3), window(20, 0)] {
         check_causal(mask);
     }
@@ -124,6 +138,9 @@ fn check_causal(mask: AttentionMask) {
 /// Central differences of a double-precision attention, independent of the reference.
 #[test]
 fn attention_gradient_by_finite_differences() {
+    if !on_flex() {
+        return;
+    }
     check_gradient(AttentionMask::Causal, |i| (0..=i).collect());
     check_gradient(AttentionMask::Full, |_| (0..5).collect());
     check_gradient(window(2, 1), |i| match i {

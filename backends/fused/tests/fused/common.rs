@@ -16,8 +16,33 @@ pub fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), &device())
 }
 
+/// Whether the tests run on Flex, the one backend with kernels for `linear` and `attention`.
+pub fn on_flex() -> bool {
+    backend() == "flex"
+}
+
+fn backend() -> String {
+    std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into())
+}
+
+/// The device under test.
 pub fn device() -> Device {
-    Device::flex().autodiff()
+    let device = match backend().as_str() {
+        #[cfg(feature = "flex")]
+        "flex" => Device::flex(),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "metal")]
+        "metal" => Device::metal(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        "cuda" => Device::cuda(0),
+        #[cfg(feature = "rocm")]
+        "rocm" => Device::rocm(0),
+        other => panic!("KILN_TEST_BACKEND={other} was not compiled in"),
+    };
+    device.autodiff()
 }
 
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -71,3 +96,9 @@ pub fn window(window: usize, sinks: usize) -> AttentionMask {
 }
 
 pub(crate) use compare;
+
+/// `x Phi(x)` from the error function. Burn's gradient of its own GELU is that of the approximation by tanh on CubeCL backends.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let below = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf();
+    x * (below + 1.0) * 0.5
+}

@@ -1,15 +1,18 @@
 //! Every other kernel against its equation, and reproducibility to the bit.
 
-use burn::{
-    optim::{AdamWConfig, Optimizer},
-    tensor::{Device, Int, Tensor, TensorData},
-};
-use kiln_fused::{self as fused, AdamW, AttentionMask, reference};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use kiln_fused::{self as fused, AttentionMask, reference};
 
-use crate::common::{assert_close, bits, compare, device, gradients, random, values, window};
+use crate::common::{
+    assert_close, bits, compare, device, gelu as exact_gelu, gradients, on_flex, random, values,
+    window,
+};
 
 #[test]
 fn linear() {
+    if !on_flex() {
+        return;
+    }
     for [batch, seq, d_in, d_out] in [
         [1, 1, 1, 1],
         [2, 3, 5, 7],
@@ -30,6 +33,9 @@ fn linear() {
 
 #[test]
 fn linear_takes_transposed_weights_and_untracked_inputs() {
+    if !on_flex() {
+        return;
+    }
     let x = random([9, 17], 1);
     let weight = random([11, 17], 2);
     compare!(
@@ -53,12 +59,7 @@ fn gelu() {
     for shape in [[1, 1], [3, 17], [70, 513]] {
         let x = random(shape, 4) * 3.0;
         let x = x.detach();
-        compare!(
-            "gelu",
-            [x],
-            fused::gelu(x.clone()),
-            reference::gelu(x.clone())
-        );
+        compare!("gelu", [x], fused::gelu(x.clone()), exact_gelu(x.clone()));
     }
 }
 
@@ -250,11 +251,27 @@ fn gradient_checkpointing_changes_nothing() {
     assert!(run(device()) == run(device().gradient_checkpointing()));
 }
 
+/// An id that is not in the vocabulary ends the program on the CPU; a device cannot, and makes the row not a number.
 #[test]
-#[should_panic(expected = "target 65 is not below the vocabulary of 65")]
 fn cross_entropy_refuses_foreign_ids() {
-    let ids = Tensor::<1, Int>::from_ints([0, 65], &device());
-    let _ = fused::cross_entropy(random([2, 65], 1), ids);
+    for id in [65, -1] {
+        let ids = Tensor::<1, Int>::from_ints([0, id], &device());
+        let found =
+            std::panic::catch_unwind(|| values(fused::cross_entropy(random([2, 65], 1), ids)));
+        match on_flex() {
+            true => {
+                let message = *found.unwrap_err().downcast::<String>().unwrap();
+                assert!(
+                    message.ends_with("is not below the vocabulary of 65"),
+                    "{message}"
+                );
+            }
+            false => {
+                let nats = found.unwrap();
+                assert!(nats[0].is_finite() && nats[1].is_nan(), "{nats:?}");
+            }
+        }
+    }
 }
 
 /// One value and its gradients, to the bit, for each operation.
@@ -267,20 +284,24 @@ fn everything() -> Vec<Vec<u32>> {
     };
     // A graph serves one backward pass, so every operation gets a leaf of its own.
     let leaf = || random([12, 64, 384], 20).require_grad();
-    let x = leaf();
-    note(fused::attention(x.clone(), 4, AttentionMask::Causal), &[&x]);
-    let x = leaf();
-    note(fused::attention(x.clone(), 4, window(16, 4)), &[&x]);
+    if on_flex() {
+        let x = leaf();
+        note(fused::attention(x.clone(), 4, AttentionMask::Causal), &[&x]);
+        let x = leaf();
+        note(fused::attention(x.clone(), 4, window(16, 4)), &[&x]);
+    }
     let x = leaf();
     note(fused::gelu(x.clone()), &[&x]);
     let (x, up) = (leaf(), random([12, 64, 384], 21).require_grad());
     note(fused::swiglu(x.clone(), up.clone()), &[&x, &up]);
-    let (x, weight) = (leaf(), random([384, 130], 22).require_grad());
-    let y = fused::linear(x.clone(), weight.clone(), None);
-    let grads = gradients(&y);
-    all.push(bits(y));
-    all.push(bits(x.grad(&grads).unwrap()));
-    all.push(bits(weight.grad(&grads).unwrap()));
+    if on_flex() {
+        let (x, weight) = (leaf(), random([384, 130], 22).require_grad());
+        let y = fused::linear(x.clone(), weight.clone(), None);
+        let grads = gradients(&y);
+        all.push(bits(y));
+        all.push(bits(x.grad(&grads).unwrap()));
+        all.push(bits(weight.grad(&grads).unwrap()));
+    }
     let (x, gamma) = (leaf(), random([384], 23).require_grad());
     let y = fused::layer_norm(x.clone(), gamma.clone(), None, 1e-5);
     let grads = gradients(&y);
@@ -305,51 +326,5 @@ fn results_do_not_depend_on_threads_or_runs() {
     let one = with(1);
     for threads in [1, 2, 3, 7] {
         assert!(with(threads) == one, "{threads} threads");
-    }
-}
-
-/// The step as Burn takes it in plain tensor operations, over several steps with a state.
-#[test]
-fn adamw() {
-    let fused = AdamW {
-        betas: [0.9, 0.99],
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-    };
-    let burn = AdamWConfig::new()
-        .with_beta_1(0.9)
-        .with_beta_2(0.99)
-        .with_epsilon(1e-8)
-        .with_weight_decay(0.1)
-        .build();
-    for shape in [[1, 1], [3, 7], [200, 129]] {
-        let mut x = random(shape, 30).inner();
-        let mut expected = x.clone();
-        let (mut state, mut expected_state) = (None, None);
-        for step in 0..5 {
-            let grad = random(shape, 31 + step).inner();
-            let kept = x.clone();
-            let before = bits(kept.clone());
-            (x, state) = fused.step(1e-2, x, grad.clone(), state);
-            assert_eq!(bits(kept), before, "a shared parameter is not written to");
-            (expected, expected_state) = burn.step(1e-2, expected, grad, expected_state);
-        }
-        assert_close("parameter", x, expected);
-        let (state, expected) = (state.unwrap().momentum, expected_state.unwrap().momentum);
-        assert_eq!(state.time, expected.time);
-        assert_close("first moment", state.moment_1, expected.moment_1);
-        assert_close("second moment", state.moment_2, expected.moment_2);
-    }
-}
-
-#[test]
-fn square_sum() {
-    for len in [1, 31, 5000] {
-        let x = random([len], 40).inner();
-        assert_close(
-            "sum",
-            fused::square_sum(x.clone()),
-            reference::square_sum(x),
-        );
     }
 }

@@ -1,4 +1,4 @@
-//! The CubeCL implementation of what has one.
+//! Rows of a table by number.
 
 use burn::{
     backend::{
@@ -17,25 +17,13 @@ use burn_cubecl::{
     ops::numeric::zeros_client,
 };
 
+use super::{CUBE_UNITS, address_type, lift, lower};
 use crate::rows::{RowsAdjoint, RowsBackend};
-
-/// Units of a cube.
-const CUBE_UNITS: u32 = 256;
-
-fn lift(primitive: FloatTensor<Cube>) -> Tensor<2> {
-    Tensor::from_primitive::<Cube>(primitive)
-}
-
-fn lower(tensor: Tensor<2>) -> FloatTensor<Cube> {
-    tensor
-        .try_into_primitive::<Cube>()
-        .expect("a tensor of a CubeCL backend, without autodiff")
-}
 
 impl RowsBackend for Cube {
     fn fused_select_rows(table: FloatTensor<Self>, numbers: IntTensor<Self>) -> FloatTensor<Self> {
         let numbers = Tensor::<1, Int>::from_primitive::<Cube>(numbers);
-        lower(lift(table).select(0, numbers))
+        lower(lift::<2>(table).select(0, numbers))
     }
 }
 
@@ -49,10 +37,10 @@ impl RowsAdjoint for Cube {
         let atomic = Type::atomic(ElemType::Float(FloatKind::F32));
         let usage = grad.client.properties().atomic_type_usage(atomic);
         if usage.contains(AtomicUsage::Add) && numbers.dtype == DType::I32 {
-            let grad = lower(lift(grad).cast(DType::F32));
-            return lower(lift(added_up(shape, numbers, grad)).cast(dtype));
+            let grad = lower(lift::<2>(grad).cast(DType::F32));
+            return lower(lift::<2>(added_up(shape, numbers, grad)).cast(dtype));
         }
-        let grad = lift(grad);
+        let grad = lift::<2>(grad);
         let numbers = Tensor::<1, Int>::from_primitive::<Cube>(numbers);
         let zeros = Tensor::<2>::zeros(shape, (&grad.device(), dtype));
         lower(zeros.select_assign(0, numbers, grad, IndexingUpdateOp::Add))
@@ -68,14 +56,13 @@ fn added_up(shape: Shape, numbers: IntTensor<Cube>, grad: FloatTensor<Cube>) -> 
     let sum = zeros_client(client.clone(), device, [rows * width].into(), DType::F32);
     let total = grad.meta.num_elements();
     let dim = CubeDim::new_1d(CUBE_UNITS);
-    let address = [&sum, &grad, &numbers].map(|x| x.required_address_type());
     // SAFETY: the kernel checks the number of a row, and surplus units leave at once.
     unsafe {
         add_rows::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, total, dim),
             dim,
-            address.into_iter().max().unwrap_or_default(),
+            address_type!(sum, grad, numbers),
             numbers.into_buffer_arg(),
             grad.into_buffer_arg(),
             sum.clone().into_buffer_arg(),

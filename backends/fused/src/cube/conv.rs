@@ -1,0 +1,292 @@
+//! Causal depthwise convolution. A unit walks a run of positions of one vector of channels with the rows that it needs in registers.
+
+use burn::tensor::DType;
+use burn_cubecl::{
+    cubecl::{self, calculate_cube_count_elemwise, prelude::*},
+    kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+
+use super::{
+    CUBE_UNITS, address_type, empty, empty_like, lift, lower, math::sigmoid, packed,
+    sums::sum_rows, vector, with_float,
+};
+
+/// Positions of a run: enough to make up for the rows around it that are read twice.
+const RUN: usize = 16;
+/// Taps up to which loops over them are unrolled.
+const UNROLLED: usize = 16;
+
+/// What is fixed when a kernel is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Format {
+    /// Taps of a channel.
+    width: usize,
+    silu: bool,
+}
+
+impl Format {
+    fn unrolled(self) -> bool {
+        self.width <= UNROLLED
+    }
+}
+
+/// The dimensions of a launch: `length = past + seq` rows a lane, of `channels` vectors.
+#[derive(CubeLaunch, CubeType)]
+struct Lanes {
+    past: usize,
+    length: usize,
+    channels: usize,
+    /// Runs of a lane.
+    runs: usize,
+    /// Units.
+    total: usize,
+}
+
+/// `[width, channels]` in single precision.
+fn taps(weight: CubeTensor) -> CubeTensor {
+    packed(lower(lift::<2>(weight).transpose()), DType::F32)
+}
+
+pub(super) fn forward(x: CubeTensor, weight: CubeTensor, past: usize, silu: bool) -> CubeTensor {
+    let x = into_contiguous(x);
+    let [batch, length, channels] = x.meta.shape().dims();
+    let [_, width] = weight.meta.shape().dims();
+    let taps = taps(weight);
+    let seq = length - past;
+    let y = empty(&x, [batch, seq, channels], x.dtype);
+    let wide = vector(&x, channels);
+    let runs = seq.div_ceil(RUN);
+    let total = batch * runs * channels / wide;
+    let dim = CubeDim::new_1d(CUBE_UNITS);
+    // SAFETY: rows that are not there are neither read nor written, and surplus units leave at once.
+    unsafe {
+        with_float!(x, E => convolve::launch_unchecked::<E>(
+            &x.client,
+            calculate_cube_count_elemwise(&x.client, total, dim),
+            dim,
+            address_type!(x, y),
+            wide,
+            x.clone().into_buffer_arg(),
+            taps.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            LanesLaunch::new(past, length, channels / wide, runs, total),
+            Format { width, silu },
+        ));
+    }
+    y
+}
+
+/// Gradients of x and the weight.
+pub(super) fn adjoint(
+    x: CubeTensor,
+    weight: CubeTensor,
+    past: usize,
+    silu: bool,
+    grad: CubeTensor,
+) -> [CubeTensor; 2] {
+    let x = into_contiguous(x);
+    let grad = packed(grad, x.dtype);
+    let [batch, length, channels] = x.meta.shape().dims();
+    let [_, width] = weight.meta.shape().dims();
+    let weight_type = weight.dtype;
+    let taps = taps(weight);
+    let d_x = empty_like(&x);
+    let wide = vector(&x, channels);
+    let runs = length.div_ceil(RUN);
+    let partial = empty(&x, [batch * runs, width * channels], DType::F32);
+    let total = batch * runs * channels / wide;
+    let dim = CubeDim::new_1d(CUBE_UNITS);
+    // SAFETY: as in `forward`; every run has a row of partial sums.
+    unsafe {
+        with_float!(x, E => convolve_back::launch_unchecked::<E>(
+            &x.client,
+            calculate_cube_count_elemwise(&x.client, total, dim),
+            dim,
+            address_type!(x, partial),
+            wide,
+            x.clone().into_buffer_arg(),
+            taps.into_buffer_arg(),
+            grad.into_buffer_arg(),
+            d_x.clone().into_buffer_arg(),
+            partial.clone().into_buffer_arg(),
+            LanesLaunch::new(past, length, channels / wide, runs, total),
+            Format { width, silu },
+        ));
+    }
+    let d_taps = burn_cubecl::ops::reshape(sum_rows(partial), [width, channels].into());
+    let d_weight = lift::<2>(d_taps).transpose();
+    [d_x, packed(lower(d_weight), weight_type)]
+}
+
+/// Row `row - back` of a lane, zeros where there is none.
+#[cube]
+fn row_before<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    first: usize,
+    row: usize,
+    back: usize,
+    lanes: &Lanes,
+) -> Vector<f32, N> {
+    let mut value = Vector::<f32, N>::new(0.0f32);
+    if row >= back && row - back < lanes.length {
+        value = Vector::<f32, N>::cast_from(x[first + (row - back) * lanes.channels]);
+    }
+    value
+}
+
+/// A unit's taps.
+#[cube]
+fn load_taps<N: Size>(
+    taps: &[Vector<f32, N>],
+    channel: usize,
+    channels: usize,
+    #[comptime] format: Format,
+) -> Array<Vector<f32, N>> {
+    let mut held = Array::<Vector<f32, N>>::new(comptime!(format.width));
+    #[unroll(format.unrolled())]
+    for tap in 0..comptime!(format.width) {
+        held[tap] = taps[tap * channels + channel];
+    }
+    held
+}
+
+/// Moves a window of rows on by one, to make place for a new one at its start.
+#[cube]
+fn shift<N: Size>(window: &mut Array<Vector<f32, N>>, #[comptime] format: Format) {
+    #[unroll(format.unrolled())]
+    for i in 1..comptime!(format.width) {
+        let to = comptime!(format.width) - i;
+        window[to] = window[to - 1];
+    }
+}
+
+/// `sum_j w_j x_{t - (width - 1) + j}`, where place i of the window has `x_{t - i}`.
+#[cube]
+fn weigh<N: Size>(
+    window: &Array<Vector<f32, N>>,
+    taps: &Array<Vector<f32, N>>,
+    #[comptime] format: Format,
+) -> Vector<f32, N> {
+    let mut u = Vector::<f32, N>::new(0.0f32);
+    #[unroll(format.unrolled())]
+    for i in 0..comptime!(format.width) {
+        u += window[i] * taps[comptime!(format.width - 1) - i];
+    }
+    u
+}
+
+/// Unit `(batch, run, vector of channels)`.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn convolve<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    taps: &[Vector<f32, N>],
+    y: &mut [Vector<E, N>],
+    lanes: Lanes,
+    #[comptime] format: Format,
+) {
+    if ABSOLUTE_POS >= lanes.total {
+        terminate!();
+    }
+    let channel = ABSOLUTE_POS % lanes.channels;
+    let run = ABSOLUTE_POS / lanes.channels % lanes.runs;
+    let batch = ABSOLUTE_POS / lanes.channels / lanes.runs;
+    let seq = lanes.length - lanes.past;
+    let first = batch * lanes.length * lanes.channels + channel;
+    let taps = load_taps::<N>(taps, channel, lanes.channels, format);
+    let start = run * RUN;
+    let mut window = Array::<Vector<f32, N>>::new(comptime!(format.width));
+    #[unroll(format.unrolled())]
+    for i in 0..comptime!(format.width) {
+        window[i] = row_before::<E, N>(x, first, lanes.past + start, i + 1, &lanes);
+    }
+    for t in start..min(start + RUN, seq) {
+        shift::<N>(&mut window, format);
+        window[0] = row_before::<E, N>(x, first, lanes.past + t, 0usize, &lanes);
+        let mut u = weigh::<N>(&window, &taps, format);
+        if comptime!(format.silu) {
+            #[unroll]
+            for i in 0..u.vector_size() {
+                let each = u.extract(i);
+                u.insert(i, each * sigmoid(each));
+            }
+        }
+        y[(batch * seq + t) * lanes.channels + channel] = Vector::<E, N>::cast_from(u);
+    }
+}
+
+/// `d u = g s (1 + u (1 - s))`, `d x_s = sum_j w_j d u_{s + (width - 1) - j}` and `d w_j = sum_t d u_t x_{t - (width - 1) + j}`, from the
+/// last row of a run to its first. The rows after the run are walked as well, for what they give to those in it.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn convolve_back<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    taps: &[Vector<f32, N>],
+    grad: &[Vector<E, N>],
+    d_x: &mut [Vector<E, N>],
+    partial: &mut [Vector<f32, N>],
+    lanes: Lanes,
+    #[comptime] format: Format,
+) {
+    if ABSOLUTE_POS >= lanes.total {
+        terminate!();
+    }
+    let width = comptime!(format.width);
+    let channel = ABSOLUTE_POS % lanes.channels;
+    let run = ABSOLUTE_POS / lanes.channels % lanes.runs;
+    let batch = ABSOLUTE_POS / lanes.channels / lanes.runs;
+    let seq = lanes.length - lanes.past;
+    let first = batch * lanes.length * lanes.channels + channel;
+    let taps = load_taps::<N>(taps, channel, lanes.channels, format);
+    let start = run * RUN;
+    let end = start + RUN;
+    let zero = Vector::<f32, N>::new(0.0f32);
+    // Place i: row `s - (width - 1) + i`, `d u` of row `s + i`, and the gradient of tap i.
+    let mut rows = Array::<Vector<f32, N>>::new(width);
+    let mut slopes = Array::<Vector<f32, N>>::new(width);
+    let mut d_taps = Array::<Vector<f32, N>>::new(width);
+    let last = end + comptime!(width - 1);
+    #[unroll(format.unrolled())]
+    for i in 0..width {
+        rows[i] = row_before::<E, N>(x, first, last + i, comptime!(width - 1), &lanes);
+        slopes[i] = zero;
+        d_taps[i] = zero;
+    }
+    for step in 0..comptime!(RUN + width - 1) {
+        let row = last - 1 - step;
+        shift::<N>(&mut rows, format);
+        shift::<N>(&mut slopes, format);
+        rows[0] = row_before::<E, N>(x, first, row, comptime!(width - 1), &lanes);
+        slopes[0] = zero;
+        if row >= lanes.past && row < lanes.length {
+            let at = (batch * seq + row - lanes.past) * lanes.channels + channel;
+            let mut slope = Vector::<f32, N>::cast_from(grad[at]);
+            if comptime!(format.silu) {
+                let mut u = zero;
+                #[unroll(format.unrolled())]
+                for i in 0..width {
+                    u += rows[i] * taps[i];
+                }
+                #[unroll]
+                for i in 0..u.vector_size() {
+                    let each = u.extract(i);
+                    let s = sigmoid(each);
+                    slope.insert(i, slope.extract(i) * (s * (1.0f32 + each * (1.0f32 - s))));
+                }
+            }
+            slopes[0] = slope;
+        }
+        if row < min(end, lanes.length) {
+            #[unroll(format.unrolled())]
+            for i in 0..width {
+                d_taps[i] += slopes[0] * rows[i];
+            }
+            let value = weigh::<N>(&slopes, &taps, format);
+            d_x[first + row * lanes.channels] = Vector::<E, N>::cast_from(value);
+        }
+    }
+    let sums = (batch * lanes.runs + run) * width * lanes.channels + channel;
+    #[unroll(format.unrolled())]
+    for i in 0..width {
+        partial[sums + i * lanes.channels] = d_taps[i];
+    }
+}

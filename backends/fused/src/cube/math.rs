@@ -1,0 +1,73 @@
+//! Elementary functions of single numbers; those of [`crate::flex`] with the device's own exponential.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+/// `1 / sqrt(2 pi)`
+const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
+
+/// `1 / (1 + e^-x)`
+#[cube]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0f32 / (1.0f32 + (-x).exp())
+}
+
+/// `tanh x`: Cephes' odd polynomial near zero, `1 - 2 / (e^2|x| + 1)` elsewhere.
+#[cube]
+pub(super) fn tanh(x: f32) -> f32 {
+    let z = x * x;
+    let p = -5.704_988_7e-3f32 * z + 2.063_908_8e-2f32;
+    let p = p * z - 5.373_971_6e-2f32;
+    let p = p * z + 1.333_144_2e-1f32;
+    let p = p * z - 3.333_328e-1f32;
+    let near = p * z * x + x;
+    // Beyond 20 nothing changes, and the exponential stays finite.
+    let size = min(x.abs(), 20.0f32);
+    let far = 1.0f32 - 2.0f32 / ((2.0f32 * size).exp() + 1.0f32);
+    let far = select(x < 0.0f32, -far, far);
+    select(size < 0.625f32, near, far)
+}
+
+/// `Phi(x)` and `phi(x)`, distribution function and density of the standard normal.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(super) struct Normal {
+    pub(super) below: f32,
+    pub(super) density: f32,
+}
+
+/// `Phi(-|x|) = e^(-x^2/2) t P(t)` with `t = 1 / (1 + 0.35 |x|)`; P has relative error 3e-8 on [0, 14]. `x^2` is split so that its
+/// rounding does not grow in the exponential.
+#[cube]
+pub(super) fn normal(x: f32) -> Normal {
+    let high = f32::reinterpret(u32::reinterpret(x) & 0xffff_f000u32); // twelve bits: its square is exact
+    let u = 0.5f32 * ((x - high) * (x + high)); // at most x^2 / 2048, small enough for three terms
+    let near = 1.0f32 - u * (1.0f32 - u * (0.5f32 - u * 0.166_666_67f32));
+    let bell = (-0.5f32 * (high * high)).exp() * near;
+    let t = 1.0f32 / (1.0f32 + 0.35f32 * x.abs());
+    let p = -0.029_144_352f32 * t + 0.143_964_53f32;
+    let p = p * t - 0.255_700_23f32;
+    let p = p * t + 0.159_158_69f32;
+    let p = p * t - 0.023_099_316f32;
+    let p = p * t + 0.105_503_514f32;
+    let p = p * t + 0.119_834_036f32;
+    let p = p * t + 0.139_861_7f32;
+    let p = p * t + 0.139_621_4f32;
+    let tail = bell * (p * t);
+    Normal {
+        below: select(x < 0.0f32, tail, 1.0f32 - tail),
+        density: FRAC_1_SQRT_TAU * bell,
+    }
+}
+
+/// Whether a number is neither infinite nor NaN, by its bits: compilers may take all numbers for finite.
+#[cube]
+pub(super) fn is_finite(x: f32) -> bool {
+    u32::reinterpret(x) & 0x7f80_0000u32 != 0x7f80_0000u32
+}
+
+/// Not a number, by its bits.
+#[cube]
+pub(super) fn nan() -> f32 {
+    f32::reinterpret(0x7fc0_0000u32.runtime())
+}

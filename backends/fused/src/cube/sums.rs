@@ -1,0 +1,153 @@
+//! Sums over rows, and of squares, in stages that follow from the shapes.
+
+use burn::{
+    backend::TensorMetadata,
+    tensor::{DType, Tensor},
+};
+use burn_cubecl::{
+    cubecl::{self, calculate_cube_count_elemwise, prelude::*},
+    kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+
+use super::{
+    CUBE_UNITS, address_type, empty, lift, lower,
+    team::{Team, stage, team_lane, team_row, team_sum},
+    vector, with_float,
+};
+
+/// Rows that a unit of [`sum_rows`] adds up.
+const ROWS: usize = 32;
+/// Vectors that a unit adds up.
+const STEPS: usize = 16;
+
+/// `[width]` of `[rows, width]` in single precision.
+pub(super) fn sum_rows(partial: CubeTensor) -> CubeTensor {
+    let [mut rows, width] = partial.meta.shape().dims();
+    let client = partial.client.clone();
+    let dim = CubeDim::new_1d(CUBE_UNITS);
+    let mut sums = partial;
+    while rows > 1 {
+        let groups = rows.div_ceil(ROWS);
+        let next = empty(&sums, [groups, width], DType::F32);
+        // SAFETY: units stay inside the rows and the groups, and surplus ones leave at once.
+        unsafe {
+            add_rows_of_group::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, groups * width, dim),
+                dim,
+                address_type!(sums),
+                sums.into_buffer_arg(),
+                next.clone().into_buffer_arg(),
+                rows,
+                width,
+                groups * width,
+            );
+        }
+        (sums, rows) = (next, groups);
+    }
+    burn_cubecl::ops::reshape(sums, [width].into())
+}
+
+/// See [`square_sums`](crate::square_sums): one pass over each tensor, and over what they leave until it is one number.
+pub(crate) fn square_sums(tensors: Vec<Tensor<1>>) -> Tensor<1> {
+    let tensors: Vec<CubeTensor> = tensors
+        .into_iter()
+        .map(|tensor| into_contiguous(lower(tensor)))
+        .collect();
+    let client = tensors[0].client.clone();
+    let team = Team::plane(&client, STEPS);
+    let runs = |tensor: &CubeTensor| {
+        let len = tensor.shape().num_elements();
+        (len / vector(tensor, len)).div_ceil(team.vectors)
+    };
+    let total = tensors.iter().map(runs).sum::<usize>();
+    let mut sums = empty(&tensors[0], [total], DType::F32);
+    let mut offset = 0;
+    for tensor in &tensors {
+        add_runs(tensor, &sums, offset, team, true);
+        offset += runs(tensor);
+    }
+    loop {
+        let [count] = sums.meta.shape().dims();
+        if count == 1 {
+            return lift(sums);
+        }
+        let next = empty(&sums, [runs(&sums)], DType::F32);
+        add_runs(&sums, &next, 0, team, false);
+        sums = next;
+    }
+}
+
+/// Adds up the numbers of a tensor, or their squares, in runs of a team's vectors; the sums go to `sums` from `offset` on.
+fn add_runs(tensor: &CubeTensor, sums: &CubeTensor, offset: usize, team: Team, squared: bool) {
+    let client = &tensor.client;
+    let len = tensor.shape().num_elements();
+    let wide = vector(tensor, len);
+    let runs = (len / wide).div_ceil(team.vectors);
+    let (count, dim) = team.launch(client, runs);
+    // SAFETY: teams stay inside the tensor and write the sum of their own run.
+    unsafe {
+        with_float!(tensor, E => add_run::launch_unchecked::<E>(
+            client,
+            count,
+            dim,
+            address_type!(tensor, sums),
+            wide,
+            tensor.clone().into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            len / wide,
+            runs,
+            offset,
+            team,
+            squared,
+        ));
+    }
+}
+
+/// Unit `(group, column)` adds up [`ROWS`] rows.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn add_rows_of_group(partial: &[f32], sums: &mut [f32], rows: usize, width: usize, total: usize) {
+    if ABSOLUTE_POS >= total {
+        terminate!();
+    }
+    let column = ABSOLUTE_POS % width;
+    let first = ABSOLUTE_POS / width * ROWS;
+    let mut sum = 0.0f32;
+    for row in first..min(first + ROWS, rows) {
+        sum += partial[row * width + column];
+    }
+    sums[ABSOLUTE_POS] = sum;
+}
+
+/// A team adds up one run.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn add_run<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    sums: &mut [f32],
+    total: usize,
+    runs: usize,
+    offset: usize,
+    #[comptime] team: Team,
+    #[comptime] squared: bool,
+) {
+    let run = team_row(team);
+    let mut part = Vector::<f32, N>::new(0.0f32);
+    #[unroll]
+    for step in 0..STEPS {
+        let at = run * comptime!(team.vectors) + step * comptime!(team.lanes) + team_lane(team);
+        if at < total {
+            let x = Vector::<f32, N>::cast_from(x[at]);
+            if comptime!(squared) {
+                part += x * x;
+            } else {
+                part += x;
+            }
+        }
+    }
+    let mut shared = stage(team);
+    let sum = team_sum(part.vector_sum(), &mut shared, team);
+    if run < runs && team_lane(team) == 0 {
+        sums[offset + run] = sum;
+    }
+}

@@ -1,0 +1,172 @@
+//! Units that work on one row together, and their sums.
+
+use burn_cubecl::cubecl;
+use cubecl::{calculate_cube_count_elemwise, ir::features::Plane, prelude::*};
+
+/// Units of a cube of teams, if one row does not need more.
+const CUBE_UNITS: usize = 256;
+/// Most units of a team.
+const MOST_LANES: usize = 512;
+/// Vectors of a row for each unit of a team, up to where teams are as large as they get.
+const STEPS: usize = 4;
+/// Steps up to which a row is held in registers, and loops over them are unrolled, so that loads are issued together.
+const HELD: usize = 8;
+
+/// How a cube divides among rows: `count` teams of `lanes` units, each with one row of `vectors` at a time.
+///
+/// A team is made of whole planes, within which the device adds up. Where it does not, which is the case for software devices,
+/// a team is one unit: nothing is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Team {
+    /// Units of a team, a power of two.
+    pub lanes: usize,
+    /// Teams of a cube.
+    pub count: usize,
+    /// Vectors of a row.
+    pub vectors: usize,
+    /// Units of a plane, or 1.
+    plane: usize,
+}
+
+impl Team {
+    /// Teams for rows of `vectors`.
+    pub fn new(client: &Client, vectors: usize) -> Self {
+        Self::of_lanes(client, vectors, vectors.div_ceil(STEPS))
+    }
+
+    /// Teams of one plane for runs of `steps` numbers a unit.
+    pub fn plane(client: &Client, steps: usize) -> Self {
+        let team = Self::of_lanes(client, 0, 1);
+        Self {
+            vectors: steps * team.lanes,
+            ..team
+        }
+    }
+
+    fn of_lanes(client: &Client, vectors: usize, wanted: usize) -> Self {
+        let properties = client.properties();
+        let hardware = &properties.hardware;
+        let planes = [hardware.plane_size_min, hardware.plane_size_max];
+        let adds = properties.features.plane.contains(Plane::Ops) && planes[0] == planes[1];
+        let plane = if adds { planes[0] as usize } else { 1 };
+        let units = hardware.max_units_per_cube as usize;
+        let lanes = match plane {
+            1 => 1,
+            _ => wanted
+                .next_power_of_two()
+                .max(plane)
+                .min(units.min(MOST_LANES).max(plane)),
+        };
+        Self {
+            lanes,
+            count: (CUBE_UNITS.min(units) / lanes).max(1),
+            vectors,
+            plane,
+        }
+    }
+
+    pub fn units(self) -> usize {
+        self.lanes * self.count
+    }
+
+    /// A launch with a team for each of `rows`.
+    pub fn launch(self, client: &Client, rows: usize) -> (CubeCount, CubeDim) {
+        let dim = CubeDim::new_1d(self.units() as u32);
+        let units = rows.div_ceil(self.count) * self.units();
+        (calculate_cube_count_elemwise(client, units, dim), dim)
+    }
+
+    /// Vectors of a row that a unit has.
+    pub fn steps(self) -> usize {
+        self.vectors.div_ceil(self.lanes)
+    }
+
+    /// Whether a unit holds its vectors in registers; else they are read again.
+    pub fn holds(self) -> bool {
+        self.steps() <= HELD
+    }
+
+    /// Vectors that a unit holds.
+    pub fn held(self) -> usize {
+        if self.holds() { self.steps() } else { 1 }
+    }
+
+    /// Whether every unit has as many vectors.
+    pub fn even(self) -> bool {
+        self.vectors.is_multiple_of(self.lanes)
+    }
+
+    /// Numbers that a sum keeps in shared memory.
+    fn stage(self) -> usize {
+        self.units() / self.plane
+    }
+}
+
+/// The row of a unit's team, if teams take rows in turn.
+#[cube]
+pub(super) fn team_row(#[comptime] team: Team) -> usize {
+    CUBE_POS * comptime!(team.count) + UNIT_POS as usize / comptime!(team.lanes)
+}
+
+/// A unit's place in its team.
+#[cube]
+pub(super) fn team_lane(#[comptime] team: Team) -> usize {
+    UNIT_POS as usize % comptime!(team.lanes)
+}
+
+/// Shared memory of the sums of a cube's teams.
+#[cube]
+pub(super) fn stage(#[comptime] team: Team) -> Shared<[f32]> {
+    Shared::<[f32]>::new_slice(comptime!(team.stage()))
+}
+
+/// The sum over the units of a team, for each of them. All units of the cube come here together.
+#[cube]
+pub(super) fn team_sum(value: f32, stage: &mut Shared<[f32]>, #[comptime] team: Team) -> f32 {
+    let unit = UNIT_POS as usize;
+    let (lanes, plane) = comptime!((team.lanes, team.plane));
+    let mut total = value;
+    if comptime!(plane > 1) {
+        total = plane_sum(total);
+    }
+    if comptime!(lanes > plane) {
+        // Those of the last sum have been read.
+        sync_cube();
+        if unit % plane == 0 {
+            stage[unit / plane] = total;
+        }
+        sync_cube();
+        let first = unit / lanes * comptime!(lanes / plane);
+        total = 0.0f32;
+        #[unroll]
+        for i in 0..comptime!(lanes / plane) {
+            total += stage[first + i];
+        }
+    }
+    total
+}
+
+/// The largest value over the units of a team, for each of them. All units of the cube come here together.
+#[cube]
+pub(super) fn team_max(value: f32, stage: &mut Shared<[f32]>, #[comptime] team: Team) -> f32 {
+    let unit = UNIT_POS as usize;
+    let (lanes, plane) = comptime!((team.lanes, team.plane));
+    let mut most = value;
+    if comptime!(plane > 1) {
+        most = plane_max(most);
+    }
+    if comptime!(lanes > plane) {
+        sync_cube();
+        if unit % plane == 0 {
+            stage[unit / plane] = most;
+        }
+        sync_cube();
+        let first = unit / lanes * comptime!(lanes / plane);
+        most = stage[first];
+        #[unroll]
+        for i in 1..comptime!(lanes / plane) {
+            most = max(most, stage[first + i]);
+        }
+    }
+    most
+}

@@ -1,0 +1,156 @@
+//! AdamW, norms of gradients and the factor that clips them.
+
+use burn::{
+    optim::{AdamWConfig, Optimizer},
+    tensor::{DType, Tensor},
+};
+use kiln_fused::{self as fused, AdamW, GradientScale, reference};
+
+use crate::common::{assert_close, bits, device, random, values};
+
+const ADAMW: AdamW = AdamW {
+    betas: [0.9, 0.99],
+    epsilon: 1e-8,
+    weight_decay: 0.1,
+};
+
+/// The step as Burn takes it in plain tensor operations, over several steps with a state.
+#[test]
+fn adamw() {
+    let burn = AdamWConfig::new()
+        .with_beta_1(0.9)
+        .with_beta_2(0.99)
+        .with_epsilon(1e-8)
+        .with_weight_decay(0.1)
+        .build();
+    for shape in [[1, 1], [3, 7], [200, 129]] {
+        let mut x = random(shape, 30).inner();
+        let mut expected = x.clone();
+        let (mut state, mut expected_state) = (None, None);
+        for step in 0..5 {
+            let grad = random(shape, 31 + step).inner();
+            let kept = x.clone();
+            let before = bits(kept.clone());
+            (x, state) = ADAMW.step(1e-2, x, grad.clone(), state);
+            assert_eq!(bits(kept), before, "a shared parameter is not written to");
+            (expected, expected_state) = burn.step(1e-2, expected, grad, expected_state);
+        }
+        assert_close("parameter", x, expected);
+        let (state, expected) = (state.unwrap().momentum, expected_state.unwrap().momentum);
+        assert_eq!(state.time, expected.time);
+        assert_close("first moment", state.moment_1, expected.moment_1);
+        assert_close("second moment", state.moment_2, expected.moment_2);
+    }
+}
+
+#[test]
+fn square_sum() {
+    for len in [1, 31, 5000] {
+        let x = random([len], 40).inner();
+        assert_close(
+            "sum",
+            fused::square_sum(x.clone()),
+            reference::square_sum(x),
+        );
+    }
+}
+
+/// A factor that the device knows scales the gradient; one that is not finite leaves everything as it is, to the bit.
+#[test]
+fn adamw_with_a_scale() {
+    for shape in [[1, 1], [3, 7], [200, 129]] {
+        let scale = GradientScale::default();
+        let scaled = ADAMW.scaled(scale.clone());
+        let plain =
+            |grad: Tensor<2>, state| ADAMW.step(1e-2, random(shape, 50).inner(), grad, state);
+        let grad = random(shape, 51).inner();
+        let (mut x, mut state) = plain(grad.clone(), None);
+        let (expected, expected_state) = ADAMW.step(
+            1e-2,
+            x.clone(),
+            grad.clone().mul_scalar(0.25),
+            state.clone(),
+        );
+        let quarter = Tensor::<1>::from_floats([0.25], &device().inner());
+        scale.set(Some(quarter));
+        (x, state) = scaled.step(1e-2, x, grad.clone(), state);
+        assert_close("parameter", x.clone(), expected);
+        let (found, expected) = (state.unwrap().momentum, expected_state.unwrap().momentum);
+        assert_close("moment 1", found.moment_1.clone(), expected.moment_1);
+        assert_close("moment 2", found.moment_2.clone(), expected.moment_2);
+        for lost in [f32::NAN, f32::INFINITY] {
+            scale.set(Some(Tensor::from_floats([lost], &device().inner())));
+            let state = Some(burn::optim::AdamWState::new(found.clone()));
+            let (same, state) = scaled.step(1e-2, x.clone(), grad.clone(), state);
+            let state = state.unwrap().momentum;
+            assert_eq!(bits(same), bits(x.clone()), "{lost}");
+            assert_eq!(bits(state.moment_1), bits(found.moment_1.clone()), "{lost}");
+            assert_eq!(bits(state.moment_2), bits(found.moment_2.clone()), "{lost}");
+        }
+        scale.set(None);
+        let (once, _) = scaled.step(1e-2, random(shape, 50).inner(), grad.clone(), None);
+        assert_eq!(bits(once), bits(plain(grad, None).0));
+    }
+}
+
+/// The norm of several tensors is that of them joined, whatever their lengths; large tensors take several cubes.
+#[test]
+fn square_sums() {
+    let lengths = [1, 3, 31, 1000, 4096, 300_001];
+    let tensors: Vec<Tensor<1>> = lengths
+        .iter()
+        .map(|&len| random([len], 60 + len as u64).inner())
+        .collect();
+    let exact: f64 = tensors
+        .iter()
+        .flat_map(|x| values(x.clone()))
+        .map(|x| f64::from(x).powi(2))
+        .sum();
+    let found = f64::from(values(fused::square_sums(tensors))[0]);
+    assert!((found / exact - 1.0).abs() < 1e-6, "{found} {exact}");
+}
+
+#[test]
+fn factors_that_clip() {
+    let one = |x: f32| Tensor::<1>::from_floats([x], &device().inner());
+    for (squares, loss, bound, norm, factor) in [
+        (4.0, 1.0, 1.0, 2.0, Some(0.5)),
+        (0.25, 1.0, 1.0, 0.5, Some(1.0)),
+        (0.0, 1.0, 1.0, 0.0, Some(1.0)),
+        (4.0, 1.0, 0.0, 2.0, Some(1.0)),
+        (f32::INFINITY, 1.0, 1.0, f32::INFINITY, None),
+        (f32::NAN, 1.0, 1.0, f32::NAN, None),
+        (4.0, f32::NAN, 1.0, 2.0, None),
+        (4.0, f32::INFINITY, 0.0, 2.0, None),
+    ] {
+        for clip in [fused::clip_factor, reference::clip_factor] {
+            let [found_norm, found] = clip(one(squares), one(loss), bound);
+            let (found_norm, found) = (values(found_norm)[0], values(found)[0]);
+            let what = format!("{squares} {loss} {bound}: {found_norm} {found}");
+            assert!(
+                found_norm == norm || found_norm.is_nan() && norm.is_nan(),
+                "{what}"
+            );
+            match factor {
+                Some(factor) => assert_eq!(found, factor, "{what}"),
+                None => assert!(found.is_nan(), "{what}"),
+            }
+        }
+    }
+}
+
+/// Gradients of half the width move parameters of full width, where the device has them.
+#[test]
+fn adamw_with_narrow_gradients() {
+    for dtype in [DType::BF16, DType::F16] {
+        if !device().supports_dtype(dtype) {
+            eprintln!("skipped: no {dtype:?} on this device");
+            continue;
+        }
+        let (x, grad) = (random([33, 20], 70).inner(), random([33, 20], 71).inner());
+        let grad = grad.cast(dtype);
+        let (found, _) = ADAMW.step(1e-2, x.clone(), grad.clone(), None);
+        let (expected, _) = ADAMW.step(1e-2, x, grad.cast(DType::F32), None);
+        assert_close("parameter", found, expected);
+    }
+}
