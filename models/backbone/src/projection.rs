@@ -32,10 +32,12 @@ pub struct ConvHistory([Option<Tensor<3>>; 3]);
 /// Sizes of [`QueryKeyValue`].
 #[derive(Clone, Copy, Debug)]
 pub struct QueryKeyValueConfig {
-    /// Number of heads; divides `d_model`.
+    /// Number of heads.
     pub heads: usize,
-    /// Width of a head's queries and keys. Its values have d_model / heads.
+    /// Width of a head's queries and keys.
     pub d_key: usize,
+    /// Width of a head's values.
+    pub d_value: usize,
     /// Tokens that the convolutions see, the present one included; 0 or 1 leaves them out.
     pub conv_width: usize,
     /// Whether queries and keys are divided by their root mean square.
@@ -50,7 +52,7 @@ pub struct QueryKeyValue {
     pub query: ConvProjection,
     /// To as many.
     pub key: ConvProjection,
-    /// To `d_model` channels.
+    /// To `heads * d_value` channels.
     pub value: ConvProjection,
     heads: usize,
     d_key: usize,
@@ -62,7 +64,7 @@ pub struct QueryKeyValue {
 #[derive(Module, Debug)]
 pub struct Readout {
     gate: Option<Linear>,
-    /// D: weight of a position's own value, `[d_model]`.
+    /// D: weight of a position's own value, `[heads * d_value]`.
     skip: Option<Param<Tensor<1>>>,
     /// Scale of the norm of a head's output, alike for all heads, `[d_value]`.
     norm: Param<Tensor<1>>,
@@ -102,6 +104,7 @@ impl QueryKeyValue {
         let QueryKeyValueConfig {
             heads,
             d_key,
+            d_value,
             conv_width,
             qk_norm,
         } = config;
@@ -119,10 +122,10 @@ impl QueryKeyValue {
         Self {
             query: projection(heads * d_key),
             key: projection(heads * d_key),
-            value: projection(d_model),
+            value: projection(heads * d_value),
             heads,
             d_key,
-            d_value: d_model / heads,
+            d_value,
             qk_norm,
         }
     }
@@ -197,18 +200,19 @@ impl Readout {
     /// Skip and norm of ones; a gate of unit spread and an output that starts small, as all that writes into the residual stream.
     pub fn init(
         [gate, skip]: [bool; 2],
-        heads: usize,
+        [heads, d_value]: [usize; 2],
         backbone: &BackboneConfig,
         rng: &mut InitRng,
         device: &Device,
     ) -> Self {
         let (d_model, bias) = (backbone.d_model, backbone.bias);
+        let width = heads * d_value;
         let ones = |len| Param::from_tensor(Tensor::ones([len], device));
         Self {
-            gate: gate.then(|| rng.linear(d_model, d_model, bias, unit_spread(d_model), device)),
-            skip: skip.then(|| ones(d_model)),
-            norm: ones(d_model / heads),
-            output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
+            gate: gate.then(|| rng.linear(d_model, width, bias, unit_spread(d_model), device)),
+            skip: skip.then(|| ones(width)),
+            norm: ones(d_value),
+            output: rng.linear(width, d_model, bias, backbone.residual_std(), device),
         }
     }
 

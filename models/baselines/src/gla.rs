@@ -7,7 +7,7 @@
 //! resolvent mixer, so that two models differ in their gates: q, k, v = silu(conv(W x)), q and k normalised, the value itself,
 //! an RMSNorm of each head's output and a gate, out = W_o (silu(W_g x) * norm(y + D v)).
 //!
-//! Axes: batch, seq, heads, d_key, d_value = d_model / heads. State: S and the last conv_width - 1 inputs of the convolution,
+//! Axes: batch, seq, heads, d_key, d_value (d_model / heads unless said otherwise). State: S and the last conv_width - 1 inputs of the convolution,
 //! constant in seq.
 
 use burn::module::{Module, Param};
@@ -25,10 +25,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GlaConfig {
-    /// Number of heads, each with its own forget gate; divides `d_model`.
+    /// Number of heads, each with its own forget gate; divides `d_model` where `d_value` follows from it.
     pub heads: usize,
-    /// Width of a head's queries and keys. Its values have d_model / heads.
+    /// Width of a head's queries and keys.
     pub d_key: usize,
+    /// Width of a head's values; 0 is d_model / heads. A model that has lost heads keeps the width of those that stay.
+    #[serde(default)]
+    pub d_value: usize,
     /// Tokens that the convolution of queries, keys and values sees, the present one included; 0 or 1 leaves it out.
     pub conv_width: usize,
     /// Initial range in tokens of the shortest and the longest head, spaced evenly in the logarithm: over one range a state
@@ -49,6 +52,7 @@ impl Default for GlaConfig {
         Self {
             heads: 4,
             d_key: 32,
+            d_value: 0,
             conv_width: 4,
             range: [4.0, 256.0],
             temperature: 16.0,
@@ -92,7 +96,7 @@ impl GlaConfig {
                 return Err(ModelError::TooSmall { name, value, least });
             }
         }
-        if !backbone.d_model.is_multiple_of(self.heads) {
+        if self.d_value == 0 && !backbone.d_model.is_multiple_of(self.heads) {
             return Err(ModelError::NotDivisible {
                 part: "gla.heads",
                 part_value: self.heads,
@@ -112,6 +116,14 @@ impl GlaConfig {
             }
         }
         Ok(())
+    }
+
+    /// Width of a head's values, of a valid configuration.
+    pub fn value_width(&self, backbone: &BackboneConfig) -> usize {
+        match self.d_value {
+            0 => backbone.d_model / self.heads,
+            d_value => d_value,
+        }
     }
 
     /// b of every head: with W_f x = 0 a head fades to 1/e in its range.
@@ -141,9 +153,11 @@ impl GlaConfig {
     ) -> Result<GlaMixer, ModelError> {
         self.validate(backbone)?;
         let (d_model, heads) = (backbone.d_model, self.heads);
+        let d_value = self.value_width(backbone);
         let sizes = QueryKeyValueConfig {
             heads,
             d_key: self.d_key,
+            d_value,
             conv_width: self.conv_width,
             qk_norm: self.qk_norm,
         };
@@ -154,10 +168,16 @@ impl GlaConfig {
                 rng.matrix(d_model, heads, unit_spread(d_model), device),
                 Some(Param::from_data(forget_bias, device)),
             ),
-            readout: Readout::init([self.gate, self.skip], heads, backbone, rng, device),
+            readout: Readout::init(
+                [self.gate, self.skip],
+                [heads, d_value],
+                backbone,
+                rng,
+                device,
+            ),
             heads,
             d_key: self.d_key,
-            d_value: d_model / heads,
+            d_value,
             temperature: self.temperature,
         })
     }

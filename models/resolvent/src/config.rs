@@ -11,10 +11,13 @@ pub(crate) const ETA_FLOOR: f64 = 1e-4;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResolventConfig {
-    /// Number of heads, each with its own energy, hopping and potential; divides `d_model`.
+    /// Number of heads, each with its own energy, hopping and potential; divides `d_model` where `d_value` follows from it.
     pub heads: usize,
-    /// Width of a head's queries and keys. Its values have d_model / heads.
+    /// Width of a head's queries and keys.
     pub d_key: usize,
+    /// Width of a head's values; 0 is d_model / heads. A model that has lost heads keeps the width of those that stay.
+    #[serde(default)]
+    pub d_value: usize,
     /// Tokens that the convolution of queries, keys and values sees, the present one included; 0 or 1 leaves it out.
     pub conv_width: usize,
     /// Weights of the past: probabilities |G_ij|^2 (born), or G_ij with its phase (complex).
@@ -49,6 +52,7 @@ impl Default for ResolventConfig {
         Self {
             heads: 4,
             d_key: 32,
+            d_value: 0,
             conv_width: 4,
             form: ResolventForm::Born,
             energy: [-1.8, 1.8],
@@ -66,6 +70,14 @@ impl Default for ResolventConfig {
 }
 
 impl ResolventConfig {
+    /// Width of a head's values, of a valid configuration.
+    pub fn value_width(&self, backbone: &BackboneConfig) -> usize {
+        match self.d_value {
+            0 => backbone.d_model / self.heads,
+            d_value => d_value,
+        }
+    }
+
     /// Checks every size and range against the backbone's.
     ///
     /// # Errors
@@ -80,7 +92,7 @@ impl ResolventConfig {
                 return Err(ModelError::TooSmall { name, value, least });
             }
         }
-        if !backbone.d_model.is_multiple_of(self.heads) {
+        if self.d_value == 0 && !backbone.d_model.is_multiple_of(self.heads) {
             return Err(ModelError::NotDivisible {
                 part: "resolvent.heads",
                 part_value: self.heads,

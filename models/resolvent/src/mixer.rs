@@ -7,7 +7,7 @@
 //! (arXiv 2412.06464), q and k normalised, the value itself as in Mamba-2, then an RMSNorm of each head's output and a gate as
 //! in GLA (arXiv 2312.06635): out = W_o (silu(W_g x) * norm(y + D v)).
 //!
-//! Axes: batch, seq, heads, d_key, d_value = d_model / heads. State: L, T and the last conv_width - 1 inputs of the
+//! Axes: batch, seq, heads, d_key, d_value (d_model / heads unless said otherwise). State: L, T and the last conv_width - 1 inputs of the
 //! convolution, constant in seq.
 
 use burn::module::{Module, Param};
@@ -67,6 +67,7 @@ impl ResolventConfig {
     ) -> Result<ResolventMixer, ModelError> {
         self.validate(backbone)?;
         let (d_model, heads) = (backbone.d_model, self.heads);
+        let d_value = self.value_width(backbone);
         let vector = |values: Vec<f64>, learn: bool| {
             let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
             let len = values.len();
@@ -81,20 +82,27 @@ impl ResolventConfig {
         let sizes = QueryKeyValueConfig {
             heads,
             d_key: self.d_key,
+            d_value,
             conv_width: self.conv_width,
             qk_norm: self.qk_norm,
         };
         Ok(ResolventMixer {
             inputs: QueryKeyValue::init(sizes, backbone, rng, device),
             potential: rng.linear(d_model, heads, backbone.bias, unit_spread(d_model), device),
-            readout: Readout::init([self.gate, self.skip], heads, backbone, rng, device),
+            readout: Readout::init(
+                [self.gate, self.skip],
+                [heads, d_value],
+                backbone,
+                rng,
+                device,
+            ),
             energy: vector(energy, self.learn_energy),
             eta_raw: vector(eta, self.learn_energy),
             hopping_raw: vector(hopping, self.learn_hopping),
             key_dropout: DropoutConfig::new(self.key_dropout).init(),
             heads,
             d_key: self.d_key,
-            d_value: d_model / heads,
+            d_value,
             potential_bound: self.potential_bound,
             form: self.form,
         })

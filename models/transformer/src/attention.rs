@@ -21,8 +21,11 @@ use crate::Rope;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttentionConfig {
-    /// Number of heads; divides `d_model`.
+    /// Number of heads; divides `d_model` where `d_head` follows from it.
     pub heads: usize,
+    /// Width of a head; 0 is d_model / heads. A model that has lost heads keeps the width of those that stay.
+    #[serde(default)]
+    pub d_head: usize,
     /// Whether queries and keys are rotated by position.
     pub rope: bool,
     /// Slowest rotation: a full turn in about 2 pi * `rope_base` positions.
@@ -42,6 +45,7 @@ impl Default for AttentionConfig {
     fn default() -> Self {
         Self {
             heads: 4,
+            d_head: 0,
             rope: true,
             rope_base: 10_000.0,
             direction: Direction::Causal,
@@ -100,7 +104,7 @@ impl AttentionConfig {
                 least: 1,
             });
         }
-        if d_model % heads != 0 {
+        if self.d_head == 0 && d_model % heads != 0 {
             return Err(ModelError::NotDivisible {
                 part: "attention.heads",
                 part_value: heads,
@@ -112,10 +116,14 @@ impl AttentionConfig {
         if !self.rope {
             return Ok(());
         }
-        let d_head = d_model / heads;
+        let d_head = self.head_width(backbone);
         if d_head % 2 == 1 {
+            let which = match self.d_head {
+                0 => format!("d_model / heads = {d_model} / {heads} = {d_head}"),
+                _ => format!("`attention.d_head` = {d_head}"),
+            };
             return Err(ModelError::Conflict(format!(
-                "`attention.rope` turns pairs, but d_model / heads = {d_model} / {heads} = {d_head} is odd; choose other heads"
+                "`attention.rope` turns pairs, but {which} is odd; choose other heads"
             )));
         }
         if !(self.rope_base > 0.0 && self.rope_base.is_finite()) {
@@ -145,6 +153,14 @@ impl AttentionConfig {
         }
     }
 
+    /// Width of a head, of a valid configuration.
+    pub fn head_width(&self, backbone: &BackboneConfig) -> usize {
+        match self.d_head {
+            0 => backbone.d_model / self.heads,
+            d_head => d_head,
+        }
+    }
+
     /// What a query sees; of a valid configuration.
     fn mask(&self) -> AttentionMask {
         match (self.direction, self.window) {
@@ -169,11 +185,11 @@ impl AttentionConfig {
     ) -> Result<SelfAttention, ModelError> {
         self.validate(backbone)?;
         let (d_model, heads) = (backbone.d_model, self.heads);
-        let d_head = d_model / heads;
-        let bias = backbone.bias;
+        let d_head = self.head_width(backbone);
+        let (bias, width) = (backbone.bias, heads * d_head);
         Ok(SelfAttention {
-            query_key_value: rng.linear(d_model, 3 * d_model, bias, backbone.init_std, device),
-            output: rng.linear(d_model, d_model, bias, backbone.residual_std(), device),
+            query_key_value: rng.linear(d_model, 3 * width, bias, backbone.init_std, device),
+            output: rng.linear(width, d_model, bias, backbone.residual_std(), device),
             dropout: DropoutConfig::new(backbone.dropout).init(),
             heads,
             d_head,
@@ -184,7 +200,7 @@ impl AttentionConfig {
 }
 
 impl SelfAttention {
-    /// Queries, keys and values of all heads, `[batch, seq, 3 * d_model]`, rotated for positions from `offset`.
+    /// Queries, keys and values of all heads, `[batch, seq, 3 * heads * d_head]`, rotated for positions from `offset`.
     fn pack(&self, x: Tensor<3>, offset: usize) -> Tensor<3> {
         let [_, seq, _] = x.dims();
         let device = x.device();
@@ -293,7 +309,7 @@ impl Mixer for SelfAttention {
         projections + 4 * d * keys as u64
     }
 
-    /// A key and a value of d_model f32 for each past token that is held.
+    /// A key and a value of heads * d_head f32 for each past token that is held.
     fn state_bytes(&self, seq: usize) -> u64 {
         (2 * self.held(seq) * self.heads * self.d_head * size_of::<f32>()) as u64
     }

@@ -57,9 +57,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         serde_json::to_writer_pretty(&mut *file, &entries).map_err(std::io::Error::from)
     })?;
     println!(
-        "| model | stages | seeds | file | memory | bits/byte before | after | change, % | KL, nats | same top token, % | decoding |"
+        "| model | stages | seeds | file | memory | bits/byte before | after | change, % | KL, nats | same top token, % | decoding | time |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for ((model, done), entries) in &rows {
         println!(
             "| {model} | {done} | {} | {} |",
@@ -87,6 +87,16 @@ fn entry(folder: &str) -> Result<Entry, Box<dyn Error>> {
         folder: folder.into(),
         compression,
     })
+}
+
+/// Mean time of all stages together, without measuring: what recovery costs beside methods that train nothing.
+fn time(entries: &[&Entry]) -> String {
+    let seconds = |entry: &&Entry| -> f64 {
+        let stages = entry.compression.stages.iter();
+        stages.map(|stage| stage.seconds).sum()
+    };
+    let all: f64 = entries.iter().map(seconds).sum();
+    kiln_run::format::duration(all / entries.len() as f64)
 }
 
 /// Means over the seeds, with deviations where there are several.
@@ -117,5 +127,6 @@ fn cells(entries: &[&Entry]) -> Vec<String> {
         ratio(cell(2, &|last, first| {
             Some(last.decode?.tokens_per_second / first.decode?.tokens_per_second)
         })),
+        time(entries),
     ]
 }

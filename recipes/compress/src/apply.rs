@@ -120,8 +120,8 @@ impl Job<'_> {
             Work::Quantize(work) => self.quantized(layer, stored, gram, work),
             Work::Prune(work) => self.pruned(layer, stored, gram, *work),
             Work::Half => self.halved(layer, stored),
-            // Ranks are shared among layers, see `factorise`.
-            Work::LowRank(_) => Ok(stored.clone()),
+            // Ranks are shared among layers, see `factorise`; the others work on the whole model.
+            Work::LowRank(_) | Work::Structured(_) | Work::Recover(_) => Ok(stored.clone()),
         }
     }
 
@@ -280,6 +280,22 @@ impl Job<'_> {
         Ok(Stored::Sparse(
             sparse.map_err(|source| self.pack(layer, source))?,
         ))
+    }
+
+    /// What became of every layer of a model.
+    ///
+    /// # Errors
+    /// Weights that are not finite.
+    pub(crate) fn all_figures(
+        &self,
+        before: &StoredModel,
+        after: &StoredModel,
+    ) -> Result<Vec<LayerFigures>, CompressError> {
+        let figures = |layer: &Layer| {
+            let [old, new] = [before, after].map(|model| &model.tensors[&layer.tensor]);
+            self.figures(layer, old, new)
+        };
+        layers(before).par_iter().map(figures).collect()
     }
 
     fn figures(

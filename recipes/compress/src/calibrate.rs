@@ -29,12 +29,7 @@ pub fn calibrate(
     wanted: &dyn Fn(&str) -> bool,
     device: &Device,
 ) -> Result<Calibrated, CompressError> {
-    let windows = source.windows(Split::Train, config.seq)?;
-    let windows = windows.ok_or_else(|| CompressError::Setting {
-        key: "calibration.corpus",
-        value: calibration.corpus.clone(),
-        why: "it has no training split".into(),
-    })?;
+    let mut batches = Batches::new(source, config, calibration)?;
     let mut watched = model.clone();
     let mut shared: Vec<(String, Shared)> = Vec::new();
     let linears = watched.linears_mut().into_iter();
@@ -48,7 +43,6 @@ pub fn calibrate(
     if tied && wanted(EMBEDDING) {
         shared.push((EMBEDDING.into(), Arc::clone(&head)));
     }
-    let mut batches = Batches::new(windows, config, calibration)?;
     while let Some(batch) = batches.next()? {
         let hidden = watched
             .hidden(DeviceBatch::new(&batch, device).inputs)
@@ -87,22 +81,32 @@ fn finished((layer, shared): (String, Shared)) -> Result<(String, Gram), Compres
 }
 
 /// The windows of a calibration, batch by batch.
-struct Batches<'a> {
+pub(crate) struct Batches<'a> {
     loader: Loader,
     config: &'a RunConfig,
     calibration: &'a Calibration,
     seen: usize,
+    /// Batches that were given out.
+    given: usize,
     /// The only token so far, while there is one.
     token: Option<u32>,
     varies: bool,
 }
 
 impl<'a> Batches<'a> {
-    fn new(
-        windows: Arc<dyn Windows>,
+    /// # Errors
+    /// No training text.
+    pub fn new(
+        source: &Source,
         config: &'a RunConfig,
         calibration: &'a Calibration,
     ) -> Result<Self, CompressError> {
+        let windows: Option<Arc<dyn Windows>> = source.windows(Split::Train, config.seq)?;
+        let windows = windows.ok_or_else(|| CompressError::Setting {
+            key: "calibration.corpus",
+            value: calibration.corpus.clone(),
+            why: "it has no training split".into(),
+        })?;
         let order = LoaderConfig {
             batch: calibration.batch.min(calibration.windows),
             order: Order::Crops,
@@ -113,12 +117,17 @@ impl<'a> Batches<'a> {
             config,
             calibration,
             seen: 0,
+            given: 0,
             token: None,
             varies: false,
         })
     }
 
-    fn next(&mut self) -> Result<Option<kiln_loader::TokenBatch>, CompressError> {
+    /// The next batch, its last one cut to as many windows as were asked for; none after that.
+    ///
+    /// # Errors
+    /// Those of the loader.
+    pub fn next(&mut self) -> Result<Option<kiln_loader::TokenBatch>, CompressError> {
         if self.seen >= self.calibration.windows {
             return Ok(None);
         }
@@ -137,6 +146,7 @@ impl<'a> Batches<'a> {
         let (vocab, first) = (self.config.model.backbone.vocab_size, self.seen as u64);
         let objective = self.config.objective;
         self.seen += lanes;
+        self.given += 1;
         Ok(Some(objective.apply(
             batch,
             vocab,
@@ -145,7 +155,14 @@ impl<'a> Batches<'a> {
         )))
     }
 
-    fn check_variety(&self) -> Result<(), CompressError> {
+    /// Batches that were given out.
+    pub fn count(&self) -> usize {
+        self.given
+    }
+
+    /// # Errors
+    /// All tokens so far were the same.
+    pub fn check_variety(&self) -> Result<(), CompressError> {
         match (self.varies, self.token) {
             (false, Some(token)) => Err(CompressError::ConstantCalibration { token }),
             _ => Ok(()),

@@ -46,6 +46,27 @@ pub enum CompressError {
         /// What would be lost.
         why: &'static str,
     },
+    /// A stage that cannot take units out of the model.
+    #[error("stage {stage}, part `{part}`: {why}")]
+    Part {
+        /// Number of the stage, from 1 on.
+        stage: usize,
+        /// The part, as recipes call it.
+        part: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Codes that a stage would have to train.
+    #[error(
+        "stage {stage}: `{layer}` is quantized already, and codes are not trained; put this stage before, or train the layer as it will \
+         be packed, with `kind = \"qat\"`"
+    )]
+    Trained {
+        /// Number of the stage, from 1 on.
+        stage: usize,
+        /// The layer.
+        layer: String,
+    },
     /// A stage that would do nothing.
     #[error("stage {stage}: no layer fits its `layers` and `except`; the layers are {known}")]
     NothingSelected {

@@ -11,6 +11,7 @@
 //! | [`matrix`], [`gram`], [`layers`] | weights on the host, statistics of inputs, which tensors are layers |
 //! | [`quantize`] | round-to-nearest, MSE clipping, GPTQ, AWQ |
 //! | [`prune`] | magnitude, Wanda, SparseGPT; unstructured and N:M |
+//! | `structured` | channels, heads and layers taken out of a model |
 //! | [`low_rank`] | truncated singular value decompositions, and ranks within a budget |
 //!
 //! Methods are pure functions of weights and calibration. Nothing here prints.
@@ -33,6 +34,7 @@ pub mod pipeline;
 pub mod prune;
 pub mod quantize;
 pub mod recipe;
+mod structured;
 mod sweep;
 #[cfg(test)]
 mod toy;

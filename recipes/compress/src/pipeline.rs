@@ -2,6 +2,8 @@
 
 mod estimate;
 mod folder;
+mod recover;
+mod structure;
 mod work;
 
 use std::collections::BTreeMap;
@@ -99,7 +101,10 @@ pub fn compress(request: Request<'_>) -> Result<Outcome, CompressError> {
         let figures = match folder.finished(number)? {
             Some(figures) => figures,
             None if request.interrupt.requested() => break,
-            None => pipeline.stage(number)?,
+            None => match pipeline.stage(number)? {
+                Some(figures) => figures,
+                None => break,
+            },
         };
         compression.stages.push(figures);
     }
@@ -157,8 +162,8 @@ impl Pipeline<'_> {
         Ok(figures)
     }
 
-    /// Makes a stage of the one before, writes its run, opens that again and measures it.
-    fn stage(&mut self, number: usize) -> Result<StageFigures, CompressError> {
+    /// Makes a stage of the one before, writes its run, opens that again and measures it. None if it was interrupted.
+    fn stage(&mut self, number: usize) -> Result<Option<StageFigures>, CompressError> {
         let device = &self.request.device.device;
         let opened;
         let before = match number {
@@ -175,24 +180,31 @@ impl Pipeline<'_> {
             .message(&format!("stage {number} of {total}: {what}"));
         let start = Instant::now();
         let stored = before.stored()?;
+        let Some(made) = self.made(number, before, &stored)? else {
+            return Ok(None);
+        };
         let Made {
+            config,
             model,
             mut layers,
             tokens,
-        } = self.made(number, before, &stored)?;
+        } = made;
         let seconds = start.elapsed().as_secs_f64();
-        self.sensitivities(before, &stored, &model, &mut layers)?;
+        // A layer of another shape cannot be changed alone.
+        if !stage.work.is_whole() {
+            self.sensitivities(before, &stored, &model, &mut layers)?;
+        }
         let work = Work {
             what,
             seconds,
             calibration_tokens: tokens,
             layers,
         };
-        self.folder.write_run(number, self.run, &model)?;
+        self.folder.write_run(number, before, &config, &model)?;
         let after = Run::open(&self.folder.stage(number), device)?;
         let figures = self.measured(number, &after, work)?;
         self.folder.write(&figures)?;
-        Ok(figures)
+        Ok(Some(figures))
     }
 
     fn measured(

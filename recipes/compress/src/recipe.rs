@@ -1,6 +1,8 @@
 //! What a compression recipe says: where the model is, what it is calibrated on, and the stages in their order.
 
 mod keys;
+mod recover;
+mod structured;
 
 use std::fmt;
 
@@ -10,6 +12,10 @@ use crate::CompressError;
 use crate::prune::Pattern;
 use crate::quantize::{Clip, Grid};
 use keys::Keys;
+pub use kiln_train::Selection;
+use kiln_train::matches;
+pub use recover::Recover;
+pub use structured::{Importance, Part, Structured};
 
 /// Packed groups are multiples of this many inputs.
 const GROUP_ALIGN: usize = 32;
@@ -100,15 +106,6 @@ pub struct Stage {
     pub layers: Selection,
 }
 
-/// Layers by patterns of their names, in which `*` stands for anything: `blocks.0.mlp.up`, `*.potential`, `tokens`, `head`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Selection {
-    /// One of these has to match.
-    pub layers: Vec<String>,
-    /// And none of these.
-    pub except: Vec<String>,
-}
-
 /// What a stage does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
@@ -116,8 +113,12 @@ pub enum Work {
     Quantize(Quantize),
     /// Weights become zero.
     Prune(Prune),
+    /// Units go, and tensors get smaller.
+    Structured(Structured),
     /// Matrices become products of two.
     LowRank(Factorize),
+    /// The model is trained for a while.
+    Recover(Recover),
     /// What is still in 32 bits is stored in 16.
     Half,
 }
@@ -249,6 +250,11 @@ impl Stage {
                 whitened: None,
                 ..factorize
             }),
+            Work::Structured(structured) => Work::Structured(Structured {
+                importance: Importance::Random,
+                ..structured
+            }),
+            Work::Recover(recover) => Work::Recover(recover),
             Work::Half => Work::Half,
         };
         Self {
@@ -274,6 +280,8 @@ impl fmt::Display for Work {
                     Pattern::NofM { keep, of } => write!(f, "{method}, {keep}:{of}"),
                 }
             }
+            Self::Structured(structured) => structured.fmt(f),
+            Self::Recover(recover) => recover.fmt(f),
             Self::LowRank(Factorize { keep, whitened }) => {
                 let method = if whitened.is_some() {
                     "whitened svd"
@@ -312,23 +320,35 @@ impl fmt::Display for Quantize {
 }
 
 impl Work {
+    /// Whether it works on the model as a whole: no layer is left out, and none can be changed alone.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::Structured(_) | Self::Recover(_))
+    }
+
     /// Its kind, as recipes call it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Quantize(_) => "quantize",
             Self::Prune(_) => "prune",
+            Self::Structured(_) => "structured",
+            Self::Recover(Recover { quantize: None, .. }) => "recover",
+            Self::Recover(_) => "qat",
             Self::LowRank(_) => "low-rank",
             Self::Half => "half",
         }
     }
 
-    /// Whether it looks at the layers' inputs.
+    /// Whether it runs text of the calibration through the model.
     pub fn is_calibrated(&self) -> bool {
         match self {
             Self::Quantize(quantize) => quantize.method != QuantizeMethod::RoundToNearest,
             Self::Prune(prune) => prune.method != PruneMethod::Magnitude,
             Self::LowRank(factorize) => factorize.whitened.is_some(),
-            Self::Half => false,
+            Self::Structured(structured) => !matches!(
+                structured.importance,
+                Importance::Magnitude | Importance::Random
+            ),
+            Self::Recover(_) | Self::Half => false,
         }
     }
 }
@@ -354,46 +374,6 @@ impl Quantize {
             ..self.grid
         }
     }
-}
-
-impl Default for Selection {
-    fn default() -> Self {
-        Self {
-            layers: vec!["*".into()],
-            except: Vec::new(),
-        }
-    }
-}
-
-impl Selection {
-    /// Whether a layer is meant.
-    pub fn has(&self, layer: &str) -> bool {
-        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, layer));
-        any(&self.layers) && !any(&self.except)
-    }
-}
-
-/// Whether a name fits a pattern, in which `*` stands for any characters or none.
-fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts = parts.peekable();
-    if parts.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(part) = parts.next() {
-        match parts.peek() {
-            None => return rest.ends_with(part),
-            Some(_) => match rest.find(part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            },
-        }
-    }
-    true
 }
 
 #[cfg(test)]

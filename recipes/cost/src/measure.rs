@@ -161,7 +161,7 @@ impl Worker<'_> {
         let tokens = batches.iter().map(TokenBatch::num_tokens).sum();
         let memory = MemoryMeter::start(self.device);
         let optimizer = lesson.optimizer.init(&model);
-        let mut learner = Some(Learner { model, optimizer });
+        let mut learner = Some(Learner::new(model, optimizer));
         let step = self.pace(share, tokens, || {
             let this = learner.take().ok_or(Trouble::Ended)?;
             let clip_norm = lesson.optimizer.clip_norm;

@@ -48,7 +48,7 @@ fn main() {
             milliseconds(start)
         })
         .collect();
-    let mut learner = Some(Learner { model, optimizer });
+    let mut learner = Some(Learner::new(model, optimizer));
     let updates: Vec<f64> = batches
         .iter()
         .map(|batch| {

@@ -53,6 +53,14 @@ pub enum TrainError {
         /// What is wrong and what to do.
         why: String,
     },
+    /// A trained tensor that cannot be stored in the form it has to have.
+    #[error("`{tensor}` cannot be stored in its form: {why}")]
+    Form {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        why: String,
+    },
     /// `--resume` where there is nothing to go on from.
     #[error(
         "{path} has no usable checkpoint to resume from; start it anew without --resume, with another --out",

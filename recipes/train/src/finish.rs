@@ -18,7 +18,8 @@ use crate::outcome::{HeldOut, RunResult};
 use crate::recipe::ObjectiveKind;
 use crate::report;
 use crate::setup::Setup;
-use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
+use crate::state::{self, COMPRESSED_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig};
+use crate::storage::StoredModel;
 use crate::tutor::Tutor;
 use crate::windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
 
@@ -31,7 +32,7 @@ pub(crate) fn finish(
     log: &mut Log,
 ) -> Result<RunResult, TrainError> {
     let (model, best_step) = best_model(setup, learner, position)?;
-    write_model(setup, &model)?;
+    let model = write_model(setup, learner, model)?;
     log.message("scoring the best weights on all of the held-out text");
     let recipe = &setup.resolved.recipe.value;
     let data = &setup.data;
@@ -79,7 +80,7 @@ pub(crate) fn finish(
         },
         bigram,
         sample,
-        params: model.num_params(),
+        params: model.parameters() as usize,
     };
     log.result(position, values(&result))?;
     report::write(setup, tutor, &model, position, &result)?;
@@ -95,18 +96,23 @@ fn best_model(
     match setup.checkpoints.best()? {
         Some(best) if best.step != position.step => {
             let checkpoint = setup.checkpoints.load(best.step)?;
-            let model = state::load_weights(&checkpoint, &setup.resolved.model, &setup.device)?;
-            Ok((model, best.step))
+            let model = state::load_weights(&checkpoint, learner.model.clone())?;
+            Ok((model.valid(), best.step))
         }
         _ => Ok((learner.model.valid(), position.step)),
     }
 }
 
-/// `model.safetensors`, `config.json` and `tokenizer.json`: all that evaluation and generation need.
-fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
+/// `model.safetensors`, `config.json` and `tokenizer.json`: all that evaluation and generation need. Returns the model that is in
+/// them, which for packed weights is another than that which was trained.
+fn write_model(
+    setup: &Setup,
+    learner: &Learner,
+    model: LanguageModel,
+) -> Result<LanguageModel, TrainError> {
     let path = setup.folder.model();
     let temporary = path.with_extension("safetensors.tmp");
-    state::save_model(model, &temporary)
+    state::save_model(&model, &temporary)
         .and_then(|()| {
             std::fs::File::options()
                 .write(true)
@@ -114,11 +120,23 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
                 .sync_all()
         })
         .map_err(FileError::io("write", &temporary))?;
+    let (mut model, mut storage) = (model, None);
+    if learner.constraint.has_form() {
+        let plain = StoredModel::read(&temporary, None)?;
+        let stored = learner.constraint.stored(plain, &setup.device)?;
+        stored.write(&temporary)?;
+        let config = &setup.resolved.model;
+        model = state::load_stored(config, &stored, &temporary, &setup.device)?.valid();
+        storage = Some(stored.table());
+    }
     let weights = state::hash_file(&temporary)?;
     std::fs::rename(&temporary, &path).map_err(FileError::io("put in place", &path))?;
     let text = setup.data.source.text();
     let config = RunConfig {
-        version: RUN_CONFIG_VERSION,
+        version: match &storage {
+            Some(_) => COMPRESSED_CONFIG_VERSION,
+            None => RUN_CONFIG_VERSION,
+        },
         model: setup.resolved.model.clone(),
         objective: setup.resolved.recipe.value.objective,
         seq: setup.resolved.seq,
@@ -126,7 +144,7 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
         corpus_hash: setup.data.source.hash()?.to_string(),
         tokenizer: text.map(|text| text.tokenizer.hash().to_string()),
         weights,
-        storage: None,
+        storage,
     };
     atomic_write(&setup.folder.config(), |out| {
         serde_json::to_writer_pretty(&mut *out, &config).map_err(std::io::Error::from)
@@ -134,7 +152,7 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
     if let Some(text) = text {
         text.tokenizer.save(&setup.folder.tokenizer())?;
     }
-    Ok(())
+    Ok(model)
 }
 
 /// The windows that the run's scores are of.

@@ -9,10 +9,13 @@ use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, transplant};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::constraint::Constraint;
 use crate::data::Source;
+use crate::quantize::QuantizeConfig;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::{Run, read_config};
-use crate::state::RunConfig;
+use crate::state::{RunConfig, load_stored};
+use crate::storage::StoredModel;
 
 /// Weights to start from, in place of random ones. The optimizer starts anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,10 @@ pub struct InitConfig {
     /// Parts that keep random weights. A mixer of another kind than the run's has random weights in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fresh: Vec<Part>,
+    /// Whether the model is taken whole and in the form that the run stores it in: pruned weights stay zero, factors stay factors,
+    /// and what comes of it is stored alike. Packed weights have to be trained as such, by `[quantize]`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_stored: bool,
     /// SHA-256 of the run's weights. Written into the run folder; where a recipe states it, other weights are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
@@ -134,6 +141,8 @@ pub(crate) struct Start {
     pub model: LanguageModel,
     /// Where its weights come from, in words; none if they are random.
     pub origin: Option<String>,
+    /// What its weights keep to.
+    pub constraint: Constraint,
 }
 
 /// The model of a recipe as it is before the first step: random weights of `seed`, and those of the run that `[init]` names. With
@@ -147,10 +156,50 @@ pub(crate) fn start(
     seed: u64,
     device: &Device,
 ) -> Result<Start, TrainError> {
+    let mut start = unrounded(resolved, source, seed, device)?;
+    if let Some(config) = &resolved.recipe.value.quantize {
+        start.constraint = start.constraint.rounding(config, &mut start.model)?;
+    }
+    Ok(start)
+}
+
+/// A model of the recipe's shape, for weights of a checkpoint, and what they keep to.
+///
+/// # Errors
+/// Those of building it; of a model in the form of a run, those of opening that.
+pub(crate) fn shape(resolved: &Resolved, device: &Device) -> Result<Start, TrainError> {
+    let recipe = &resolved.recipe.value;
+    if recipe.init.as_ref().is_some_and(|init| init.as_stored) {
+        return start(resolved, None, 0, device);
+    }
+    let mut model = resolved.model.init(0, device)?;
+    let constraint = match &recipe.quantize {
+        Some(config) => Constraint::default().rounding(config, &mut model)?,
+        None => Constraint::default(),
+    };
+    Ok(Start {
+        model,
+        origin: None,
+        constraint,
+    })
+}
+
+/// The same before anything is said of rounded weights.
+fn unrounded(
+    resolved: &Resolved,
+    source: Option<&Source>,
+    seed: u64,
+    device: &Device,
+) -> Result<Start, TrainError> {
     let model = resolved.model.init(seed, device)?;
+    let constraint = Constraint::default();
     let Some(init) = &resolved.recipe.value.init else {
         let origin = None;
-        return Ok(Start { model, origin });
+        return Ok(Start {
+            model,
+            origin,
+            constraint,
+        });
     };
     let named = init.run();
     let run = named.open(&device.clone().inner())?;
@@ -159,6 +208,25 @@ pub(crate) fn start(
     }
     if !init.fresh.contains(&Part::Mixers) {
         check_heads(&named, &resolved.model, &run.config.model)?;
+    }
+    if init.as_stored {
+        let stored = trainable(
+            &named,
+            run.stored()?,
+            resolved.recipe.value.quantize.as_ref(),
+        )?;
+        let path = run.folder().model();
+        let loaded = load_stored(&resolved.model, &stored, &path, device);
+        let mut model = loaded.map_err(|error| named.refused(error.to_string()))?;
+        let constraint = Constraint::of_stored(&stored, &mut model, device);
+        return Ok(Start {
+            model,
+            origin: Some(format!(
+                "the model of {} as it is stored",
+                init.from.display()
+            )),
+            constraint,
+        });
     }
     let graft = Graft {
         layers: init.layers.clone(),
@@ -180,7 +248,30 @@ pub(crate) fn start(
     Ok(Start {
         model: done.model,
         origin: Some(origin),
+        constraint,
     })
+}
+
+/// A model with numbers in the place of the packed weights that are rounded in training; other packed weights cannot be trained.
+fn trainable(
+    named: &Named<'_>,
+    mut stored: StoredModel,
+    quantize: Option<&QuantizeConfig>,
+) -> Result<StoredModel, TrainError> {
+    let rounded = quantize.map(QuantizeConfig::selection);
+    for (tensor, weights) in &mut stored.tensors {
+        let layer = tensor.strip_suffix(".weight").unwrap_or(tensor);
+        if !weights.is_packed() {
+            continue;
+        }
+        if !rounded.as_ref().is_some_and(|layers| layers.has(layer)) {
+            return Err(named.refused(format!(
+                "its `{layer}` is packed, and codes are not trained: train before quantizing, or train the layer with rounded weights by `[quantize]` (in a compression by a `qat` stage)"
+            )));
+        }
+        *weights = weights.unpacked();
+    }
+    Ok(stored)
 }
 
 /// Projections of attention have the same shape however many heads they are for: another number would read them otherwise.
@@ -197,6 +288,7 @@ fn check_heads(
         let attention = &model.attention;
         (
             attention.heads,
+            attention.head_width(&model.backbone),
             attention.rope,
             attention.rope_base.to_bits(),
         )
@@ -204,7 +296,7 @@ fn check_heads(
     match heads(student) == heads(teacher) {
         true => Ok(()),
         false => Err(named.refused(
-            "its attention has other `heads`, `rope` or `rope_base` than this model's, and its weights would be read otherwise: make them equal, or leave the mixers fresh with `fresh = [\"mixers\"]`".into(),
+            "its attention has other `heads`, `d_head`, `rope` or `rope_base` than this model's, and its weights would be read otherwise: make them equal, or leave the mixers fresh with `fresh = [\"mixers\"]`".into(),
         )),
     }
 }

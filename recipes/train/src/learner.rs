@@ -9,6 +9,7 @@ use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
+use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
 use crate::optimizer::{global_norm, scale};
 use crate::tutor::Tutor;
@@ -19,6 +20,8 @@ pub struct Learner {
     pub model: LanguageModel,
     /// Its optimizer.
     pub optimizer: ModuleOptimizer,
+    /// What its weights keep to.
+    pub constraint: Constraint,
 }
 
 /// What an update minimises.
@@ -127,6 +130,20 @@ pub struct Update {
 }
 
 impl Learner {
+    /// A learner whose weights move freely.
+    pub fn new(model: LanguageModel, optimizer: ModuleOptimizer) -> Self {
+        Self {
+            model,
+            optimizer,
+            constraint: Constraint::default(),
+        }
+    }
+
+    /// The model as it computes, on a device with autodiff.
+    pub fn seen(&self) -> LanguageModel {
+        self.constraint.seen(&self.model)
+    }
+
     /// Updates the weights with the mean loss over all tokens of all `batches`, so that four batches of 8 sequences give
     /// the gradient of one of 32. An update whose loss or gradient is not finite is left out.
     ///
@@ -143,14 +160,15 @@ impl Learner {
         let tokens: usize = batches.iter().map(TokenBatch::num_tokens).sum();
         let mut accumulator = GradientsAccumulator::new();
         let (mut nats, mut divergence, mut objective) = (0.0, 0.0, 0.0);
+        let seen = self.seen();
         for batch in batches {
-            let sums = loss.of(&self.model, batch, device)?;
+            let sums = loss.of(&seen, batch, device)?;
             nats += sums.nats;
             divergence += sums.divergence;
             objective += sums.objective;
             let share = sums.minimised.div_scalar(tokens as f64);
-            let grads = GradientsParams::from_grads(share.backward(), &self.model);
-            accumulator.accumulate(&self.model, grads);
+            let grads = GradientsParams::from_grads(share.backward(), &seen);
+            accumulator.accumulate(&seen, grads);
         }
         let is_taught = matches!(loss, Loss::Distill { .. });
         let mut update = Update {
@@ -167,6 +185,7 @@ impl Learner {
             return Ok((self, update));
         }
         let mut grads = accumulator.grads();
+        self.constraint.mask(&mut grads);
         update.grad_norm = global_norm(&self.model, &grads);
         if !update.grad_norm.is_finite() {
             update.skipped = Some("the gradient norm");
@@ -178,8 +197,14 @@ impl Learner {
         let Self {
             model,
             mut optimizer,
+            constraint,
         } = self;
-        let model = optimizer.step(learning_rate, model, grads);
-        Ok((Self { model, optimizer }, update))
+        let model = constraint.keep(optimizer.step(learning_rate, model, grads));
+        let learner = Self {
+            model,
+            optimizer,
+            constraint,
+        };
+        Ok((learner, update))
     }
 }

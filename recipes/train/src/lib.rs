@@ -3,6 +3,7 @@
 //! [`train`] turns a [`TrainRecipe`] into a run folder; [`Run`] opens a finished one to evaluate it or generate from it.
 //! The loop is in `trainer`, what it starts from in `setup`, one update in `learner`, and everything a checkpoint holds in `state`.
 
+mod constraint;
 mod data;
 mod device;
 mod error;
@@ -18,10 +19,12 @@ mod optimizer;
 mod outcome;
 mod plan;
 mod probe;
+mod quantize;
 mod recipe;
 mod report;
 mod run;
 mod schedule;
+mod selection;
 mod setup;
 mod state;
 mod storage;
@@ -29,6 +32,7 @@ mod trainer;
 mod tutor;
 mod windows;
 
+pub use constraint::Constraint;
 pub use data::{Source, Text, known_vocab};
 pub use device::{Backend, DeviceError, OpenDevice};
 pub use error::TrainError;
@@ -43,11 +47,13 @@ pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::Plan;
 pub use probe::{Agreement, GradientProbe, probe};
+pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
 pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use schedule::{ScheduleConfig, ScheduleKind};
+pub use selection::{Selection, matches};
 pub use state::{
     COMPRESSED_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model,
     load_stored, save_model,

@@ -6,6 +6,7 @@ use kiln_loader::Split;
 use kiln_run::format;
 
 use crate::TrainError;
+use crate::constraint::Constraint;
 use crate::data::Source;
 use crate::init::{self, Start};
 use crate::recipe::Resolved;
@@ -58,10 +59,11 @@ impl Plan {
             let named = |error: &&TrainError| matches!(error, TrainError::Setting { key: of, .. } if *of == key);
             missing.iter().any(|error| named(&error))
         };
-        let Start { model, origin } = match is_missing("init.from") {
+        let Start { model, origin, .. } = match is_missing("init.from") {
             true => Start {
                 model: resolved.model.init(0, device)?,
                 origin: None,
+                constraint: Constraint::default(),
             },
             false => init::start(resolved, source, 0, device)?,
         };

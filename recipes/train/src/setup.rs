@@ -101,23 +101,27 @@ impl Setup {
             let start = first_model(&self.resolved, &self.data.source, &self.device)?;
             return self.fresh(start, view);
         };
-        // Groups of parameters follow from the model's shape.
-        let shape = self.resolved.model.init(0, &training)?;
-        let optimizer = self.recipe().optimizer.init(&shape);
-        let mut restored =
-            state::load_checkpoint(&checkpoint, &self.resolved.model, optimizer, &training)?;
+        // Groups of parameters follow from the model's shape, which may be that of a compressed run.
+        let shape = init::shape(&self.resolved, &training)?;
+        let optimizer = self.recipe().optimizer.init(&shape.model);
+        let mut restored = state::load_checkpoint(&checkpoint, shape.model, optimizer)?;
         self.reconcile_best(&mut restored.position)?;
         view.message(&format!("resuming after step {}", restored.position.step));
         let learner = Learner {
             model: restored.model,
             optimizer: restored.optimizer,
+            constraint: shape.constraint,
         };
         Ok((learner, restored.position))
     }
 
     /// A learner before its first step.
     fn fresh(&self, start: Start, view: &mut View) -> Result<(Learner, Position), TrainError> {
-        let Start { model, origin } = start;
+        let Start {
+            model,
+            origin,
+            constraint,
+        } = start;
         if let Some(origin) = origin {
             view.message(&format!("starting from {origin}"));
         }
@@ -131,7 +135,12 @@ impl Setup {
             elapsed_s: 0.0,
         };
         let optimizer = self.recipe().optimizer.init(&model);
-        Ok((Learner { model, optimizer }, position))
+        let learner = Learner {
+            model,
+            optimizer,
+            constraint,
+        };
+        Ok((learner, position))
     }
 
     /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the

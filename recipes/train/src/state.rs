@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
@@ -113,12 +112,12 @@ pub fn load_model(
     if !path.is_file() {
         return Err(bad(path, "there is no such file".into()));
     }
+    let model = config.init(0, device)?;
     load_from(
         SafetensorsStore::from_file(path),
         &BTreeSet::new(),
-        config,
+        model,
         path,
-        device,
     )
 }
 
@@ -137,7 +136,7 @@ pub fn load_stored(
         .map_err(|error| bad(path, format!("its tensors cannot be laid out: {error}")))?;
     let kept: BTreeSet<&str> = stored.kept().collect();
     let store = SafetensorsStore::from_bytes(Some(plain));
-    let mut model = load_from(store, &kept, config, path, device)?;
+    let mut model = load_from(store, &kept, config.init(0, device)?, path)?;
     match packed::replace(&mut model, stored, device) {
         Ok(()) => Ok(stable_param_ids(model)),
         Err(why) => Err(bad(path, why)),
@@ -155,12 +154,10 @@ fn bad(path: &Path, why: String) -> TrainError {
 fn load_from(
     store: SafetensorsStore,
     absent: &BTreeSet<&str>,
-    config: &ModelConfig,
+    mut model: LanguageModel,
     path: &Path,
-    device: &Device,
 ) -> Result<LanguageModel, TrainError> {
     let bad = |why: String| bad(path, why);
-    let mut model = config.init(0, device)?;
     let mut store = store
         .skip_enum_variants(true)
         .validate(false)
@@ -243,21 +240,20 @@ pub struct Restored {
     pub position: Position,
 }
 
-/// Reads a checkpoint whose files were verified by the store.
+/// Reads a checkpoint whose files were verified by the store into a model of its shape.
 ///
 /// # Errors
 /// [`TrainError::BadFile`] for contents that do not fit.
 pub fn load_checkpoint(
     checkpoint: &Checkpoint,
-    config: &ModelConfig,
+    shape: LanguageModel,
     optimizer: ModuleOptimizer,
-    device: &Device,
 ) -> Result<Restored, TrainError> {
     let bad = |path: &Path, why: String| TrainError::BadFile {
         path: path.into(),
         why,
     };
-    let model = load_model(config, &checkpoint.file(MODEL)?, device)?;
+    let model = load_weights(checkpoint, shape)?;
     let path = checkpoint.file(OPTIMIZER)?;
     let bytes = std::fs::read(&path).map_err(FileError::io("read", &path))?;
     let optimizer = optimizer
@@ -279,14 +275,19 @@ pub fn load_checkpoint(
     })
 }
 
-/// Weights of a checkpoint alone.
+/// Weights of a checkpoint alone, in a model of its shape.
 ///
 /// # Errors
 /// As [`load_checkpoint`].
 pub fn load_weights(
     checkpoint: &Checkpoint,
-    config: &ModelConfig,
-    device: &Device,
+    shape: LanguageModel,
 ) -> Result<LanguageModel, TrainError> {
-    Ok(load_model(config, &checkpoint.file(MODEL)?, device)?.valid())
+    let path = checkpoint.file(MODEL)?;
+    load_from(
+        SafetensorsStore::from_file(&path),
+        &BTreeSet::new(),
+        shape,
+        &path,
+    )
 }

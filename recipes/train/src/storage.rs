@@ -154,6 +154,31 @@ impl Stored {
         }
     }
 
+    /// Whether any part of it is in codes.
+    pub fn is_packed(&self) -> bool {
+        match self {
+            Self::Packed(_) | Self::PackedRows(_) => true,
+            Self::Scaled { weights, .. } => weights.is_packed(),
+            Self::LowRank { first, second } => first.is_packed() || second.is_packed(),
+            Self::Float { .. } | Self::Sparse(_) => false,
+        }
+    }
+
+    /// The same with the numbers that codes stand for in their place.
+    pub(crate) fn unpacked(&self) -> Self {
+        match self {
+            Self::LowRank { first, second } => Self::LowRank {
+                first: Box::new(first.unpacked()),
+                second: Box::new(second.unpacked()),
+            },
+            other => Self::Float {
+                kind: FloatType::F32,
+                shape: other.shape(),
+                values: other.values(),
+            },
+        }
+    }
+
     /// Whether a model computes from it as it is.
     fn is_kept(&self) -> bool {
         match self {

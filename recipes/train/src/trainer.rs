@@ -163,7 +163,7 @@ impl Loop<'_> {
             let due = train.gradient_probe_every > 0
                 && (step + 1).is_multiple_of(train.gradient_probe_every);
             let probed = match micro.first().filter(|_| due) {
-                Some(batch) => Some(probe(&learner.model, batch, &training, &reseed)?),
+                Some(batch) => Some(probe(&learner.seen(), batch, &training, &reseed)?),
                 None => None,
             };
             reseed();
@@ -329,7 +329,7 @@ impl Loop<'_> {
         let train = &setup.recipe().train;
         let seed = setup.evaluation_seed();
         let batches = [train.batch, train.eval_batches];
-        let model = learner.model.valid();
+        let model = learner.seen().valid();
         let windows = setup
             .evaluator()
             .crops(&model, &setup.data.validation, batches, seed)?;

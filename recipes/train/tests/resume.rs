@@ -67,6 +67,7 @@ fn stopped_at_a_step_and_resumed() {
         ("bk with dropout", &with(&BK, &DROPOUT)[..]),
         ("muon", &["optimizer.kind=muon"]),
         ("accumulated", &["train.accumulate=3"]),
+        ("rounded", &["quantize.encoding=int4", "quantize.group=32"]),
         ("shuffled", &["train.order=shuffled"]),
         (
             "frozen",

@@ -1,10 +1,15 @@
 //! What a compression would leave of a run, without calibration.
 
-use kiln_train::{Run, StoredModel};
+use kiln_quant::{Encoding, PackedFormat, PackedMatrix};
+use kiln_train::{QuantizeConfig, Run, Stored, StoredModel};
 
+use super::recover::check_trainable;
+use super::structure;
 use crate::CompressError;
 use crate::apply::{Calibrated, Job, LayerFigures};
-use crate::recipe::CompressRecipe;
+use crate::layers::{Role, layers};
+use crate::recipe::{CompressRecipe, Work};
+use crate::structured::Shaped;
 
 /// What a stage would make of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,14 +35,38 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
         bytes: model.bytes(),
         layers: Vec::new(),
     }];
+    let mut config = run.config.model.clone();
     for (index, stage) in recipe.stage.iter().enumerate() {
-        let job = Job {
-            number: index + 1,
-            stage: &stage.without_calibration(),
-            grams: &Calibrated::new(),
-        };
+        let plain = stage.without_calibration();
         let layers;
-        (model, layers) = job.apply(&model)?;
+        if let Work::Structured(work) = plain.work {
+            let shaped = Shaped {
+                config,
+                tensors: model,
+            };
+            let seed = recipe.calibration.seed;
+            let (after, figures) = structure::without_text(index + 1, &shaped, work, seed)?;
+            (config, model, layers) = (after.config, after.tensors, figures);
+        } else if let Work::Recover(work) = &plain.work {
+            check_trainable(index + 1, &model, work)?;
+            let before = model.clone();
+            if let Some(config) = &work.quantize {
+                pack(index + 1, &mut model, config)?;
+            }
+            let job = Job {
+                number: index + 1,
+                stage: &plain,
+                grams: &Calibrated::new(),
+            };
+            layers = job.all_figures(&before, &model)?;
+        } else {
+            let job = Job {
+                number: index + 1,
+                stage: &plain,
+                grams: &Calibrated::new(),
+            };
+            (model, layers) = job.apply(&model)?;
+        }
         estimates.push(Estimate {
             what: stage.work.to_string(),
             bytes: model.bytes(),
@@ -45,4 +74,45 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
         });
     }
     Ok(estimates)
+}
+
+/// Packs every selected layer in the room that its codes will take; the codes are those of no weights.
+fn pack(
+    stage: usize,
+    model: &mut StoredModel,
+    config: &QuantizeConfig,
+) -> Result<(), CompressError> {
+    let selection = config.selection();
+    let selected = layers(model).into_iter();
+    for layer in selected.filter(|layer| selection.has(&layer.name)) {
+        let codes = |format: PackedFormat| {
+            let level = i16::from(config.encoding == Encoding::Sign);
+            let scales = format.groups() * format.d_output;
+            let zeros = vec![0; scales];
+            let zeros = format.asymmetric.then_some(zeros.as_slice());
+            let levels = vec![level; format.entries()];
+            let packed = PackedMatrix::pack(format, &levels, &vec![1.0; scales], zeros);
+            packed.map_err(|source| CompressError::Pack {
+                stage,
+                layer: layer.name.clone(),
+                source,
+            })
+        };
+        let dims = |stored: &Stored| [stored.shape()[0], stored.shape()[1]];
+        let of = |stored: &Stored| codes(config.format(dims(stored)));
+        let stored = &model.tensors[&layer.tensor];
+        let packed = match (stored, layer.role) {
+            (_, Role::Embedding) => {
+                let [vocab, width] = dims(stored);
+                Stored::PackedRows(codes(config.format([width, vocab]))?)
+            }
+            (Stored::LowRank { first, second }, _) => Stored::LowRank {
+                first: Box::new(Stored::Packed(of(first)?)),
+                second: Box::new(Stored::Packed(of(second)?)),
+            },
+            _ => Stored::Packed(of(stored)?),
+        };
+        model.tensors.insert(layer.tensor, packed);
+    }
+    Ok(())
 }

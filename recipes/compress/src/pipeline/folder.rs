@@ -8,6 +8,8 @@
 //!   stages/
 //!     0-original/         stage.json
 //!     1-quantize/         a run folder too, with stage.json once it was measured
+//!     2-recover/
+//!     2-recover-training/ the run of a stage that trains
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -16,8 +18,9 @@ use kiln_run::hardware::{Hardware, Provenance};
 use kiln_run::{FileError, RunFolder, atomic_write, recipe};
 use kiln_train::{
     COMPRESSED_CONFIG_VERSION, Run, RunConfig, Score, StoredModel, WINDOWS_VERSION, WindowColumns,
-    WindowScores, hash_file,
+    WindowScores, hash_file, read_resolved,
 };
+use kiln_zoo::ModelConfig;
 
 use super::Request;
 use crate::CompressError;
@@ -95,6 +98,12 @@ impl Folder {
         self.run.path().join("stages").join(&self.names[number])
     }
 
+    /// Folder of the run that a stage trains.
+    pub fn training(&self, number: usize) -> PathBuf {
+        let name = format!("{}-training", self.names[number]);
+        self.run.path().join("stages").join(name)
+    }
+
     /// The figures of a stage that was finished by an earlier start.
     ///
     /// # Errors
@@ -120,11 +129,12 @@ impl Folder {
         Ok(Some(figures))
     }
 
-    /// Writes the run of a stage, over what an unfinished one left.
+    /// Writes the run of a stage that was made of another run, over what an unfinished one left.
     pub fn write_run(
         &self,
         number: usize,
         from: &Run,
+        config: &ModelConfig,
         model: &StoredModel,
     ) -> Result<(), CompressError> {
         let path = self.stage(number);
@@ -134,21 +144,27 @@ impl Folder {
         std::fs::create_dir_all(&path).map_err(FileError::io("create", &path))?;
         let weights = path.join("model.safetensors");
         model.write(&weights)?;
-        let config = RunConfig {
+        let run = RunConfig {
             version: COMPRESSED_CONFIG_VERSION,
+            model: config.clone(),
             weights: hash_file(&weights)?,
             storage: Some(model.table()),
             ..from.config.clone()
         };
         // In one line: the storage of every tensor is a part of the size that is reported.
         atomic_write(&path.join("config.json"), |out| {
-            serde_json::to_writer(&mut *out, &config).map_err(std::io::Error::from)
+            serde_json::to_writer(&mut *out, &run).map_err(std::io::Error::from)
         })?;
         if from.config.tokenizer.is_some() {
             copy(&from.tokenizer_path(), &path.join("tokenizer.json"))?;
         }
-        copy(&from.folder().recipe(), &path.join("recipe.toml"))?;
-        Ok(())
+        let recipe = path.join("recipe.toml");
+        if from.config.model == *config {
+            return Ok(copy(&from.folder().recipe(), &recipe)?);
+        }
+        let mut resolved = read_resolved(from.folder())?;
+        resolved.model = config.clone();
+        Ok(resolved.written_out()?.write(&recipe)?)
     }
 
     /// `windows.json` of a stage: what every validation window scored.
@@ -179,6 +195,8 @@ impl Folder {
             "model.safetensors",
             "tokenizer.json",
             "windows.json",
+            // The model may have another shape than the original's.
+            "recipe.toml",
             "config.json",
         ] {
             let from = last.join(name);

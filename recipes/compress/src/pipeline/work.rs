@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use kiln_train::{Run, Source, StoredModel, load_stored};
-use kiln_zoo::LanguageModel;
+use kiln_zoo::{LanguageModel, ModelConfig};
 
 use super::Pipeline;
 use crate::apply::{Calibrated, Job, LayerFigures};
@@ -14,6 +14,8 @@ use crate::{CompressError, Gram};
 
 /// What came of the work of a stage.
 pub(super) struct Made {
+    /// The shape of the model, which may be another than before.
+    pub config: ModelConfig,
     pub model: StoredModel,
     pub layers: Vec<LayerFigures>,
     /// Tokens of the calibration.
@@ -21,15 +23,24 @@ pub(super) struct Made {
 }
 
 impl Pipeline<'_> {
-    /// Does the work of a stage: at once, or block after block where each is calibrated behind those before it.
+    /// Does the work of a stage: at once, or block after block where each is calibrated behind those before it. None if it was
+    /// interrupted.
     pub(super) fn made(
         &mut self,
         number: usize,
         before: &Run,
         stored: &StoredModel,
-    ) -> Result<Made, CompressError> {
+    ) -> Result<Option<Made>, CompressError> {
         let work = &self.recipe.stage[number - 1].work;
+        match work {
+            Kind::Structured(work) => {
+                return self.narrowed(number, before, stored, *work).map(Some);
+            }
+            Kind::Recover(work) => return self.recovered(number, before, stored, work),
+            Kind::Quantize(_) | Kind::Prune(_) | Kind::LowRank(_) | Kind::Half => {}
+        }
         let mut made = Made {
+            config: before.config.model.clone(),
             model: stored.clone(),
             layers: Vec::new(),
             tokens: 0,
@@ -64,7 +75,7 @@ impl Pipeline<'_> {
                 .tokens
                 .max(grams.values().map(Gram::tokens).max().unwrap_or(0));
         }
-        Ok(made)
+        Ok(Some(made))
     }
 
     /// Names of the layers of a stage that are worked on together, in their order.
@@ -93,14 +104,20 @@ impl Pipeline<'_> {
         model: &LanguageModel,
         wanted: &dyn Fn(&str) -> bool,
     ) -> Result<Calibrated, CompressError> {
+        let (calibration, run) = (&self.recipe.calibration, self.run);
+        let device = &self.request.device.device;
+        let source = self.calibration_source()?;
+        calibrate(model, &run.config, source, calibration, wanted, device)
+    }
+
+    /// The text of the calibration, which is opened when it is first asked for.
+    pub(super) fn calibration_source(&mut self) -> Result<&Source, CompressError> {
         let calibration = &self.recipe.calibration;
         if self.calibration.is_none() && !calibration.corpus.is_empty() {
             let recipe = self.run.data_recipe(Some(&calibration.corpus))?;
             self.calibration = Some(Source::open(&recipe, self.request.data, &mut self.view)?);
         }
-        let source = self.calibration.as_ref().unwrap_or(self.source);
-        let device = &self.request.device.device;
-        calibrate(model, &self.run.config, source, calibration, wanted, device)
+        Ok(self.calibration.as_ref().unwrap_or(self.source))
     }
 }
 

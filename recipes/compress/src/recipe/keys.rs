@@ -1,12 +1,18 @@
 //! A stage as TOML has it, checked key by key: a key that its kind or method does not read is an error, not ignored.
 
+mod training;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Factorize, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage, Work};
+use super::{
+    Factorize, Part, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage, Structured,
+    Work,
+};
 use crate::prune::Pattern;
 use crate::quantize::{Clip, Grid};
+use training::recover_keys;
 
 /// First damping of a Hessian, as in GPTQ and SparseGPT.
 const DAMPING: f64 = 0.01;
@@ -45,6 +51,22 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keep: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    share: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    multiple: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    steps: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    learning_rate: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    distill: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     except: Option<Vec<String>>,
@@ -56,7 +78,10 @@ enum Kind {
     #[default]
     Quantize,
     Prune,
+    Structured,
     LowRank,
+    Recover,
+    Qat,
     Half,
 }
 
@@ -64,17 +89,21 @@ impl TryFrom<Keys> for Stage {
     type Error = String;
 
     fn try_from(mut keys: Keys) -> Result<Self, String> {
-        let all = Selection::default();
-        let layers = Selection {
-            layers: keys.layers.take().unwrap_or(all.layers),
-            except: keys.except.take().unwrap_or(all.except),
-        };
         let work = match keys.kind {
             Kind::Quantize => Work::Quantize(keys.quantize()?),
             Kind::Prune => Work::Prune(keys.prune()?),
+            Kind::Structured => Work::Structured(keys.structured()?),
             Kind::LowRank => Work::LowRank(keys.low_rank()?),
+            Kind::Recover => Work::Recover(keys.recover(None)?),
+            Kind::Qat => Work::Recover(keys.qat()?),
             Kind::Half => Work::Half,
         };
+        let mut layers = Selection::default();
+        // A stage that works on the whole model has no layers to choose from.
+        if !work.is_whole() {
+            layers.layers = keys.layers.take().unwrap_or(layers.layers);
+            layers.except = keys.except.take().unwrap_or(layers.except);
+        }
         keys.nothing_left(&work)?;
         Ok(Self { work, layers })
     }
@@ -150,6 +179,32 @@ impl Keys {
         Ok(Prune { pattern, method })
     }
 
+    fn structured(&mut self) -> Result<Structured, String> {
+        let missing = "a structured stage needs a `part`: mlp, heads or layers";
+        let part = Part::named(&self.part.take().ok_or(missing)?)?;
+        let known = part.methods();
+        let method = self.method("structured", &known)?;
+        let importance = part.importance(&method);
+        let importance = importance.ok_or_else(|| unknown_method(&method, &known))?;
+        let share = match self.share.take() {
+            Some(share) if share > 0.0 && share < 1.0 => share,
+            Some(share) => return Err(format!("`share` is {share}, but must lie in (0, 1)")),
+            None => {
+                return Err("a structured stage needs `share`, that of the units that go".into());
+            }
+        };
+        let multiple = self.multiple.take().unwrap_or(1);
+        match multiple {
+            0 => Err("`multiple` is 0, but must be at least 1".into()),
+            _ => Ok(Structured {
+                part,
+                importance,
+                share,
+                multiple,
+            }),
+        }
+    }
+
     fn low_rank(&mut self) -> Result<Factorize, String> {
         const KNOWN: &str = "svd or whitened";
         let whitened = match self.method("low-rank", KNOWN)?.as_str() {
@@ -194,9 +249,18 @@ fn n_of_m(text: &str) -> Result<Pattern, String> {
 /// The keys that say the same, defaults included.
 impl From<Stage> for Keys {
     fn from(stage: Stage) -> Self {
+        let whole = stage.work.is_whole();
         let keys = match stage.work {
             Work::Quantize(work) => quantize_keys(work),
             Work::Prune(work) => prune_keys(work),
+            Work::Structured(work) => Self {
+                kind: Kind::Structured,
+                method: Some(work.method().into()),
+                part: Some(work.part.name().into()),
+                share: Some(work.share),
+                multiple: Some(work.multiple),
+                ..Self::default()
+            },
             Work::LowRank(work) => Self {
                 kind: Kind::LowRank,
                 method: Some(
@@ -211,14 +275,15 @@ impl From<Stage> for Keys {
                 damping: work.whitened,
                 ..Self::default()
             },
+            Work::Recover(work) => return recover_keys(work),
             Work::Half => Self {
                 kind: Kind::Half,
                 ..Self::default()
             },
         };
         Self {
-            layers: Some(stage.layers.layers),
-            except: Some(stage.layers.except),
+            layers: (!whole).then_some(stage.layers.layers),
+            except: (!whole).then_some(stage.layers.except),
             ..keys
         }
     }

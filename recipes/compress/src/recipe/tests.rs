@@ -13,6 +13,11 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"prune\"\nmethod = \"sparsegpt\"\npattern = \"2:4\"\nexcept = [\"tokens\"]",
         "kind = \"prune\"\nmethod = \"wanda\"\nsparsity = 0.5",
         "kind = \"low-rank\"\nmethod = \"whitened\"\nkeep = 0.5\nlayers = [\"*.mlp.*\"]",
+        "kind = \"structured\"\npart = \"heads\"\nmethod = \"taylor\"\nshare = 0.3",
+        "kind = \"structured\"\npart = \"layers\"\nmethod = \"loss\"\nshare = 0.5",
+        "kind = \"recover\"\nsteps = 100\ndistill = 0.5",
+        "kind = \"qat\"\nmethod = \"integer\"\nbits = 3\nclip = \"mse\"\nsteps = 50\nexcept = [\"tokens\"]",
+        "kind = \"qat\"\nmethod = \"ternary\"\ngroup = 0\nsteps = 50\nlearning_rate = 1e-3",
         "kind = \"half\"",
     ] {
         let recipe = read(stage).unwrap();
@@ -57,6 +62,34 @@ fn a_key_that_would_do_nothing_is_refused() {
             "`pattern` is \"two\", but must be like \"2:4\" or \"4:8\"",
         ),
         (
+            "kind = \"structured\"\npart = \"mlp\"\nmethod = \"cosine\"\nshare = 0.3",
+            "there is no method `cosine` here; choose magnitude, taylor or random",
+        ),
+        (
+            "kind = \"structured\"\npart = \"mlps\"\nmethod = \"taylor\"\nshare = 0.3",
+            "there is no part `mlps`; choose mlp, heads or layers",
+        ),
+        (
+            "kind = \"structured\"\npart = \"mlp\"\nmethod = \"taylor\"\nshare = 0.3\nlayers = [\"*.up\"]",
+            "`layers` does nothing in a structured stage of this method; leave it out",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 10\ntemperature = 1.0",
+            "`temperature` does nothing in a recover stage of this method; leave it out",
+        ),
+        (
+            "kind = \"recover\"",
+            "a stage that trains needs `steps`, the number of updates",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"ternary\"\nbits = 2\nsteps = 10",
+            "`bits` does nothing in a qat stage of this method; leave it out",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"integer\"\nbits = 5\nsteps = 10",
+            "`bits` is 5, but must be 2, 3, 4 or 8",
+        ),
+        (
             "kind = \"low-rank\"\nmethod = \"svd\"\nkeep = 1.5",
             "`keep` is 1.5, but must lie in (0, 1)",
         ),
@@ -70,32 +103,6 @@ fn a_key_that_would_do_nothing_is_refused() {
             .unwrap_err()
             .contains("speed")
     );
-}
-
-#[test]
-fn patterns_select_layers() {
-    for (pattern, name, fits) in [
-        ("*", "blocks.0.mlp.up", true),
-        ("tokens", "tokens", true),
-        ("tokens", "tokens.more", false),
-        ("*.potential", "blocks.3.mixer.potential", true),
-        ("*.potential", "potential", false),
-        ("blocks.*.mlp.*", "blocks.11.mlp.down", true),
-        ("blocks.1.*", "blocks.11.mlp.down", false),
-        ("*mlp*down", "blocks.0.mlp.down", true),
-        ("*a*ab", "aab", true),
-        ("*ab", "aba", false),
-        ("", "", true),
-    ] {
-        assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
-    }
-    let selection = Selection {
-        layers: vec!["blocks.*".into()],
-        except: vec!["*.gate".into()],
-    };
-    assert!(selection.has("blocks.0.mlp.up"));
-    assert!(!selection.has("blocks.0.mlp.gate"));
-    assert!(!selection.has("head"));
 }
 
 #[test]

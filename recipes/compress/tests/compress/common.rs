@@ -106,12 +106,17 @@ impl Corner {
             out: self.path(out),
             resume,
             device: &device(),
-            data: &env(self.folder.path()),
+            data: &self.data(),
             source: self.folder.path(),
             versions: Default::default(),
             view: Mode::Plain,
             interrupt,
         })
+    }
+
+    /// Where data of the corner comes from.
+    pub fn data(&self) -> DataEnv {
+        env(self.folder.path())
     }
 
     pub fn open(&self, run: &str) -> Run {

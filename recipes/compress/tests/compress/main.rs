@@ -4,4 +4,6 @@
 
 mod common;
 mod pipeline;
+mod recover;
 mod refused;
+mod structured;

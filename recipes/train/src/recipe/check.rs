@@ -7,6 +7,7 @@ use kiln_text::{DataConfig, TokenizerConfig};
 
 use super::{ObjectiveKind, TrainRecipe};
 use crate::TrainError;
+use crate::quantize::QuantizeConfig;
 
 impl TrainRecipe {
     /// Checks what types cannot.
@@ -46,6 +47,15 @@ impl TrainRecipe {
         }
         if let Some(distill) = &self.distill {
             self.validate_distill(distill)?;
+        }
+        if let Some(quantize) = &self.quantize {
+            validate_quantize(quantize)?;
+        }
+        if let Some(init) = self.init.as_ref().filter(|init| init.as_stored)
+            && (init.layers.is_some() || !init.fresh.is_empty())
+        {
+            let why = "the model is taken whole then: leave `init.layers` and `init.fresh` out, or this key";
+            return Err(TrainError::setting("init.as_stored", true, why));
         }
         if let TokenizerConfig::Bpe {
             vocab_size: size @ 0..256,
@@ -195,6 +205,24 @@ impl TrainRecipe {
         }
         Ok(())
     }
+}
+
+fn validate_quantize(config: &QuantizeConfig) -> Result<(), TrainError> {
+    if !config.group.is_multiple_of(32) {
+        let why = "groups of packed weights are multiples of 32; 0 is one scale an output";
+        return Err(TrainError::setting("quantize.group", config.group, why));
+    }
+    let has_range = config.encoding.has_zero_points();
+    for (key, given) in [
+        ("quantize.symmetric", config.symmetric),
+        ("quantize.clip", config.clip),
+    ] {
+        if given && !has_range {
+            let why = "ternary levels and signs are about zero and have no range to clip: leave the key out";
+            return Err(TrainError::setting(key, true, why));
+        }
+    }
+    Ok(())
 }
 
 /// Keys with their values, each in its closed range.

@@ -14,6 +14,7 @@ use crate::TrainError;
 use crate::generate::SampleConfig;
 use crate::init::InitConfig;
 use crate::optimizer::OptimizerConfig;
+use crate::quantize::QuantizeConfig;
 use crate::schedule::ScheduleConfig;
 
 pub use resolve::Resolved;
@@ -42,6 +43,9 @@ pub struct TrainRecipe {
     /// A teacher to learn from, beside the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distill: Option<DistillConfig>,
+    /// Weights that are trained as they will be packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<QuantizeConfig>,
     /// What is predicted.
     #[serde(default)]
     pub objective: Objective,

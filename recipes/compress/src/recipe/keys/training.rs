@@ -1,0 +1,119 @@
+//! The keys of stages that train.
+
+use kiln_quant::Encoding;
+use kiln_train::{QuantizeConfig, Selection};
+
+use super::{GROUP, Keys, Kind, unknown_method};
+use crate::quantize::Clip;
+use crate::recipe::Recover;
+
+/// Peak learning rate: a small one, as the weights are near a minimum.
+const LEARNING_RATE: f64 = 3e-4;
+/// As `[distill]` of training has it.
+const TEMPERATURE: f64 = 2.0;
+
+impl Keys {
+    /// What both kinds read.
+    pub(super) fn recover(&mut self, quantize: Option<QuantizeConfig>) -> Result<Recover, String> {
+        let steps = self.steps.take();
+        let steps = steps.ok_or("a stage that trains needs `steps`, the number of updates")?;
+        if steps == 0 {
+            return Err("`steps` is 0, but must be at least 1".into());
+        }
+        let learning_rate = self.learning_rate.take().unwrap_or(LEARNING_RATE);
+        if !(learning_rate > 0.0 && learning_rate <= 10.0) {
+            return Err(format!(
+                "`learning_rate` is {learning_rate}, but must lie in (0, 10]"
+            ));
+        }
+        let distill = self.distill.take().unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&distill) {
+            return Err(format!("`distill` is {distill}, but must lie in [0, 1]"));
+        }
+        // Without a teacher a temperature is left over, and told as a key that does nothing.
+        let temperature = match distill {
+            0.0 => TEMPERATURE,
+            _ => self.temperature.take().unwrap_or(TEMPERATURE),
+        };
+        Ok(Recover {
+            steps,
+            learning_rate,
+            batch: self.batch.take().unwrap_or(0),
+            distill,
+            temperature,
+            quantize,
+        })
+    }
+
+    pub(super) fn qat(&mut self) -> Result<Recover, String> {
+        const KNOWN: &str = "integer, ternary or sign";
+        let encoding = match self.method("qat", KNOWN)?.as_str() {
+            "integer" => match self.bits.take() {
+                Some(8) => Encoding::Int8,
+                Some(4) => Encoding::Int4,
+                Some(3) => Encoding::Int3,
+                Some(2) => Encoding::Int2,
+                Some(bits) => return Err(format!("`bits` is {bits}, but must be 2, 3, 4 or 8")),
+                None => return Err("a qat stage of integers needs `bits`: 2, 3, 4 or 8".into()),
+            },
+            "ternary" => Encoding::Ternary,
+            "sign" => Encoding::Sign,
+            other => return Err(unknown_method(other, KNOWN)),
+        };
+        let all = Selection::default();
+        let mut config = QuantizeConfig {
+            group: self.group.take().unwrap_or(GROUP),
+            layers: self.layers.take().unwrap_or(all.layers),
+            except: self.except.take().unwrap_or(all.except),
+            ..QuantizeConfig::new(encoding)
+        };
+        if !config.group.is_multiple_of(32) {
+            return Err(format!(
+                "`group` is {}, but must be a multiple of 32, or 0 for one scale an output",
+                config.group
+            ));
+        }
+        if encoding.has_zero_points() {
+            config.symmetric = self.symmetric.take().unwrap_or(false);
+            config.clip = self.clip.take() == Some(Clip::Mse);
+        }
+        self.recover(Some(config))
+    }
+}
+
+/// The keys that say the same.
+pub(super) fn recover_keys(work: Recover) -> Keys {
+    let keys = Keys {
+        kind: Kind::Recover,
+        steps: Some(work.steps),
+        learning_rate: Some(work.learning_rate),
+        batch: Some(work.batch),
+        distill: Some(work.distill),
+        temperature: (work.distill > 0.0).then_some(work.temperature),
+        ..Keys::default()
+    };
+    let Some(config) = work.quantize else {
+        return keys;
+    };
+    let integers = config.encoding.has_zero_points();
+    let method = match config.encoding {
+        Encoding::Ternary => "ternary",
+        Encoding::Sign => "sign",
+        _ => "integer",
+    };
+    let clip = match config.clip {
+        true => Clip::Mse,
+        false => Clip::None,
+    };
+    Keys {
+        kind: Kind::Qat,
+        method: Some(method.into()),
+        bits: integers.then_some(config.encoding.bits() as u8),
+        symmetric: integers.then_some(config.symmetric),
+        clip: integers.then_some(clip),
+        group: Some(config.group),
+        layers: Some(config.layers),
+        except: Some(config.except),
+        ..keys
+    }
+}

@@ -1,0 +1,105 @@
+//! What units within a layer are worth.
+
+use burn::optim::GradientsParams;
+use burn::tensor::Device;
+use kiln_train::{DeviceBatch, StoredModel, TrainError};
+use kiln_zoo::LanguageModel;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::units::Site;
+use crate::CompressError;
+use crate::calibrate::Batches;
+use crate::layers::layers;
+
+/// The Euclidean norm of all matrices of a unit, for every site and unit.
+pub(crate) fn magnitude(model: &StoredModel, sites: &[Site]) -> Vec<Vec<f64>> {
+    // Vectors and convolutions are of another size than matrices, and say nothing of what a unit carries.
+    let matrices: Vec<String> = layers(model)
+        .into_iter()
+        .map(|layer| layer.tensor)
+        .collect();
+    let of = |site: &Site| {
+        let mut squares = vec![0.0; site.units];
+        let places = site.places.iter();
+        for places in places.filter(|places| matrices.contains(&places.tensor)) {
+            let stored = &model.tensors[&places.tensor];
+            let (values, width) = (stored.values(), stored.shape()[1]);
+            let mut along = vec![0.0; stored.shape()[places.axis]];
+            for (at, value) in values.iter().enumerate() {
+                let place = [at / width, at % width][places.axis];
+                along[place] += f64::from(*value).powi(2);
+            }
+            for (unit, sum) in squares.iter_mut().enumerate() {
+                *sum += places
+                    .of(unit, site.units)
+                    .map(|place| along[place])
+                    .sum::<f64>();
+            }
+        }
+        squares.into_iter().map(f64::sqrt).collect()
+    };
+    sites.iter().map(of).collect()
+}
+
+/// Scores drawn from a seed: what a method has to beat.
+pub(crate) fn random(sites: &[Site], seed: u64) -> Vec<Vec<f64>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut of = |site: &Site| (0..site.units).map(|_| rng.random::<f64>()).collect();
+    sites.iter().map(&mut of).collect()
+}
+
+/// How much the loss moves when a unit goes, to first order: the square of the sum of gradient times weight over the rows that read
+/// it, which is the derivative by a factor 1 in front of the unit (Molchanov et al., arXiv 1906.10771), meaned over batches, of one window best.
+///
+/// # Errors
+/// Those of the model and of the calibration.
+pub(crate) fn taylor(
+    model: &LanguageModel,
+    sites: &[Site],
+    batches: &mut Batches<'_>,
+    device: &Device,
+) -> Result<Vec<Vec<f64>>, CompressError> {
+    let mut model = model.clone();
+    let outputs = outputs(&mut model, sites);
+    let mut scores: Vec<Vec<f64>> = sites.iter().map(|site| vec![0.0; site.units]).collect();
+    while let Some(batch) = batches.next()? {
+        let batch = DeviceBatch::new(&batch, device);
+        let loss = batch.nats(&model).map_err(TrainError::from)?.mean();
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        for ((site, weight), scores) in sites.iter().zip(&outputs).zip(&mut scores) {
+            let Some(grad) = grads.get::<2>(weight.id) else {
+                continue;
+            };
+            let moved = (grad * weight.val().inner()).sum_dim(1).into_data(); // [rows, 1]
+            let moved: Vec<f32> = moved.iter::<f32>().collect();
+            for (unit, score) in scores.iter_mut().enumerate() {
+                let places = site.output.of(unit, site.units);
+                let sum: f64 = places.map(|place| f64::from(moved[place])).sum();
+                *score += sum.powi(2);
+            }
+        }
+    }
+    batches.check_variety()?;
+    let seen = batches.count().max(1) as f64;
+    scores.iter_mut().flatten().for_each(|score| *score /= seen);
+    Ok(scores)
+}
+
+/// The weights that read the units of every site. They are dense, or the site could not be cut.
+fn outputs(
+    model: &mut LanguageModel,
+    sites: &[Site],
+) -> Vec<burn::module::Param<burn::tensor::Tensor<2>>> {
+    use kiln_backbone::{Matrix, Weight};
+    let mut linears = model.linears_mut();
+    let weight = |site: &Site| {
+        let named = |(name, _): &&mut (String, _)| site.output.tensor == format!("{name}.weight");
+        let (_, layer) = linears.iter_mut().find(named)?;
+        match &layer.weight {
+            Weight::Matrix(Matrix::Dense(weight)) => Some(weight.clone()),
+            _ => None,
+        }
+    };
+    sites.iter().filter_map(weight).collect()
+}
