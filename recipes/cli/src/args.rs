@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 use kiln_text::TokenizerConfig;
+use kiln_zoo::Precision;
 
 /// Train, evaluate and sample efficient sequence models.
 #[derive(Debug, Parser)]
@@ -223,6 +224,9 @@ pub struct Eval {
     /// Most windows to score; 0 is all
     #[arg(long, default_value_t = 0)]
     pub windows: usize,
+    /// Compute in f32, bf16 or f16; the default is what the run was trained in
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
 }
 
 #[derive(Debug, Group)]
@@ -294,6 +298,9 @@ pub struct Generate {
     /// Seed of the draws
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Compute in f32, bf16 or f16; the default is what the run was trained in
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
 }
 
 /// A corpus as tokens.

@@ -256,7 +256,7 @@ fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
 
 fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
     let device = open(&args.compute)?.device;
-    let run = Run::open(&args.run, &device)?;
+    let run = Run::open_in(&args.run, &device, args.precision)?;
     let seq = args.seq.map_or(run.config.seq, |seq| seq as usize);
     let source = open_source(&scored_recipe(args, &run, seq)?, &args.folders)?;
     let (name, hash) = (source.name()?, source.hash()?.to_string());
@@ -319,7 +319,7 @@ fn scored_recipe(args: &Eval, run: &Run, seq: usize) -> Result<TrainRecipe, Comm
 
 fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
     let device = open(&args.compute)?.device;
-    let run = Run::open(&args.run, &device)?;
+    let run = Run::open_in(&args.run, &device, args.precision)?;
     let config = SampleConfig {
         prompt: args.prompt.clone(),
         tokens: args.tokens,

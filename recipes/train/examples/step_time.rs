@@ -48,7 +48,11 @@ fn main() {
             milliseconds(start)
         })
         .collect();
-    let mut learner = Some(Learner { model, optimizer });
+    let mut learner = Some(Learner {
+        model,
+        optimizer,
+        scale: None,
+    });
     let updates: Vec<f64> = batches
         .iter()
         .map(|batch| {

@@ -96,7 +96,7 @@ fn best_model(
         Some(best) if best.step != position.step => {
             let checkpoint = setup.checkpoints.load(best.step)?;
             let model = state::load_weights(&checkpoint, &setup.resolved.model, &setup.device)?;
-            Ok((model, best.step))
+            Ok((model.with_precision(setup.recipe().precision), best.step))
         }
         _ => Ok((learner.model.valid(), position.step)),
     }
@@ -121,6 +121,7 @@ fn write_model(setup: &Setup, model: &LanguageModel) -> Result<(), TrainError> {
         version: RUN_CONFIG_VERSION,
         model: setup.resolved.model.clone(),
         objective: setup.resolved.recipe.value.objective,
+        precision: setup.resolved.recipe.value.precision,
         seq: setup.resolved.seq,
         corpus: setup.data.source.name()?,
         corpus_hash: setup.data.source.hash()?.to_string(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use kiln_distill::DistillConfig;
 use kiln_run::RunFolder;
-use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, transplant};
+use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, Precision, transplant};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -47,7 +47,12 @@ impl Named<'_> {
     /// # Errors
     /// [`TrainError::Setting`] if it is not there or not finished, or its weights are not the wanted ones.
     pub(crate) fn open(&self, device: &Device) -> Result<Run, TrainError> {
-        let run = Run::open(self.path, device).map_err(|error| self.missing(&error))?;
+        self.open_in(device, None)
+    }
+
+    fn open_in(&self, device: &Device, precision: Option<Precision>) -> Result<Run, TrainError> {
+        let run =
+            Run::open_in(self.path, device, precision).map_err(|error| self.missing(&error))?;
         self.check_weights(&run.config)?;
         Ok(run)
     }
@@ -147,13 +152,16 @@ pub(crate) fn start(
     seed: u64,
     device: &Device,
 ) -> Result<Start, TrainError> {
+    let precision = resolved.recipe.value.precision;
     let model = resolved.model.init(seed, device)?;
+    let model = model.with_precision(precision);
     let Some(init) = &resolved.recipe.value.init else {
         let origin = None;
         return Ok(Start { model, origin });
     };
     let named = init.run();
-    let run = named.open(&device.clone().inner())?;
+    // Its weights are wanted, whatever it computes in.
+    let run = named.open_in(&device.clone().inner(), Some(Precision::F32))?;
     if let Some(source) = source.filter(|_| !init.fresh.contains(&Part::Embedding)) {
         named.check_tokens(&run, source)?;
     }

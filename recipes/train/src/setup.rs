@@ -16,6 +16,7 @@ use crate::init::{self, Start};
 use crate::learner::Learner;
 use crate::objective::mix;
 use crate::recipe::{Resolved, TrainRecipe};
+use crate::scale::LossScale;
 use crate::state::{self, Position};
 
 /// Streams of random numbers that follow from one seed.
@@ -109,8 +110,9 @@ impl Setup {
         self.reconcile_best(&mut restored.position)?;
         view.message(&format!("resuming after step {}", restored.position.step));
         let learner = Learner {
-            model: restored.model,
+            model: restored.model.with_precision(self.recipe().precision),
             optimizer: restored.optimizer,
+            scale: restored.position.loss_scale,
         };
         Ok((learner, restored.position))
     }
@@ -128,10 +130,16 @@ impl Setup {
             best: None,
             evals_since_best: 0,
             skipped: 0,
+            loss_scale: LossScale::of(self.recipe().precision),
             elapsed_s: 0.0,
         };
         let optimizer = self.recipe().optimizer.init(&model);
-        Ok((Learner { model, optimizer }, position))
+        let learner = Learner {
+            model,
+            optimizer,
+            scale: position.loss_scale,
+        };
+        Ok((learner, position))
     }
 
     /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the

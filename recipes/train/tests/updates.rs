@@ -29,7 +29,11 @@ fn config(preset: &str) -> ModelConfig {
 fn learner(config: &ModelConfig, optimizer: &OptimizerConfig) -> Learner {
     let model = config.init(11, &device()).unwrap();
     let optimizer = optimizer.init(&model);
-    Learner { model, optimizer }
+    Learner {
+        model,
+        optimizer,
+        scale: None,
+    }
 }
 
 /// Lanes of pseudo-random tokens; lane i has `lengths[i]` targets and padding after them.

@@ -6,4 +6,5 @@
 
 mod attention;
 mod common;
+mod half;
 mod operations;
