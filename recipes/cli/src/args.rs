@@ -37,6 +37,9 @@ pub enum Command {
     Eval(Eval),
     /// Measure what a model costs: time, state, memory and energy by length
     Cost(Cost),
+    /// Time the parts of what Kiln does
+    #[command(subcommand)]
+    Bench(Bench),
     /// Continue a prompt with a finished run's model
     Generate(Generate),
     /// List, prepare or import corpora
@@ -267,6 +270,29 @@ pub struct Cost {
     /// Folder of the page, and of what has no run folder; the default is the run folder, or runs/cost-NAME
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Time the training step of a recipe on random tokens: warm-up, throughput, and part by part
+    Step(BenchStep),
+}
+
+#[derive(Debug, Group)]
+pub struct BenchStep {
+    /// A recipe's name, or the path of a TOML file
+    pub recipe: String,
+    #[command(flatten)]
+    pub compute: Compute,
+    /// Steps of the throughput pass
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Change a key of the recipe, such as train.batch=8
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Write the figures to a file as well
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

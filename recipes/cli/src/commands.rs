@@ -71,6 +71,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Leaderboard(args) => crate::compare::leaderboard(&args),
         Command::Eval(args) => eval(&args),
         Command::Cost(args) => crate::cost::cost(&args),
+        Command::Bench(args) => crate::bench::bench(&args),
         Command::Generate(args) => continue_text(&args),
         Command::Data(args) => crate::data::data(args),
         Command::Doctor => doctor(),

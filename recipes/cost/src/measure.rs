@@ -357,7 +357,7 @@ fn outcome<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Outcome<T> {
 }
 
 /// Tokens drawn evenly; no time depends on which they are.
-fn random_batch([batch, seq]: [usize; 2], vocab: usize, seed: u64) -> TokenBatch {
+pub(crate) fn random_batch([batch, seq]: [usize; 2], vocab: usize, seed: u64) -> TokenBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut ids = || {
         (0..batch * seq)
