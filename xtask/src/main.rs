@@ -35,6 +35,7 @@ Run (builds the kiln binary for the backend, then passes all arguments on):
   leaderboard DIR        write the pages of committed results
   eval RUN               evaluate a trained model
   cost RUN               measure a model's time, state, memory and energy by length
+  bench step RECIPE      time the parts of a training step on random tokens
   generate RUN           write text with a trained model
   data ...               list, prepare or import datasets
       --backend B        flex (default), wgpu, vulkan, webgpu, metal, cuda or rocm
@@ -53,7 +54,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
 
 /// Commands of the `kiln` binary that `cargo xtask` passes on to it.
-const KILN_COMMANDS: [&str; 10] = [
+const KILN_COMMANDS: [&str; 11] = [
     "recipes",
     "train",
     "distill",
@@ -62,6 +63,7 @@ const KILN_COMMANDS: [&str; 10] = [
     "leaderboard",
     "eval",
     "cost",
+    "bench",
     "generate",
     "data",
 ];

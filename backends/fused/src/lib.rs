@@ -27,6 +27,11 @@
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
 //! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends.
 //!
+//! # Precision
+//! Inputs may be f32, bf16 or f16, weights are f32. The output is as x, but for `cross_entropy`, which is f32. In the smaller types
+//! products of matrices have operands of that type, and all else, softmax and the means of norms included, is computed in f32;
+//! gradients of weights are f32.
+//!
 //! # Promises of the Flex kernels
 //! - A row of the output depends on that row of the input only, bit for bit; for causal attention and convolution, on it and the rows before.
 //! - Results are the same on every run and for every number of threads: work is cut into pieces whose size follows from

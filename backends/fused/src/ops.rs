@@ -299,7 +299,7 @@ pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor
 /// for: the short convolution of Mamba-2 (arXiv 2405.21060) and its relatives.
 ///
 /// With a history, the last `width - 1` inputs of what came before, the sequence goes on as if it had not been cut, and the
-/// history after it is returned; without, zeros come before and none is returned.
+/// history after it is returned in the element type of x; without, zeros come before and none is returned.
 ///
 /// # Shapes
 /// - x `[batch, seq, channels]`, weight `[channels, width]`, history `[batch, width - 1, channels]`
@@ -332,7 +332,7 @@ pub fn causal_conv(
         // One tap looks at nothing before.
         Some(history) if width == 1 => (x, 0, Some(history)),
         Some(history) => {
-            let x = Tensor::cat(vec![history, x], 1);
+            let x = Tensor::cat(vec![history.cast(x.dtype()), x], 1);
             let history = x.clone().narrow(1, seq, width - 1);
             (x, width - 1, Some(history))
         }
@@ -350,7 +350,7 @@ pub fn causal_conv(
     (y, history)
 }
 
-/// Cross-entropy in nats, `log sum_j exp(logits_j) - logits_target` for each row.
+/// Cross-entropy in nats, `log sum_j exp(logits_j) - logits_target` for each row, in f32 whatever the logits are.
 ///
 /// # Shapes
 /// - logits `[tokens, vocab]`, targets `[tokens]` with ids below `vocab`

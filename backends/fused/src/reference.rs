@@ -1,12 +1,29 @@
 //! The equations in plain tensor operations. Everything else must equal them.
+//!
+//! x may be f32, bf16 or f16, and the output is as x. Matrix products have operands of that type, all else is computed in f32.
+//! Weights are f32 in any case, and so are their gradients.
 
 use burn::tensor::{
-    Bool, Device, Int, Tensor,
+    Bool, DType, Device, Int, Tensor,
     activation::{self, log_softmax, softmax},
     module,
 };
 
 use crate::mask::AttentionMask;
+
+/// What a sum over elements of a type is taken in: f32 at least.
+fn wide(dtype: DType) -> DType {
+    match dtype {
+        DType::BF16 | DType::F16 => DType::F32,
+        other => other,
+    }
+}
+
+/// Applies f in that type, and gives back the element type of x.
+fn in_wide<const D: usize>(x: Tensor<D>, f: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    f(x.cast(wide(dtype))).cast(dtype)
+}
 
 /// `x W + b`, each row by itself.
 ///
@@ -17,22 +34,26 @@ pub fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    module::linear(x, weight, bias)
+    let dtype = x.dtype();
+    module::linear(x, weight.cast(dtype), bias.map(|bias| bias.cast(dtype)))
 }
 
 /// `x Phi(x)`, Phi the distribution function of the standard normal (arXiv 1606.08415).
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::gelu(x)
+    in_wide(x, activation::gelu)
 }
 
 /// `silu(gate) up` (arXiv 2002.05202).
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    activation::silu(gate) * up
+    in_wide(gate, |gate| {
+        let up = up.cast(gate.dtype());
+        activation::silu(gate) * up
+    })
 }
 
 /// `bound tanh(x / bound)`
 pub fn soft_bound<const D: usize>(x: Tensor<D>, bound: f64) -> Tensor<D> {
-    x.div_scalar(bound).tanh().mul_scalar(bound)
+    in_wide(x, |x| x.div_scalar(bound).tanh().mul_scalar(bound))
 }
 
 /// `(z - i) / (z + i)`: with `z = x + i y`, `(x^2 + y^2 - 1 - 2 i x) / (x^2 + (y + 1)^2)`.
@@ -40,6 +61,10 @@ pub fn soft_bound<const D: usize>(x: Tensor<D>, bound: f64) -> Tensor<D> {
 /// # Shapes
 /// - z `[.., 2 * heads]`, real parts in the first half of the last axis, imaginary parts in the second; output alike
 pub fn cayley<const D: usize>(z: Tensor<D>) -> Tensor<D> {
+    in_wide(z, cayley_wide)
+}
+
+fn cayley_wide<const D: usize>(z: Tensor<D>) -> Tensor<D> {
     let heads = z.dims()[D - 1] / 2;
     let re = z.clone().narrow(D - 1, 0, heads); // [.., heads]
     let im = z.narrow(D - 1, heads, heads);
@@ -59,8 +84,10 @@ pub fn cayley<const D: usize>(z: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// - x `[.., d_model]`, gamma `[d_model]`; output as x
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    let rms = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt(); // [.., 1]
-    x / rms * gamma.unsqueeze()
+    in_wide(x, |x| {
+        let rms = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt(); // [.., 1]
+        x / rms * gamma.unsqueeze()
+    })
 }
 
 /// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis (arXiv 1607.06450).
@@ -73,12 +100,14 @@ pub fn layer_norm<const D: usize>(
     beta: Option<Tensor<1>>,
     epsilon: f64,
 ) -> Tensor<D> {
-    let centred = x.clone() - x.mean_dim(D - 1);
-    let y = rms_norm(centred, gamma, epsilon);
-    match beta {
-        Some(beta) => y + beta.unsqueeze(),
-        None => y,
-    }
+    in_wide(x, |x| {
+        let centred = x.clone() - x.mean_dim(D - 1);
+        let y = rms_norm(centred, gamma, epsilon);
+        match beta {
+            Some(beta) => y + beta.unsqueeze(),
+            None => y,
+        }
+    })
 }
 
 /// Queries, keys and values of packed projections, each `[batch, heads, seq, d_head]`.
@@ -102,6 +131,10 @@ pub fn unpack(packed: Tensor<3>, heads: usize) -> [Tensor<4>; 3] {
 /// # Shapes
 /// - packed `[batch, seq, 3 * heads * d_head]`, cos and sin `[seq, d_head / 2]`; output as packed
 pub fn rotate(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -> Tensor<3> {
+    in_wide(packed, |packed| rotate_wide(packed, cos, sin, heads))
+}
+
+fn rotate_wide(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -> Tensor<3> {
     let [batch, seq, width] = packed.dims();
     let half = width / (6 * heads);
     let x = packed.reshape([batch, seq, 3 * heads, 2 * half]);
@@ -145,11 +178,14 @@ pub fn attend(
     let [batch, heads, seq, d_head] = q.dims();
     let past = k.dims()[2] - seq;
     let scale = (d_head as f64).powf(-0.5);
-    let mut scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [batch, heads, seq, past + seq]
+    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [batch, heads, seq, past + seq]
+    let wide = wide(scores.dtype());
+    let mut scores = scores.cast(wide);
     if let Some(hidden) = hidden(mask, [seq, past], &scores.device()) {
         scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
     }
-    let mixed = map_weights(softmax(scores, 3)).matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
+    let weights = softmax(scores, 3).cast(v.dtype());
+    let mixed = map_weights(weights).matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
     mixed.reshape([batch, seq, heads * d_head])
 }
 
@@ -184,6 +220,10 @@ fn hidden(
 /// - x `[batch, past + seq, channels]`: `past` rows of history, then the inputs
 /// - weight `[channels, width]`; output `[batch, seq, channels]`
 pub fn causal_conv(x: Tensor<3>, weight: Tensor<2>, past: usize, silu: bool) -> Tensor<3> {
+    in_wide(x, |x| causal_conv_wide(x, weight, past, silu))
+}
+
+fn causal_conv_wide(x: Tensor<3>, weight: Tensor<2>, past: usize, silu: bool) -> Tensor<3> {
     let [batch, length, channels] = x.dims();
     let [_, width] = weight.dims();
     let seq = length - past;
@@ -206,13 +246,14 @@ pub fn causal_conv(x: Tensor<3>, weight: Tensor<2>, past: usize, silu: bool) -> 
     if silu { activation::silu(u) } else { u }
 }
 
-/// `log sum_j exp(logits_j) - logits_target` for each row, in nats.
+/// `log sum_j exp(logits_j) - logits_target` for each row, in nats and f32, whatever the logits are.
 ///
 /// # Shapes
 /// - logits `[tokens, vocab]`, targets `[tokens]`; output `[tokens]`
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [tokens, _] = logits.dims();
-    log_softmax(logits, 1)
+    let wide = wide(logits.dtype());
+    log_softmax(logits.cast(wide), 1)
         .gather(1, targets.reshape([tokens, 1]))
         .reshape([tokens])
         .neg()

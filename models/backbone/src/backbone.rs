@@ -12,7 +12,7 @@ use crate::embedding::Embedding;
 use crate::layers::{Mlp, MlpKind, Norm, NormKind};
 use crate::linear::{Linear, project};
 use crate::weights::{NamedLinears, below};
-use crate::{InitRng, Mixer, ModelError};
+use crate::{InitRng, Mixer, ModelError, Precision};
 
 /// How a block knows where a token stands, where the mixer does not know by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,15 @@ impl BackboneConfig {
             mlp: MlpKind::Gelu,
             dropout,
             ..Self::modern(width_and_depth, d_hidden, max_seq)
+        }
+    }
+
+    /// The same with RMSNorm and a head of its own.
+    pub fn untied_rms(self) -> Self {
+        Self {
+            norm: NormKind::Rms,
+            tie_embeddings: false,
+            ..self
         }
     }
 
@@ -169,6 +178,7 @@ impl BackboneConfig {
             blocks,
             norm: norm(),
             head,
+            precision: Precision::F32,
         })
     }
 
@@ -246,6 +256,8 @@ pub struct Backbone<M: Mixer> {
     pub blocks: Vec<Block<M>>,
     pub(crate) norm: Norm,
     pub(crate) head: Option<Linear>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 /// What generation remembers: the number of tokens seen and each mixer's own state.
@@ -258,6 +270,17 @@ pub struct BackboneState<S> {
 }
 
 impl<M: Mixer> Backbone<M> {
+    /// The model computing in another element type, with the same weights. A new model computes in f32.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// What it computes in: the element type of its residual stream and of its scores.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Scores over the vocabulary at every position.
     ///
     /// # Shapes
@@ -412,7 +435,7 @@ impl<M: Mixer> Backbone<M> {
             }
             x = x + positions.val().narrow(0, offset, seq).unsqueeze_dim(0);
         }
-        Ok(self.dropout.forward(x))
+        Ok(self.dropout.forward(x.cast(self.precision.dtype())))
     }
 
     /// Scores over the vocabulary: the last norm and the head.

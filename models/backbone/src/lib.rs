@@ -15,6 +15,7 @@ mod init;
 mod layers;
 mod linear;
 mod mixer;
+mod precision;
 mod preset;
 mod projection;
 mod weights;
@@ -28,6 +29,7 @@ pub use init::{InitRng, stable_param_ids};
 pub use layers::{Mlp, MlpKind, Norm, NormKind};
 pub use linear::{InputSink, Linear, LowRank, Matrix, PackedWeight, Weight, project};
 pub use mixer::{Direction, Mixer, tensor_bytes};
+pub use precision::{Precision, UnknownPrecision, attention_operand, single};
 pub use preset::Preset;
 pub use projection::{
     ConvHistory, ConvProjection, QueryKeyValue, QueryKeyValueConfig, Readout, unit_spread,

@@ -18,6 +18,8 @@ use burn::tensor::{Device, Int, Tensor};
 use kiln_fused::linear;
 use kiln_quant::{PackedFormat, PackedMatrix, QuantError, packed_columns, packed_linear};
 
+use crate::precision::single;
+
 /// A linear layer.
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -67,7 +69,7 @@ pub struct LowRank {
     pub up: Matrix,
 }
 
-/// Takes the inputs of a linear layer, `[rows, d_input]` on each call, as they pass: calibration data of compression methods.
+/// Takes the inputs of a linear layer in f32, `[rows, d_input]` on each call, as they pass: calibration data of compression methods.
 #[derive(Clone)]
 pub struct InputSink(Arc<dyn Fn(Tensor<2>) + Send + Sync>);
 
@@ -109,7 +111,8 @@ impl PackedWeight {
 
     /// `[.., d_input]` to `[.., d_output]`.
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        packed_linear(x, self.words.val(), self.format)
+        let dtype = x.dtype();
+        packed_linear(single(x), self.words.val(), self.format).cast(dtype)
     }
 
     /// Columns `[n, d_input]` of `[n]` outputs.
@@ -254,10 +257,13 @@ pub fn project<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     if let Some(InputSink(take)) = &layer.inputs {
         let [d_input, _] = layer.dims();
         let rows = x.shape().num_elements() / d_input;
-        take(x.clone().reshape([rows, d_input]));
+        take(single(x.clone().reshape([rows, d_input])));
     }
     let x = match &layer.input_scale {
-        Some(scale) => x * scale.val().unsqueeze(),
+        Some(scale) => {
+            let scale = scale.val().cast(x.dtype());
+            x * scale.unsqueeze()
+        }
         None => x,
     };
     let bias = layer.bias.as_ref().map(|bias| bias.val());

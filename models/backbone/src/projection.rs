@@ -224,7 +224,7 @@ impl Readout {
         ])
     }
 
-    /// What the heads read and, with a skip, each position's own value, normalised a head, gated by silu(W_g x) if there is a
+    /// What the heads read, in whatever element type, and, with a skip, each position's own value, normalised a head, gated by silu(W_g x) if there is a
     /// gate, and projected.
     ///
     /// # Shapes
@@ -232,8 +232,12 @@ impl Readout {
     /// - returns `[batch, seq, d_model]`
     pub fn forward(&self, read: Tensor<4>, values: Tensor<4>, x: Tensor<3>) -> Tensor<3> {
         let [batch, seq, heads, d_value] = read.dims();
+        let read = read.cast(x.dtype());
         let read = match &self.skip {
-            Some(skip) => read + values * skip.val().reshape([1, 1, heads, d_value]),
+            Some(skip) => {
+                let skip = skip.val().cast(x.dtype());
+                read + values * skip.reshape([1, 1, heads, d_value])
+            }
             None => read,
         };
         let y = rms_norm(read, self.norm.val(), EPSILON).reshape([batch, seq, heads * d_value]);

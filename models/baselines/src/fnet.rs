@@ -43,7 +43,8 @@ impl Mixer for FnetMixer {
     fn forward(&self, x: Tensor<3>, _state: Option<()>) -> (Tensor<3>, Option<()>) {
         let ([_, seq, _], device) = (x.dims(), x.device());
         let [cos, sin] = transform(self.d_model, &device).map(|f| linear(x.clone(), f, None));
-        let [cos_seq, sin_seq] = transform(seq, &device).map(|f| f.unsqueeze::<3>()); // [1, seq, seq]
+        let [cos_seq, sin_seq] =
+            transform(seq, &device).map(|f| f.cast(x.dtype()).unsqueeze::<3>()); // [1, seq, seq]
         (cos_seq.matmul(cos) - sin_seq.matmul(sin), None)
     }
 

@@ -15,8 +15,8 @@ use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
-    QueryKeyValueConfig, Readout, below, fields, inverse_softplus, project, tensor_bytes,
-    unit_spread,
+    QueryKeyValueConfig, Readout, attention_operand, below, fields, inverse_softplus, project,
+    single, tensor_bytes, unit_spread,
 };
 use kiln_gla::gated_linear_attention;
 use serde::{Deserialize, Serialize};
@@ -186,7 +186,7 @@ impl GlaConfig {
 impl GlaMixer {
     /// ln a of every head: `[batch, seq, d_model]` to `[batch, seq, heads]`.
     fn log_decay(&self, x: Tensor<3>) -> Tensor<3> {
-        log_sigmoid(project(&self.forget, x)).div_scalar(self.temperature)
+        log_sigmoid(single(project(&self.forget, x))).div_scalar(self.temperature)
     }
 }
 
@@ -208,7 +208,8 @@ impl Mixer for GlaMixer {
         };
         let ([q, k, v], history) = self.inputs.forward(x.clone(), history);
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
-        let mixed = gated_linear_attention(q, k, v.clone(), self.log_decay(x.clone()), memory)
+        let [q, k, values] = [q, k, v.clone()].map(attention_operand);
+        let mixed = gated_linear_attention(q, k, values, self.log_decay(x.clone()), memory)
             .expect("mixer shapes agree by construction");
         let y = self.readout.forward(mixed.output, v, x);
         let state = GlaState {

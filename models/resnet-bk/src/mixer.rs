@@ -9,7 +9,7 @@ use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields,
-    inverse_softplus, project, spread_energies, tensor_bytes,
+    inverse_softplus, project, single, spread_energies, tensor_bytes,
 };
 use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
 use kiln_fused::{cayley, soft_bound, swiglu};
@@ -223,9 +223,9 @@ impl BkMixer {
         self.potential.weight_id()
     }
 
-    /// The diagonal of H: `[batch, seq, d_model]` to `[batch, seq, heads]`.
+    /// The diagonal of H in f32: `[batch, seq, d_model]` to `[batch, seq, heads]`.
     fn diagonal(&self, x: Tensor<3>) -> Tensor<3> {
-        let v = project(&self.potential, x);
+        let v = single(project(&self.potential, x));
         let v = match self.potential_bound {
             0.0 => v,
             bound => soft_bound(v, bound),
@@ -263,13 +263,14 @@ impl BkMixer {
         }
     }
 
-    /// From resolvent entries `[batch, seq, 2 * heads]` to `[batch, seq, d_model]`.
+    /// From resolvent entries `[batch, seq, 2 * heads]` in f32 to `[batch, seq, d_model]`.
     fn read(&self, resolvent: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
         let resolvent = self.controlled(resolvent);
         let features = match self.chart {
             Chart::Raw => resolvent,
             Chart::Cayley => cayley(resolvent),
         };
+        let features = features.cast(x.dtype());
         let features = match &self.gate {
             Some(gate) => swiglu(project(gate, x), features),
             None => features,

@@ -16,8 +16,8 @@ use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
-    QueryKeyValueConfig, Readout, below, fields, inverse_softplus, project, spread_energies,
-    tensor_bytes, unit_spread,
+    QueryKeyValueConfig, Readout, attention_operand, below, fields, inverse_softplus, project,
+    single, spread_energies, tensor_bytes, unit_spread,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::soft_bound;
@@ -110,9 +110,9 @@ impl ResolventConfig {
 }
 
 impl ResolventMixer {
-    /// The diagonal of H: `[batch, seq, d_model]` to `[batch, seq, heads]`.
+    /// The diagonal of H in f32: `[batch, seq, d_model]` to `[batch, seq, heads]`.
     fn diagonal(&self, x: Tensor<3>) -> Tensor<3> {
-        let v = project(&self.potential, x);
+        let v = single(project(&self.potential, x));
         match self.potential_bound {
             0.0 => v,
             bound => soft_bound(v, bound),
@@ -145,7 +145,8 @@ impl ResolventMixer {
             return keys;
         }
         let [batch, seq, heads, _] = keys.dims();
-        let kept = Tensor::ones([batch, seq, heads, 1], &keys.device());
+        let options = (&keys.device(), keys.dtype());
+        let kept = Tensor::ones([batch, seq, heads, 1], options);
         keys * self.key_dropout.forward(kept)
     }
 }
@@ -179,7 +180,7 @@ impl Mixer for ResolventMixer {
         let potential = self.diagonal(x.clone());
         let (hopping, z) = (self.hopping(), self.z());
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
-        let values = v.clone();
+        let [q, k, values] = [q, k, v.clone()].map(attention_operand);
         let mixed = resolvent_attention(q, k, values, potential, hopping, z, resolvent, self.form)
             .expect("mixer shapes agree by construction");
         let y = self.readout.forward(mixed.output, v, x);

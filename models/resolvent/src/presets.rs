@@ -40,6 +40,14 @@ pub const PRESETS: &[Preset<ResolventConfig>] = &[
         purpose: "the parameters of gpt2-small: 12 layers, d 768, context 1024",
         config: || like_nanogpt([768, 12], [12, 64], 2716, 1024, 0.0),
     },
+    Preset {
+        name: "resolvent-136m",
+        purpose: "the parameters of gpt-136m; all widths are multiples of 128, as matrix units want them",
+        config: || {
+            let (backbone, mixer) = like_nanogpt([768, 12], [12, 64], 2688, 1024, 0.0);
+            (backbone.untied_rms(), mixer)
+        },
+    },
 ];
 
 /// Windows of 64 characters: widths for ranges up to about ten tokens did better than longer ones in 2,000 steps.

@@ -32,6 +32,14 @@ pub const PRESETS: &[Preset<AttentionConfig>] = &[
         config: || nanogpt(768, 12, 12, 1024, 0.0),
     },
     Preset {
+        name: "gpt-136m",
+        purpose: "12 layers, 12 heads, d 768, context 1024, RMSNorm, untied head: 136M parameters at 32,768 tokens, to be timed on GPUs",
+        config: || {
+            let (backbone, attention) = nanogpt(768, 12, 12, 1024, 0.0);
+            (backbone.untied_rms(), attention)
+        },
+    },
+    Preset {
         name: "window-char-cpu",
         purpose: "nanogpt-cpu with a sliding window of 16 tokens and 4 sinks",
         config: || windowed(nanogpt(128, 4, 4, 64, 0.0), 16),

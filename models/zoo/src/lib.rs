@@ -5,7 +5,9 @@
 mod mixer;
 mod model;
 
-pub use kiln_backbone::{BackboneConfig, Direction, MlpKind, ModelError, NormKind, Positions};
+pub use kiln_backbone::{
+    BackboneConfig, Direction, MlpKind, ModelError, NormKind, Positions, Precision,
+};
 pub use kiln_baselines::{ConvConfig, GlaConfig};
 pub use kiln_resnet_bk::{BkConfig, Chart, Control, GradRule};
 pub use kiln_resolvent::{ResolventConfig, ResolventForm};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 use kiln_text::TokenizerConfig;
+use kiln_zoo::Precision;
 
 /// Train, evaluate and sample efficient sequence models.
 #[derive(Debug, Parser)]
@@ -36,6 +37,9 @@ pub enum Command {
     Eval(Eval),
     /// Measure what a model costs: time, state, memory and energy by length
     Cost(Cost),
+    /// Time the parts of what Kiln does
+    #[command(subcommand)]
+    Bench(Bench),
     /// Continue a prompt with a finished run's model
     Generate(Generate),
     /// List, prepare or import corpora
@@ -223,6 +227,9 @@ pub struct Eval {
     /// Most windows to score; 0 is all
     #[arg(long, default_value_t = 0)]
     pub windows: usize,
+    /// Compute in f32, bf16 or f16; the default is what the run was trained in
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
 }
 
 #[derive(Debug, Group)]
@@ -265,6 +272,29 @@ pub struct Cost {
     pub out: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Time the training step of a recipe on random tokens: warm-up, throughput, and part by part
+    Step(BenchStep),
+}
+
+#[derive(Debug, Group)]
+pub struct BenchStep {
+    /// A recipe's name, or the path of a TOML file
+    pub recipe: String,
+    #[command(flatten)]
+    pub compute: Compute,
+    /// Steps of the throughput pass
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Change a key of the recipe, such as train.batch=8
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Write the figures to a file as well
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
 #[derive(Debug, Group)]
 pub struct Generate {
     /// Run folder
@@ -294,6 +324,9 @@ pub struct Generate {
     /// Seed of the draws
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Compute in f32, bf16 or f16; the default is what the run was trained in
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
 }
 
 /// A corpus as tokens.

@@ -71,6 +71,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Leaderboard(args) => crate::compare::leaderboard(&args),
         Command::Eval(args) => eval(&args),
         Command::Cost(args) => crate::cost::cost(&args),
+        Command::Bench(args) => crate::bench::bench(&args),
         Command::Generate(args) => continue_text(&args),
         Command::Data(args) => crate::data::data(args),
         Command::Doctor => doctor(),
@@ -256,7 +257,7 @@ fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
 
 fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
     let device = open(&args.compute)?.device;
-    let run = Run::open(&args.run, &device)?;
+    let run = Run::open_in(&args.run, &device, args.precision)?;
     let seq = args.seq.map_or(run.config.seq, |seq| seq as usize);
     let source = open_source(&scored_recipe(args, &run, seq)?, &args.folders)?;
     let (name, hash) = (source.name()?, source.hash()?.to_string());
@@ -319,7 +320,7 @@ fn scored_recipe(args: &Eval, run: &Run, seq: usize) -> Result<TrainRecipe, Comm
 
 fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {
     let device = open(&args.compute)?.device;
-    let run = Run::open(&args.run, &device)?;
+    let run = Run::open_in(&args.run, &device, args.precision)?;
     let config = SampleConfig {
         prompt: args.prompt.clone(),
         tokens: args.tokens,

@@ -1,8 +1,9 @@
-//! `kiln`, the binary behind `cargo xtask train`, `distill`, `compress`, `compare`, `eval`, `cost`, `generate`, `data` and `recipes`.
+//! `kiln`, the binary behind `cargo xtask train`, `distill`, `compress`, `compare`, `eval`, `cost`, `bench`, `generate`, `data` and `recipes`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 stopped by Ctrl-C with a checkpoint written.
 
 mod args;
+mod bench;
 mod commands;
 mod compare;
 mod compress;

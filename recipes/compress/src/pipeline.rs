@@ -268,6 +268,7 @@ impl Pipeline<'_> {
             let changed = after.tensors[&figures.tensor].clone();
             alone.tensors.insert(figures.tensor.clone(), changed);
             let model = load_stored(&before.config.model, &alone, &path, judge.device)?.valid();
+            let model = model.with_precision(before.model.precision());
             figures.sensitivity = Some(judge.quality(&model)?.0.divergence);
         }
         Ok(())

@@ -39,6 +39,15 @@ pub enum CostError {
     /// Decoding ended in an error.
     #[error("decoding cannot be timed: {0}")]
     Decoding(String),
+    /// A training step ended in an error.
+    #[error("the step cannot be timed: {0}")]
+    Step(String),
+    /// A step that is more than the model's own.
+    #[error(
+        "the recipe has the teacher {teacher}, and a step is timed without: take the recipe of the student alone",
+        teacher = .0.display()
+    )]
+    Teacher(PathBuf),
     /// A run or a recipe cannot be opened.
     #[error(transparent)]
     Train(#[from] kiln_train::TrainError),

@@ -11,6 +11,7 @@
 //! | [`mod@measure`] | the measurement: a training step, then row by row |
 //! | [`mod@crossover`] | the length from which one model is cheaper than another |
 //! | [`page`] | tables, and `cost.html` |
+//! | [`mod@step`] | where the time of a training step goes |
 //!
 //! Nothing here prints.
 
@@ -24,6 +25,7 @@ pub mod measure;
 mod meters;
 pub mod page;
 pub mod settings;
+pub mod step;
 pub mod subject;
 mod trouble;
 

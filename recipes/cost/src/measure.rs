@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use kiln_loader::TokenBatch;
 use kiln_run::format;
 use kiln_run::hardware::Provenance;
-use kiln_train::{Learner, Loss, OpenDevice};
+use kiln_train::{Learner, Loss, LossScale, OpenDevice};
 use kiln_zoo::{LanguageModel, ModelState, Positions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -59,6 +59,7 @@ pub fn measure(
     };
     let training_device = worker.device.clone().autodiff();
     let model = subject.config.init(subject.seed, &training_device)?;
+    let model = model.with_precision(subject.model.precision());
     let (mut parameters, mut weight_bytes) = count(&model);
     let training = match subject.compressed {
         false => outcome(|| worker.training(model, &training_device, budget.share())),
@@ -161,7 +162,11 @@ impl Worker<'_> {
         let tokens = batches.iter().map(TokenBatch::num_tokens).sum();
         let memory = MemoryMeter::start(self.device);
         let optimizer = lesson.optimizer.init(&model);
-        let mut learner = Some(Learner::new(model, optimizer));
+        let scale = LossScale::of(model.precision());
+        let mut learner = Some(Learner {
+            scale,
+            ..Learner::new(model, optimizer)
+        });
         let step = self.pace(share, tokens, || {
             let this = learner.take().ok_or(Trouble::Ended)?;
             let clip_norm = lesson.optimizer.clip_norm;
@@ -169,8 +174,8 @@ impl Worker<'_> {
                 this.update(&batches, &mut Loss::CrossEntropy, 0.0, clip_norm, device)?;
             learner = Some(next);
             match update.skipped {
-                Some(what) => Err(Trouble::NotFinite(what)),
-                None => Ok(()),
+                Some(what) if update.overflowed_at.is_none() => Err(Trouble::NotFinite(what)),
+                _ => Ok(()),
             }
         })?;
         Ok(TrainingCost {
@@ -351,7 +356,7 @@ fn outcome<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Outcome<T> {
 }
 
 /// Tokens drawn evenly; no time depends on which they are.
-fn random_batch([batch, seq]: [usize; 2], vocab: usize, seed: u64) -> TokenBatch {
+pub(crate) fn random_batch([batch, seq]: [usize; 2], vocab: usize, seed: u64) -> TokenBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut ids = || {
         (0..batch * seq)

@@ -86,19 +86,17 @@ impl Subject {
     /// A model that cannot be built.
     pub fn of_recipe(resolved: &Resolved, device: &Device) -> Result<Self, CostError> {
         let recipe = &resolved.recipe.value;
-        let lesson = Lesson::new(
-            &recipe.train,
-            resolved.seq,
-            recipe.objective,
-            recipe.optimizer.clone(),
-        );
-        Self::initial(
+        let subject = Self::initial(
             &resolved.recipe.name,
             recipe.seed,
             resolved.model.clone(),
-            lesson,
+            Lesson::of(resolved),
             device,
-        )
+        )?;
+        Ok(Self {
+            model: subject.model.with_precision(recipe.precision),
+            ..subject
+        })
     }
 
     /// A preset by itself, with a vocabulary of bytes and the defaults of a recipe; none if there is no such preset.
@@ -141,6 +139,17 @@ impl Subject {
 }
 
 impl Lesson {
+    /// How a recipe trains.
+    pub(crate) fn of(resolved: &Resolved) -> Self {
+        let recipe = &resolved.recipe.value;
+        Self::new(
+            &recipe.train,
+            resolved.seq,
+            recipe.objective,
+            recipe.optimizer.clone(),
+        )
+    }
+
     fn new(
         train: &TrainConfig,
         seq: usize,

@@ -7,7 +7,7 @@
 //! s and t are the student's and the teacher's vectors at every position of a lane. Relations are between positions, so the two
 //! may be of different widths. Axes: batch, seq, d_model.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// What is matched between the layers of student and teacher.
@@ -47,6 +47,7 @@ fn default_weight() -> f64 {
 /// - both `[batch, seq, d_model]`
 /// - returns `[1]`
 pub fn relative_error(student: Tensor<3>, teacher: Tensor<3>) -> Tensor<1> {
+    let [student, teacher] = [student, teacher].map(|x| x.cast(DType::F32));
     let length = teacher.clone().square().sum().add_scalar(TINY);
     (student - teacher).square().sum() / length
 }
@@ -57,7 +58,8 @@ pub fn relative_error(student: Tensor<3>, teacher: Tensor<3>) -> Tensor<1> {
 /// - `student` `[batch, seq, d]`, `teacher` `[batch, seq, e]`
 /// - returns `[1]`
 pub fn relation_error(student: Tensor<3>, teacher: Tensor<3>) -> Tensor<1> {
-    (cosines(student) - cosines(teacher)).square().mean()
+    let [student, teacher] = [student, teacher].map(|x| cosines(x.cast(DType::F32)));
+    (student - teacher).square().mean()
 }
 
 /// Keeps lengths of zero out of denominators.

@@ -6,7 +6,7 @@
 //! classes a divergence only becomes smaller, and at k = vocab nothing is merged.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 
 /// Logarithm of a probability that is zero: its exponential is zero in every float type, and no product with it is NaN.
 const LOG_ZERO: f64 = -1e4;
@@ -27,7 +27,7 @@ impl Target {
     /// - `scores`: `[rows, vocab]`, without autodiff
     /// - `top_k`: tokens to keep, up to vocab; 0 keeps all in their own order
     pub fn new(scores: Tensor<2>, temperature: f64, top_k: usize) -> Self {
-        let log_probs = log_softmax(scores.div_scalar(temperature), 1);
+        let log_probs = log_softmax(scores.cast(DType::F32).div_scalar(temperature), 1);
         if top_k == 0 {
             return Self {
                 log_probs,
@@ -48,7 +48,7 @@ impl Target {
     /// - `scores`: `[rows, vocab]`
     /// - returns `[rows, classes]`
     pub fn student(&self, scores: Tensor<2>, temperature: f64) -> Tensor<2> {
-        let log_probs = log_softmax(scores.div_scalar(temperature), 1);
+        let log_probs = log_softmax(scores.cast(DType::F32).div_scalar(temperature), 1);
         match &self.kept {
             None => log_probs,
             Some(kept) => {

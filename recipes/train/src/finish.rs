@@ -139,6 +139,7 @@ fn write_model(
         },
         model: setup.resolved.model.clone(),
         objective: setup.resolved.recipe.value.objective,
+        precision: setup.resolved.recipe.value.precision,
         seq: setup.resolved.seq,
         corpus: setup.data.source.name()?,
         corpus_hash: setup.data.source.hash()?.to_string(),

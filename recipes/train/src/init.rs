@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use kiln_distill::DistillConfig;
 use kiln_run::RunFolder;
-use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, transplant};
+use kiln_zoo::{Graft, LanguageModel, MixerKind, ModelConfig, Part, Precision, transplant};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -54,7 +54,12 @@ impl Named<'_> {
     /// # Errors
     /// [`TrainError::Setting`] if it is not there or not finished, or its weights are not the wanted ones.
     pub(crate) fn open(&self, device: &Device) -> Result<Run, TrainError> {
-        let run = Run::open(self.path, device).map_err(|error| self.missing(&error))?;
+        self.open_in(device, None)
+    }
+
+    fn open_in(&self, device: &Device, precision: Option<Precision>) -> Result<Run, TrainError> {
+        let run =
+            Run::open_in(self.path, device, precision).map_err(|error| self.missing(&error))?;
         self.check_weights(&run.config)?;
         Ok(run)
     }
@@ -172,7 +177,8 @@ pub(crate) fn shape(resolved: &Resolved, device: &Device) -> Result<Start, Train
     if recipe.init.as_ref().is_some_and(|init| init.as_stored) {
         return start(resolved, None, 0, device);
     }
-    let mut model = resolved.model.init(0, device)?;
+    let model = resolved.model.init(0, device)?;
+    let mut model = model.with_precision(recipe.precision);
     let constraint = match &recipe.quantize {
         Some(config) => Constraint::default().rounding(config, &mut model)?,
         None => Constraint::default(),
@@ -192,6 +198,7 @@ fn unrounded(
     device: &Device,
 ) -> Result<Start, TrainError> {
     let model = resolved.model.init(seed, device)?;
+    let model = model.with_precision(resolved.recipe.value.precision);
     let constraint = Constraint::default();
     let Some(init) = &resolved.recipe.value.init else {
         let origin = None;
@@ -202,7 +209,8 @@ fn unrounded(
         });
     };
     let named = init.run();
-    let run = named.open(&device.clone().inner())?;
+    // Its weights are wanted, whatever it computes in.
+    let run = named.open_in(&device.clone().inner(), Some(Precision::F32))?;
     if let Some(source) = source.filter(|_| !init.fresh.contains(&Part::Embedding)) {
         named.check_tokens(&run, source)?;
     }

@@ -7,11 +7,13 @@ use burn::tensor::{Device, Tensor};
 use kiln_fused::cross_entropy;
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
+use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
 use crate::optimizer::{global_norm, scale};
+use crate::scale::LossScale;
 use crate::tutor::Tutor;
 
 /// A model with its optimizer.
@@ -22,6 +24,8 @@ pub struct Learner {
     pub optimizer: ModuleOptimizer,
     /// What its weights keep to.
     pub constraint: Constraint,
+    /// What the loss is multiplied by for the backward pass; none does not scale it.
+    pub scale: Option<LossScale>,
 }
 
 /// What an update minimises.
@@ -35,6 +39,20 @@ pub enum Loss<'a> {
         /// The divergence's share of the loss, in 0..=1.
         weight: f64,
     },
+}
+
+/// A part of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// A batch becomes tensors.
+    Data,
+    /// The model and the loss.
+    Forward,
+    /// Gradients.
+    Backward,
+    /// Norm, clipping and the optimizer.
+    Optimizer,
 }
 
 /// The loss of a batch, summed over the targets that count.
@@ -54,9 +72,8 @@ impl Loss<'_> {
         &mut self,
         model: &LanguageModel,
         batch: &TokenBatch,
-        device: &Device,
+        on_device: DeviceBatch,
     ) -> Result<BatchLoss, TrainError> {
-        let on_device = DeviceBatch::new(batch, device);
         let Self::Distill { tutor, weight } = self else {
             let nats = on_device.nats(model)?.sum();
             let value = f64::from(nats.clone().into_scalar::<f32>());
@@ -127,6 +144,8 @@ pub struct Update {
     pub tokens: u64,
     /// What was not finite, if the update was left out for it.
     pub skipped: Option<&'static str>,
+    /// The loss scale at which the gradient was not finite, if the update was left out for that and the scale has been lowered.
+    pub overflowed_at: Option<f64>,
 }
 
 impl Learner {
@@ -136,6 +155,7 @@ impl Learner {
             model,
             optimizer,
             constraint: Constraint::default(),
+            scale: None,
         }
     }
 
@@ -145,7 +165,8 @@ impl Learner {
     }
 
     /// Updates the weights with the mean loss over all tokens of all `batches`, so that four batches of 8 sequences give
-    /// the gradient of one of 32. An update whose loss or gradient is not finite is left out.
+    /// the gradient of one of 32. An update whose loss or gradient is not finite is left out; in the latter case the loss scale
+    /// is lowered.
     ///
     /// # Errors
     /// Those of the model, and of a teacher's answers.
@@ -157,18 +178,40 @@ impl Learner {
         clip_norm: f64,
         device: &Device,
     ) -> Result<(Self, Update), TrainError> {
+        self.update_watched(batches, loss, learning_rate, clip_norm, device, &mut |_| ())
+    }
+
+    /// [`Learner::update`], where `watch` is told of every phase when all its work is given to the device: of the first three for
+    /// each batch.
+    ///
+    /// # Errors
+    /// As [`Learner::update`].
+    pub fn update_watched(
+        mut self,
+        batches: &[TokenBatch],
+        loss: &mut Loss<'_>,
+        learning_rate: f64,
+        clip_norm: f64,
+        device: &Device,
+        watch: &mut dyn FnMut(Phase),
+    ) -> Result<(Self, Update), TrainError> {
         let tokens: usize = batches.iter().map(TokenBatch::num_tokens).sum();
+        let loss_scale = self.scale.map_or(1.0, |scale| scale.factor());
         let mut accumulator = GradientsAccumulator::new();
         let (mut nats, mut divergence, mut objective) = (0.0, 0.0, 0.0);
         let seen = self.seen();
         for batch in batches {
-            let sums = loss.of(&seen, batch, device)?;
+            let on_device = DeviceBatch::new(batch, device);
+            watch(Phase::Data);
+            let sums = loss.of(&seen, batch, on_device)?;
+            watch(Phase::Forward);
             nats += sums.nats;
             divergence += sums.divergence;
             objective += sums.objective;
-            let share = sums.minimised.div_scalar(tokens as f64);
+            let share = sums.minimised.div_scalar(tokens as f64 / loss_scale);
             let grads = GradientsParams::from_grads(share.backward(), &seen);
             accumulator.accumulate(&seen, grads);
+            watch(Phase::Backward);
         }
         let is_taught = matches!(loss, Loss::Distill { .. });
         let mut update = Update {
@@ -179,6 +222,7 @@ impl Learner {
             grad_norm: f64::NAN,
             tokens: tokens as u64,
             skipped: None,
+            overflowed_at: None,
         };
         if !(update.loss + divergence + objective).is_finite() {
             update.skipped = Some("the loss");
@@ -186,25 +230,27 @@ impl Learner {
         }
         let mut grads = accumulator.grads();
         self.constraint.mask(&mut grads);
-        update.grad_norm = global_norm(&self.model, &grads);
+        update.grad_norm = global_norm(&self.model, &grads) / loss_scale;
         if !update.grad_norm.is_finite() {
             update.skipped = Some("the gradient norm");
+            let lowered = self.scale.as_mut().is_some_and(LossScale::overflowed);
+            update.overflowed_at = lowered.then_some(loss_scale);
             return Ok((self, update));
         }
-        if clip_norm > 0.0 && update.grad_norm > clip_norm {
-            scale(&self.model, &mut grads, clip_norm / update.grad_norm);
-        }
-        let Self {
-            model,
-            mut optimizer,
-            constraint,
-        } = self;
-        let model = constraint.keep(optimizer.step(learning_rate, model, grads));
-        let learner = Self {
-            model,
-            optimizer,
-            constraint,
+        let clip = match clip_norm > 0.0 && update.grad_norm > clip_norm {
+            true => clip_norm / update.grad_norm,
+            false => 1.0,
         };
-        Ok((learner, update))
+        let factor = clip / loss_scale;
+        if factor != 1.0 {
+            scale(&self.model, &mut grads, factor);
+        }
+        if let Some(scale) = &mut self.scale {
+            scale.kept();
+        }
+        let model = self.optimizer.step(learning_rate, self.model, grads);
+        self.model = self.constraint.keep(model);
+        watch(Phase::Optimizer);
+        Ok((self, update))
     }
 }

@@ -23,6 +23,7 @@ mod quantize;
 mod recipe;
 mod report;
 mod run;
+mod scale;
 mod schedule;
 mod selection;
 mod setup;
@@ -34,13 +35,13 @@ mod windows;
 
 pub use constraint::Constraint;
 pub use data::{Source, Text, known_vocab};
-pub use device::{Backend, DeviceError, OpenDevice};
+pub use device::{Backend, DeviceError, OpenDevice, check_precision};
 pub use error::TrainError;
 pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
 pub use init::InitConfig;
 pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
-pub use learner::{Learner, Loss, Update};
+pub use learner::{Learner, Loss, Phase, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
 pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
@@ -52,6 +53,7 @@ pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
 pub use run::{Run, read_config, read_resolved, recipe_difference};
+pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use selection::{Selection, matches};
 pub use state::{

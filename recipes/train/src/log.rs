@@ -153,6 +153,9 @@ impl Log {
                 ("tokens_per_s".into(), rate_tokens),
                 ("skipped".into(), position.skipped as f64),
             ]);
+            if let Some(scale) = position.loss_scale {
+                values.insert("loss_scale".into(), scale.factor());
+            }
             values.extend(self.interval.of_teacher());
             if let Some(memory) = progress.memory_bytes {
                 values.insert("memory_bytes".into(), memory as f64);

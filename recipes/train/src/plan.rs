@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use kiln_loader::Split;
 use kiln_run::format;
+use kiln_zoo::{MixerKind, Precision};
 
 use crate::TrainError;
 use crate::constraint::Constraint;
@@ -29,7 +30,7 @@ pub struct Plan {
     pub total_flops: f64,
     /// Generation state of one sequence, bytes.
     pub state_bytes: u64,
-    /// Weights, gradients and two moments in f32, bytes.
+    /// Weights, gradients and two moments in f32, and the weights in the precision that is computed in, bytes.
     pub weight_bytes: u64,
     /// Activations kept for the backward pass, bytes; an estimate.
     pub activation_bytes: u64,
@@ -68,6 +69,10 @@ impl Plan {
             false => init::start(resolved, source, 0, device)?,
         };
         let (params, seq) = (model.num_params(), resolved.seq);
+        let copy = match recipe.precision {
+            Precision::F32 => 0,
+            Precision::Bf16 | Precision::F16 => recipe.precision.bytes() as u64,
+        };
         let flops_per_token = resolved.model.flops_per_token(&model, seq);
         let tokens_per_step = recipe.tokens_per_step(seq);
         let tokens = tokens_per_step * resolved.steps;
@@ -96,7 +101,7 @@ impl Plan {
             total_flops: 3.0 * flops_per_token as f64 * tokens as f64
                 + of_teacher as f64 * asked as f64,
             state_bytes: model.state_bytes(seq),
-            weight_bytes: 16 * params as u64,
+            weight_bytes: (16 + copy) * params as u64,
             activation_bytes: activation_bytes(resolved),
             origin,
             teacher,
@@ -169,27 +174,35 @@ impl Plan {
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
 /// hidden width, for attention four of the width and two of every score, for BK eight a head, for resolvent attention six of the
 /// width, eight of all keys' and four a head, for the convolution four of the width, for gated linear attention five of the width,
-/// six of all keys' and three a head, for Fourier mixing three of the width; then logits and their softmax.
+/// six of all keys' and three a head, for Fourier mixing three of the width; then logits and their softmax. What is counted a head
+/// and the softmax are f32 in every precision.
 fn activation_bytes(resolved: &Resolved) -> u64 {
-    use kiln_zoo::MixerKind;
     let model = &resolved.model;
     let backbone = &model.backbone;
+    // In the element type of activations, and in f32.
     let mixer = |layer| match model.mixer(layer) {
-        MixerKind::Attention => 4 * backbone.d_model + 2 * model.attention.heads * resolved.seq,
-        MixerKind::Bk => 8 * model.bk.heads,
+        MixerKind::Attention => {
+            let scores = 2 * model.attention.heads * resolved.seq;
+            [4 * backbone.d_model + scores, 0]
+        }
+        MixerKind::Bk => [0, 8 * model.bk.heads],
         MixerKind::Resolvent => {
             let keys = model.resolvent.heads * model.resolvent.d_key;
-            6 * backbone.d_model + 8 * keys + 4 * model.resolvent.heads
+            let scalars = 4 * model.resolvent.heads;
+            [6 * backbone.d_model + 8 * keys, scalars]
         }
-        MixerKind::Conv => 4 * backbone.d_model,
+        MixerKind::Conv => [4 * backbone.d_model, 0],
         MixerKind::Gla => {
             let keys = model.gla.heads * model.gla.d_key;
-            5 * backbone.d_model + 6 * keys + 3 * model.gla.heads
+            [5 * backbone.d_model + 6 * keys, 3 * model.gla.heads]
         }
-        MixerKind::Fnet => 3 * backbone.d_model,
+        MixerKind::Fnet => [3 * backbone.d_model, 0],
     };
-    let mixers: usize = (0..backbone.n_layers).map(mixer).sum();
+    let mixers = (0..backbone.n_layers).map(mixer);
+    let [mixers, scalars] = mixers.fold([0, 0], |sum, of| [sum[0] + of[0], sum[1] + of[1]]);
     let layers = backbone.n_layers * (10 * backbone.d_model + 3 * backbone.d_hidden);
-    let values = mixers + layers + 3 * backbone.vocab_size;
-    (4 * values * resolved.recipe.value.train.batch * resolved.seq) as u64
+    let recipe = &resolved.recipe.value;
+    let bytes = recipe.precision.bytes() * (mixers + layers + backbone.vocab_size)
+        + size_of::<f32>() * (scalars + 2 * backbone.vocab_size);
+    (bytes * recipe.train.batch * resolved.seq) as u64
 }

@@ -6,9 +6,10 @@ use burn::module::Module;
 use burn::tensor::Device;
 use kiln_run::{FileError, RunFolder, recipe};
 use kiln_text::{DataConfig, Tokenizer, TokenizerConfig};
-use kiln_zoo::LanguageModel;
+use kiln_zoo::{LanguageModel, Precision};
 
 use crate::TrainError;
+use crate::device::check_precision;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{
     COMPRESSED_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored,
@@ -29,10 +30,25 @@ impl Run {
     /// Opens a run that reached its end, or what a compression made of one.
     ///
     /// # Errors
-    /// A missing or damaged file, a tokenizer that is not the one the model was trained with, a layout that this Kiln does not know.
+    /// A missing or damaged file, a tokenizer that is not the one the model was trained with, a layout that this Kiln does not know,
+    /// a device that cannot compute in the precision it was trained in.
     pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
+        Self::open_in(path, device, None)
+    }
+
+    /// The same computing in another precision than it was trained in.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub fn open_in(
+        path: &Path,
+        device: &Device,
+        precision: Option<Precision>,
+    ) -> Result<Self, TrainError> {
         let folder = RunFolder::open(path)?;
         let config = read_config(&folder)?;
+        let precision = precision.unwrap_or(config.precision);
+        check_precision(device, precision)?;
         let tokenizer = match &config.tokenizer {
             Some(expected) => Some(tokenizer(&folder, expected)?),
             None => None,
@@ -53,7 +69,7 @@ impl Run {
         Ok(Self {
             folder,
             config,
-            model: model.valid(),
+            model: model.valid().with_precision(precision),
             tokenizer,
         })
     }

@@ -16,6 +16,7 @@ use crate::init::{self, Start};
 use crate::learner::Learner;
 use crate::objective::mix;
 use crate::recipe::{Resolved, TrainRecipe};
+use crate::scale::LossScale;
 use crate::state::{self, Position};
 
 /// Streams of random numbers that follow from one seed.
@@ -108,9 +109,10 @@ impl Setup {
         self.reconcile_best(&mut restored.position)?;
         view.message(&format!("resuming after step {}", restored.position.step));
         let learner = Learner {
-            model: restored.model,
+            model: restored.model.with_precision(self.recipe().precision),
             optimizer: restored.optimizer,
             constraint: shape.constraint,
+            scale: restored.position.loss_scale,
         };
         Ok((learner, restored.position))
     }
@@ -132,6 +134,7 @@ impl Setup {
             best: None,
             evals_since_best: 0,
             skipped: 0,
+            loss_scale: LossScale::of(self.recipe().precision),
             elapsed_s: 0.0,
         };
         let optimizer = self.recipe().optimizer.init(&model);
@@ -139,6 +142,7 @@ impl Setup {
             model,
             optimizer,
             constraint,
+            scale: position.loss_scale,
         };
         Ok((learner, position))
     }

@@ -11,11 +11,12 @@ use kiln_backbone::stable_param_ids;
 use kiln_loader::LoaderState;
 use kiln_run::{Checkpoint, CheckpointStore, FileError};
 use kiln_text::Hash;
-use kiln_zoo::{LanguageModel, ModelConfig};
+use kiln_zoo::{LanguageModel, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::recipe::Objective;
+use crate::scale::LossScale;
 use crate::storage::{StorageTable, StoredModel, packed};
 
 const MODEL: &str = "model.safetensors";
@@ -37,6 +38,9 @@ pub struct Position {
     pub evals_since_best: u32,
     /// Steps skipped for a loss or gradient that was not finite.
     pub skipped: u64,
+    /// What the loss is multiplied by, in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Seconds of training so far, over all resumes.
     pub elapsed_s: f64,
 }
@@ -50,6 +54,9 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// What it predicts.
     pub objective: Objective,
+    /// What it computes in, unless someone asks for something else; its weights are f32 either way.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// Tokens of a training sequence.
     pub seq: usize,
     /// Corpus or task the model was trained on.

@@ -12,6 +12,7 @@ use kiln_run::{Interrupt, Mode, Progress, RunFolder, View, format};
 use kiln_text::DataEnv;
 
 use crate::data::{Data, Source};
+use crate::device::check_precision;
 use crate::evaluate::{Choice, Score};
 use crate::init;
 use crate::learner::{Learner, Loss, Update};
@@ -57,6 +58,7 @@ pub struct Request<'a> {
 /// Any of [`TrainError`]; what was checkpointed before stays usable.
 pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     request.recipe.value.validate()?;
+    check_precision(&request.device.device, request.recipe.value.precision)?;
     // Before the data is prepared, which can take minutes.
     let started = match request.resume {
         true => written_recipe(&request.out)?,
@@ -183,6 +185,7 @@ impl Loop<'_> {
             (learner, update) = learner.update(&micro, &mut loss, rate, clip, &training)?;
             self.position.step = step + 1;
             self.position.tokens += update.tokens;
+            self.position.loss_scale = learner.scale;
             self.position.elapsed_s = before + self.started.elapsed().as_secs_f64();
             skipped_in_a_row = self.count_skip(&update, skipped_in_a_row)?;
             self.log.step(
@@ -262,8 +265,16 @@ impl Loop<'_> {
             return Ok(0);
         };
         self.position.skipped += 1;
-        let times = in_a_row + 1;
         let step = self.position.step;
+        if let Some(scale) = update.overflowed_at {
+            let text = format!(
+                "step {step} left out: the gradient overflowed f16 at a loss scale of {scale}, which is halved"
+            );
+            self.log.message(&text);
+            self.log.event(&self.position, &text)?;
+            return Ok(in_a_row);
+        }
+        let times = in_a_row + 1;
         let text = format!("{}{what} was not finite", skip_mark(step));
         self.log.message(&text);
         self.log.event(&self.position, &text)?;

@@ -231,6 +231,7 @@ impl Tutor {
                 FeatureKind::Mixers => {
                     let given = teacher[of].clone();
                     let expected = self.run.model.blocks[of].mix(given.clone());
+                    let given = given.cast(student.precision().dtype());
                     relative_error(student.blocks[layer].mix(given), expected)
                 }
                 FeatureKind::Hidden => relative_error(after, expected),

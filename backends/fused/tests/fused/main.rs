@@ -5,6 +5,7 @@
 
 mod attention;
 mod common;
+mod half;
 mod operations;
 mod shapes;
 mod update;

@@ -183,6 +183,16 @@ fn nanogpt_presets_have_the_published_sizes() {
     }
 }
 
+/// The model that PyTorch is timed with: 136.1M parameters, embedding and head each of their own.
+#[test]
+fn the_timed_preset_has_its_size() {
+    let (vocab, d, seq) = (32_768, 768, 1024);
+    let layer = 2 * d + 4 * d * d + 8 * d * d;
+    let expected = 2 * vocab * d + seq * d + 12 * layer + d;
+    assert_eq!(count(&preset("gpt-136m", vocab)), expected);
+    assert_eq!(expected, 136_071_936);
+}
+
 /// Models that are compared have the same size to 1 %, so that neither wins by being larger.
 #[test]
 fn presets_that_are_compared_are_of_one_size() {
@@ -195,6 +205,7 @@ fn presets_that_are_compared_are_of_one_size() {
         ("resolvent-char-gpu", "nanogpt-gpu", 65),
         ("resolvent-small", "transformer-small", 1024),
         ("resolvent-gpt", "gpt2-small", 50_304),
+        ("resolvent-136m", "gpt-136m", 32_768),
         ("conv3-char-cpu", "nanogpt-cpu", 65),
         ("conv3-char-gpu", "nanogpt-gpu", 65),
         ("window-char-cpu", "nanogpt-cpu", 65),

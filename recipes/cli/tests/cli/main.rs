@@ -6,6 +6,7 @@
     reason = "tests stop at the first surprise and say why they were skipped"
 )]
 
+mod bench;
 mod common;
 mod compare;
 mod compress;

@@ -50,7 +50,8 @@ impl Pipeline<'_> {
             if place > 0 {
                 let (config, path) = (&before.config.model, before.folder().model());
                 let device = &self.request.device.device;
-                model = load_stored(config, &made.model, &path, device)?.valid();
+                let made = load_stored(config, &made.model, &path, device)?.valid();
+                model = made.with_precision(before.model.precision());
             }
             let grams = match work.is_calibrated() {
                 true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,

@@ -5,6 +5,8 @@ use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::{DataConfig, TokenizerConfig};
 
+use kiln_zoo::Precision;
+
 use super::{ObjectiveKind, TrainRecipe};
 use crate::TrainError;
 use crate::quantize::QuantizeConfig;
@@ -40,6 +42,15 @@ impl TrainRecipe {
                 "train.steps",
                 0,
                 "one of `train.steps` and `train.tokens` must say how long to train",
+            ));
+        }
+        if train.gradient_probe_every > 0 && self.precision == Precision::F16 {
+            let every = train.gradient_probe_every;
+            let why = "the probe takes gradients of a loss that is not scaled, and in f16 they vanish: set `precision = \"bf16\"`, or leave the key out";
+            return Err(TrainError::setting(
+                "train.gradient_probe_every",
+                every,
+                why,
             ));
         }
         if let Some(task) = &self.task {

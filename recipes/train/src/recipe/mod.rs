@@ -7,7 +7,7 @@ use kiln_distill::DistillConfig;
 use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::DataConfig;
-use kiln_zoo::{MixerKind, ModelConfig};
+use kiln_zoo::{MixerKind, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -29,6 +29,9 @@ pub struct TrainRecipe {
     /// Seed of weights, batches and dropout.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// What the model computes in, in training and after.
+    #[serde(default)]
+    pub precision: Precision,
     /// Corpus and tokenizer.
     #[serde(default)]
     pub data: DataConfig,

@@ -1,0 +1,136 @@
+//! `kiln bench step`: the table and the file, and what is refused.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::common::Corner;
+
+/// Quickstart's model and batches at a shorter context; no text is read for it.
+#[test]
+fn a_step_is_taken_apart() {
+    let corner = Corner::new();
+    let args = [
+        "bench",
+        "step",
+        "quickstart",
+        "--steps",
+        "3",
+        "--set",
+        "train.seq=32",
+        "--set",
+        "train.accumulate=2",
+        "--json",
+        "step.json",
+    ];
+    corner.kiln(&args).expect(
+        0,
+        &[
+            "quickstart on flex, 3 steps of random tokens",
+            "first step, cold",
+            "tokens/s",
+            "Where it goes, mean of 3 steps",
+            "backward",
+            "whole step",
+            "Memory",
+        ],
+    );
+    let json: Value = serde_json::from_slice(&fs::read(corner.path("step.json")).unwrap()).unwrap();
+    assert_eq!(json["version"], 1);
+    assert_eq!(
+        [&json["name"], &json["backend"], &json["precision"]],
+        ["quickstart", "flex", "f32"]
+    );
+    assert_eq!(
+        [&json["vocab"], &json["seq"], &json["accumulate"]],
+        [1024, 32, 2]
+    );
+    let provenance = &json["provenance"];
+    assert!(provenance["versions"]["burn"].is_string() && provenance["hardware"].is_object());
+    let number = |value: &Value| value.as_f64().unwrap();
+    let warm_up = &json["warm_up"];
+    assert!(number(&warm_up["seconds"]) >= number(&warm_up["first_seconds"]));
+    assert!(number(&warm_up["steps"]) >= 4.0);
+    let throughput = &json["throughput"];
+    assert_eq!(throughput["steps"], 3);
+    // Tokens and operations of a step over its time.
+    let seconds = number(&throughput["seconds_per_step"]);
+    let tokens = number(&json["batch"]) * 32.0 * 2.0;
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
+    assert!(close(
+        number(&throughput["tokens_per_second"]),
+        tokens / seconds
+    ));
+    let operations = number(&json["flops_per_step"]);
+    assert!(close(
+        number(&throughput["flops_per_second"]),
+        operations / seconds
+    ));
+    // At least six for each parameter but the embedding and token.
+    let embedding = 1024.0 * 64.0;
+    assert!(operations > 6.0 * (number(&json["parameters"]) - embedding) * tokens * 0.9);
+    let profile = &json["profile"];
+    let phases = profile["phases"].as_array().unwrap();
+    let names: Vec<_> = phases
+        .iter()
+        .map(|of| of["phase"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["data", "forward", "backward", "optimizer"]);
+    let sum: f64 = phases.iter().map(|of| number(&of["seconds"])).sum();
+    assert!(
+        close(sum, number(&profile["seconds_per_step"])),
+        "{profile}"
+    );
+    assert!(
+        phases.iter().all(|of| number(&of["seconds"]) > 0.0),
+        "{profile}"
+    );
+    assert!(
+        phases.iter().all(|of| number(&of["seconds"]) < sum),
+        "{profile}"
+    );
+}
+
+/// A vocabulary of characters follows from a text, which is not read; the precision is the recipe's.
+#[test]
+fn no_text_is_read() {
+    let corner = Corner::new();
+    fs::remove_file(corner.path("text.txt")).unwrap();
+    let step = |sets: &[&str]| {
+        let args = [
+            "bench",
+            "step",
+            "./recipe.toml",
+            "--steps",
+            "1",
+            "--json",
+            "step.json",
+        ];
+        let said = corner
+            .kiln(&[&args[..], sets].concat())
+            .expect(0, &["backward"]);
+        let json = fs::read(corner.path("step.json")).unwrap();
+        (said, serde_json::from_slice::<Value>(&json).unwrap())
+    };
+    let (said, json) = step(&["--set", "precision=bf16"]);
+    assert!(said.err.contains("the model gets 256 tokens"), "{said:?}");
+    assert_eq!(
+        (&json["vocab"], &json["precision"]),
+        (&256.into(), &"bf16".into())
+    );
+    let (said, json) = step(&["--set", "model.backbone.vocab_size=77"]);
+    assert!(!said.err.contains("note"), "{said:?}");
+    assert_eq!(json["vocab"], 77);
+}
+
+#[test]
+fn what_cannot_be_timed_is_refused() {
+    let corner = Corner::new();
+    let step = |sets: &[&str]| corner.kiln(&[&["bench", "step", "./recipe.toml"], sets].concat());
+    step(&["--steps", "0"]).expect(2, &["--steps"]);
+    step(&["--set", "precision=f64"]).expect(1, &["precision", "bf16"]);
+    step(&["--set", "distill.teacher=nowhere"]).expect(
+        1,
+        &["the recipe has the teacher nowhere, and a step is timed without"],
+    );
+}

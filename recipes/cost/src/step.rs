@@ -1,0 +1,429 @@
+//! Where the time of a training step goes: warm-up, throughput, and phase by phase.
+//!
+//! Three passes, one after the other. Warm-up ends where steps take the same time. The throughput pass makes its steps as training
+//! does and waits for the device at its end only. The profile pass waits after every phase, which takes away what the device and
+//! the program could have done at once: its step is the longer one.
+
+mod table;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_loader::TokenBatch;
+use kiln_run::atomic_write;
+use kiln_run::hardware::Provenance;
+use kiln_train::{Learner, Loss, LossScale, OpenDevice, Phase, Resolved, TrainError, TrainRecipe};
+use kiln_zoo::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::measure::random_batch;
+use crate::meters::MemoryMeter;
+use crate::trouble::{Trouble, words_of};
+use crate::{CostError, Lesson};
+
+pub use table::tables;
+
+/// Layout version of [`StepCost`].
+pub const STEP_VERSION: u32 = 1;
+
+/// Steps are steady when so many in a row differ by no more than [`STEADY_SPREAD`] of the shortest.
+const STEADY_STEPS: usize = 3;
+
+/// Less than what a kernel that is still tuned or compiled takes, and more than a quiet machine's jitter.
+const STEADY_SPREAD: f64 = 0.05;
+
+/// Warm-up ends after so many steps, steady or not.
+const MOST_WARM_UP: usize = 20;
+
+/// Steps of the profile pass, at most.
+const MOST_PROFILED: usize = 10;
+
+/// Different batches, taken in turn.
+const BATCHES: u64 = 4;
+
+/// The phases of a step in their order.
+const PHASES: [Phase; 4] = [
+    Phase::Data,
+    Phase::Forward,
+    Phase::Backward,
+    Phase::Optimizer,
+];
+
+/// Where the time of a training step goes, on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepCost {
+    /// [`STEP_VERSION`].
+    pub version: u32,
+    /// The recipe.
+    pub name: String,
+    /// The backend and the number of its device: "flex", "cuda:1".
+    pub backend: String,
+    /// Machine, threads, versions, commit, command line and the moment the measurement began; its seed is the weights'.
+    pub provenance: Provenance,
+    /// What is computed in.
+    pub precision: Precision,
+    /// Numbers in the model's parameters.
+    pub parameters: u64,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Sequences of one forward pass.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Forward passes of one step.
+    pub accumulate: usize,
+    /// Operations of a step: three times the forward ones (Kaplan et al., arXiv 2001.08361), which are counted off the model.
+    pub flops_per_step: f64,
+    /// What comes before steps are steady.
+    pub warm_up: WarmUp,
+    /// Steps as training makes them.
+    pub throughput: Throughput,
+    /// A step in its parts.
+    pub profile: Profile,
+    /// The most memory in use, as the device's allocator or the system says.
+    pub peak_memory_bytes: Option<u64>,
+    /// The allocator's pools, of a device that has some.
+    pub pools: Vec<Pool>,
+}
+
+/// The first steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmUp {
+    /// Seconds of the very first step: kernels are compiled and tuned in it.
+    pub first_seconds: f64,
+    /// Steps until they took the same time, the first included.
+    pub steps: usize,
+    /// Seconds of all of these.
+    pub seconds: f64,
+    /// Whether they did at all.
+    pub steady: bool,
+}
+
+/// Steps without a wait between them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throughput {
+    /// How many.
+    pub steps: usize,
+    /// Mean seconds of one.
+    pub seconds_per_step: f64,
+    /// Target tokens a second.
+    pub tokens_per_second: f64,
+    /// Operations a second, by [`StepCost::flops_per_step`].
+    pub flops_per_second: f64,
+}
+
+/// Mean seconds of the parts of a step, with a wait for the device after each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Steps that were taken apart.
+    pub steps: usize,
+    /// Mean seconds of a whole step.
+    pub seconds_per_step: f64,
+    /// Its parts in their order, which add up to it.
+    pub phases: Vec<PhaseCost>,
+}
+
+/// A part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseCost {
+    /// Which.
+    pub phase: Phase,
+    /// Mean seconds a step, of all its forward passes together.
+    pub seconds: f64,
+}
+
+/// One pool of an allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Pages held.
+    pub pages: u64,
+    /// The most pages ever held.
+    pub pages_peak: u64,
+    /// The largest allocation it served, in bytes.
+    pub largest: u64,
+}
+
+/// What is timed, and where.
+pub struct StepBench<'a> {
+    /// The recipe, resolved.
+    pub resolved: &'a Resolved,
+    /// The device.
+    pub device: &'a OpenDevice,
+    /// Steps of the throughput pass.
+    pub steps: usize,
+    /// Where and with what it is done.
+    pub provenance: Provenance,
+}
+
+/// Refuses recipes whose step is more than the model's own.
+///
+/// # Errors
+/// [`CostError::Teacher`].
+pub fn check(recipe: &TrainRecipe) -> Result<(), CostError> {
+    match &recipe.distill {
+        None => Ok(()),
+        Some(distill) => Err(CostError::Teacher(distill.teacher.clone())),
+    }
+}
+
+/// Times the training step of a recipe on random tokens with a learning rate of 0: the same work, and the loss stays finite.
+/// `[init]` is left aside, as no time depends on the weights.
+///
+/// # Errors
+/// A recipe with a teacher, a model that cannot be built, a precision that the device does not have;
+/// [`CostError::Step`] with what the model or the backend said, such as that memory ran out.
+pub fn bench_step(bench: StepBench) -> Result<StepCost, CostError> {
+    let resolved = bench.resolved;
+    let recipe = &resolved.recipe.value;
+    check(recipe)?;
+    if bench.steps == 0 {
+        return Err(CostError::Setting {
+            name: "steps",
+            value: "0".into(),
+            why: "at least one is needed".into(),
+        });
+    }
+    let device = &bench.device.device;
+    kiln_train::check_precision(device, recipe.precision).map_err(TrainError::from)?;
+    let measured = catch_unwind(AssertUnwindSafe(|| Stepper::new(&bench)?.measure(bench)));
+    let measured = measured.unwrap_or_else(|payload| Err(Trouble::Panic(words_of(&*payload))));
+    measured.map_err(|trouble| CostError::Step(trouble.to_string()))
+}
+
+impl StepCost {
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn write(&self, path: &std::path::Path) -> Result<(), CostError> {
+        Ok(atomic_write(path, |out| {
+            serde_json::to_writer_pretty(&mut *out, self).map_err(std::io::Error::from)
+        })?)
+    }
+}
+
+/// A model in training.
+struct Stepper {
+    learner: Option<Learner>,
+    device: Device,
+    lesson: Lesson,
+    /// Micro-batches of the steps, in turn.
+    batches: Vec<Vec<TokenBatch>>,
+    made: usize,
+    parameters: u64,
+    flops_per_token: u64,
+}
+
+impl Stepper {
+    fn new(bench: &StepBench) -> Result<Self, Trouble> {
+        let resolved = bench.resolved;
+        let recipe = &resolved.recipe.value;
+        let lesson = Lesson::of(resolved);
+        let device = bench.device.device.clone();
+        let model = resolved
+            .model
+            .init(recipe.seed, &device.clone().autodiff())?;
+        let model = model.with_precision(recipe.precision);
+        let vocab = resolved.model.backbone.vocab_size;
+        let micro = |number: u64| {
+            let batch = random_batch([lesson.batch, lesson.seq], vocab, number);
+            let first_lane = number * lesson.batch as u64;
+            let objective = lesson.objective;
+            objective.apply(batch, vocab, recipe.seed, first_lane)
+        };
+        let accumulate = lesson.accumulate as u64;
+        let step = |step: u64| {
+            let numbers = (0..accumulate).map(move |at| step * accumulate + at);
+            numbers.map(&micro).collect()
+        };
+        let batches = (0..BATCHES).map(step).collect();
+        Ok(Self {
+            batches,
+            made: 0,
+            parameters: model.num_params() as u64,
+            flops_per_token: resolved.model.flops_per_token(&model, lesson.seq),
+            learner: Some(Learner {
+                optimizer: lesson.optimizer.init(&model),
+                scale: LossScale::of(recipe.precision),
+                model,
+            }),
+            device,
+            lesson,
+        })
+    }
+
+    fn measure(mut self, bench: StepBench) -> Result<StepCost, Trouble> {
+        let memory_device = self.device.clone();
+        let memory = MemoryMeter::start(&memory_device);
+        let warm_up = self.warm_up()?;
+        let throughput = self.throughput(bench.steps)?;
+        let profile = self.profile(bench.steps.min(MOST_PROFILED))?;
+        let pools = self.device.memory_pool_report().unwrap_or_default();
+        let pools = pools.into_iter().map(|pool| Pool {
+            page_size: pool.page_size,
+            pages: pool.pages,
+            pages_peak: pool.pages_peak,
+            largest: pool.largest_alloc,
+        });
+        let recipe = &bench.resolved.recipe;
+        let Lesson {
+            batch,
+            seq,
+            accumulate,
+            ..
+        } = self.lesson;
+        Ok(StepCost {
+            version: STEP_VERSION,
+            name: recipe.name.clone(),
+            backend: bench.device.name.clone(),
+            provenance: bench.provenance,
+            precision: recipe.value.precision,
+            parameters: self.parameters,
+            vocab: bench.resolved.model.backbone.vocab_size,
+            batch,
+            seq,
+            accumulate,
+            flops_per_step: self.flops_per_step(),
+            warm_up,
+            throughput,
+            profile,
+            peak_memory_bytes: memory.peak(),
+            pools: pools.filter(|pool| pool.pages_peak > 0).collect(),
+        })
+    }
+
+    /// Forward passes go over all positions, whether their targets count or not.
+    fn flops_per_step(&self) -> f64 {
+        let Lesson {
+            batch,
+            seq,
+            accumulate,
+            ..
+        } = self.lesson;
+        3.0 * self.flops_per_token as f64 * (batch * seq * accumulate) as f64
+    }
+
+    fn sync(&self) -> Result<(), Trouble> {
+        let synced = self.device.sync();
+        synced.map_err(|error| Trouble::Device(error.to_string()))
+    }
+
+    /// One step; returns its target tokens. `watch` is told when a phase is through.
+    fn step(&mut self, watch: &mut dyn FnMut(Phase)) -> Result<u64, Trouble> {
+        let learner = self.learner.take().ok_or(Trouble::Ended)?;
+        let batches = &self.batches[self.made % self.batches.len()];
+        self.made += 1;
+        let clip_norm = self.lesson.optimizer.clip_norm;
+        let device = self.device.clone().autodiff();
+        let loss = &mut Loss::CrossEntropy;
+        let (learner, update) =
+            learner.update_watched(batches, loss, 0.0, clip_norm, &device, watch)?;
+        self.learner = Some(learner);
+        match update.skipped {
+            Some(what) if update.overflowed_at.is_none() => Err(Trouble::NotFinite(what)),
+            _ => Ok(update.tokens),
+        }
+    }
+
+    fn warm_up(&mut self) -> Result<WarmUp, Trouble> {
+        let mut times: Vec<f64> = Vec::new();
+        loop {
+            let start = Instant::now();
+            self.step(&mut |_| ())?;
+            self.sync()?;
+            times.push(start.elapsed().as_secs_f64());
+            let steady = is_steady(&times);
+            if steady || times.len() == MOST_WARM_UP {
+                return Ok(WarmUp {
+                    first_seconds: times[0],
+                    steps: times.len(),
+                    seconds: times.iter().sum(),
+                    steady,
+                });
+            }
+        }
+    }
+
+    fn throughput(&mut self, steps: usize) -> Result<Throughput, Trouble> {
+        let start = Instant::now();
+        let mut tokens = 0;
+        for _ in 0..steps {
+            tokens += self.step(&mut |_| ())?;
+        }
+        self.sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Throughput {
+            steps,
+            seconds_per_step: seconds / steps as f64,
+            tokens_per_second: tokens as f64 / seconds,
+            flops_per_second: self.flops_per_step() * steps as f64 / seconds,
+        })
+    }
+
+    fn profile(&mut self, steps: usize) -> Result<Profile, Trouble> {
+        let mut sums = [0.0; PHASES.len()];
+        let device = self.device.clone();
+        let mut failed = Ok(());
+        let mut last = Instant::now();
+        let start = last;
+        for _ in 0..steps {
+            self.step(&mut |phase| {
+                if let Err(error) = device.sync() {
+                    failed = Err(Trouble::Device(error.to_string()));
+                }
+                let now = Instant::now();
+                if let Some(place) = PHASES.iter().position(|of| *of == phase) {
+                    sums[place] += (now - last).as_secs_f64();
+                }
+                last = now;
+            })?;
+        }
+        let seconds = (last - start).as_secs_f64();
+        failed?;
+        let share = |(phase, seconds)| PhaseCost {
+            phase,
+            seconds: seconds / steps as f64,
+        };
+        Ok(Profile {
+            steps,
+            seconds_per_step: seconds / steps as f64,
+            phases: PHASES.into_iter().zip(sums).map(share).collect(),
+        })
+    }
+}
+
+/// Whether the last steps took the same time. The first never counts.
+fn is_steady(times: &[f64]) -> bool {
+    let Some(last) = times.len().checked_sub(STEADY_STEPS) else {
+        return false;
+    };
+    let last = &times[last.max(1)..];
+    let shortest = last.iter().copied().fold(f64::INFINITY, f64::min);
+    let longest = last.iter().copied().fold(0.0, f64::max);
+    last.len() == STEADY_STEPS && longest <= (1.0 + STEADY_SPREAD) * shortest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steady_are_three_alike_without_the_first() {
+        assert!(!is_steady(&[]));
+        assert!(!is_steady(&[1.0, 1.0, 1.0]));
+        assert!(is_steady(&[1.0, 1.0, 1.0, 1.0]));
+        assert!(is_steady(&[90.0, 1.0, 1.04, 1.02]));
+        assert!(!is_steady(&[90.0, 1.0, 1.06, 1.02]));
+        assert!(!is_steady(&[1.0, 1.0, 1.0, 2.0]));
+    }
+}
