@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
 use kiln_backbone::stable_param_ids;
@@ -16,6 +15,7 @@ use kiln_zoo::{LanguageModel, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::optimizer::TrainOptimizer;
 use crate::recipe::Objective;
 use crate::storage::{StorageTable, StoredModel, packed};
 
@@ -215,7 +215,7 @@ pub fn hash_file(path: &Path) -> Result<String, FileError> {
 pub fn save_checkpoint(
     store: &CheckpointStore,
     model: &LanguageModel,
-    optimizer: &ModuleOptimizer,
+    optimizer: &TrainOptimizer,
     position: &Position,
 ) -> Result<Checkpoint, TrainError> {
     let mut writer = store.begin(position.step)?;
@@ -238,7 +238,7 @@ pub struct Restored {
     /// Weights on the training device.
     pub model: LanguageModel,
     /// Optimizer with its moments.
-    pub optimizer: ModuleOptimizer,
+    pub optimizer: TrainOptimizer,
     /// Where the run stood.
     pub position: Position,
 }
@@ -250,7 +250,7 @@ pub struct Restored {
 pub fn load_checkpoint(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
-    optimizer: ModuleOptimizer,
+    optimizer: TrainOptimizer,
     device: &Device,
 ) -> Result<Restored, TrainError> {
     let bad = |path: &Path, why: String| TrainError::BadFile {
