@@ -67,7 +67,7 @@ pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{
     attention, causal_conv, cayley, clip_factor, cross_entropy, gelu, layer_norm, linear, rms_norm,
-    rotate, soft_bound, square_sum, square_sums, swiglu,
+    rotate, runs_behind, soft_bound, square_sum, square_sums, swiglu,
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -3,7 +3,7 @@
 
 use burn::{
     backend::Dispatch,
-    tensor::{Int, Tensor, assert_shape},
+    tensor::{Device, Int, Tensor, assert_shape},
 };
 
 use crate::{
@@ -411,15 +411,41 @@ pub fn square_sums(tensors: Vec<Tensor<1>>) -> Tensor<1> {
     Tensor::cat(tensors.into_iter().map(square_sum).collect(), 0).sum()
 }
 
-/// What a gradient is multiplied by so that its norm is at most `bound`, `min(1, bound / norm)`, or 1 where the bound is 0; and NaN
-/// if norm or loss are not finite, at which [`AdamW`](crate::AdamW) leaves everything as it is. Neither needs the host.
+/// Norm of the gradient of a loss, and what the gradient is multiplied by so that its norm is at most `bound`, `min(1, bound / norm)`,
+/// or 1 where the bound is 0. The factor is NaN if norm or loss are not finite, at which [`ScaledAdamW`](crate::ScaledAdamW) leaves
+/// everything as it is. The host need not know either.
+///
+/// The gradient that `square_sum` is of may be that of `loss_scale` times the loss: the norm is of the loss' own, and the factor takes
+/// the scale off.
 ///
 /// # Shapes
 /// - square_sum and loss `[1]`, not tracked; outputs norm and factor, `[1]` each
-pub fn clip_factor(square_sum: Tensor<1>, loss: Tensor<1>, bound: f64) -> [Tensor<1>; 2] {
+pub fn clip_factor(
+    square_sum: Tensor<1>,
+    loss: Tensor<1>,
+    bound: f64,
+    loss_scale: f64,
+) -> [Tensor<1>; 2] {
     #[cfg(feature = "_cube")]
     if on_cube(&square_sum) && on_cube(&loss) && !square_sum.device().is_autodiff() {
-        return crate::cube::clip_factor(square_sum, loss, bound as f32);
+        let inverse = (1.0 / loss_scale) as f32;
+        return crate::cube::clip_factor(square_sum, loss, bound as f32, inverse);
     }
-    reference::clip_factor(square_sum, loss, bound)
+    reference::clip_factor(square_sum, loss, bound, loss_scale)
+}
+
+/// Whether a device is one to which the host gives work ahead, so that a number read back costs time: those of CubeCL backends.
+pub fn runs_behind(device: &Device) -> bool {
+    #[cfg(feature = "_cube")]
+    {
+        matches!(
+            device.clone().inner().as_dispatch(),
+            burn::backend::DispatchDevice::Cube(_)
+        )
+    }
+    #[cfg(not(feature = "_cube"))]
+    {
+        let _ = device;
+        false
+    }
 }

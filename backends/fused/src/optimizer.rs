@@ -1,10 +1,10 @@
 //! AdamW in one pass over each parameter.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::{
     optim::{AdamWState, AdaptiveMomentumState, LearningRate, Optimizer},
-    tensor::{DType, Device, Tensor},
+    tensor::{Device, Tensor},
 };
 
 /// AdamW (arXiv 1711.05101), with the state and the records of Burn's.
@@ -94,24 +94,34 @@ impl AdamW {
 /// A factor of all gradients of a step, which is set before the step and may be known to the device only: see
 /// [`clip_factor`](crate::clip_factor). Clones share it. Without one, gradients count once.
 #[derive(Clone, Debug, Default)]
-pub struct GradientScale(Arc<Mutex<Option<Tensor<1>>>>);
+pub struct GradientScale(Arc<Mutex<Scaling>>);
+
+#[derive(Clone, Debug, Default)]
+struct Scaling {
+    factor: Option<Tensor<1>>,
+    /// Whether the step before left everything as it was.
+    lost: bool,
+}
 
 impl GradientScale {
     /// Sets the factor `[1]` of the steps that follow, or that there is none.
     pub fn set(&self, factor: Option<Tensor<1>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = factor;
+        self.lock().factor = factor;
     }
 
-    fn get(&self) -> Option<Tensor<1>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Notes whether the factor of the last step was not finite, once the host knows: the next step then has its number. Until it
+    /// is noted, the step counts.
+    pub fn note_lost(&self, lost: bool) {
+        self.lock().lost = lost;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scaling> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// [`AdamW`] for gradients that count as many times as its scale says. Where that is not finite, parameters and moments stay as
-/// they are; the host, which is not told, counts the step for the corrections of the moments all the same.
+/// they are.
 #[derive(Clone, Debug)]
 pub struct ScaledAdamW {
     adamw: AdamW,
@@ -128,8 +138,12 @@ impl Optimizer for ScaledAdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
-        let scale = self.scale.get();
-        self.adamw.step_scaled(lr, tensor, grad, state, scale)
+        let Scaling { factor, lost } = self.scale.lock().clone();
+        let state = state.map(|mut state| {
+            state.momentum.time = state.momentum.time.saturating_sub(usize::from(lost));
+            state
+        });
+        self.adamw.step_scaled(lr, tensor, grad, state, factor)
     }
 
     fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
@@ -170,7 +184,7 @@ fn update<const D: usize>(
     #[cfg(feature = "_cube")]
     if values
         .iter()
-        .all(|value| crate::ops::on_cube(value) && value.dtype() == DType::F32)
+        .all(|value| crate::ops::on_cube(value) && value.dtype() == burn::tensor::DType::F32)
         && crate::ops::on_cube(&grad)
     {
         return crate::cube::adamw(factors, values, grad, scale);

@@ -267,16 +267,25 @@ pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     x.square().sum()
 }
 
-/// `norm = sqrt(square_sum)` and `factor = min(1, bound / norm)`, 1 where the bound is 0; NaN if norm or loss are not finite.
+/// `norm = sqrt(square_sum) / loss_scale` and `factor = min(1, bound / norm) / loss_scale`, where a bound of 0 does not count; the
+/// factor is NaN if norm or loss are not finite.
 ///
 /// # Shapes
 /// - all `[1]`
-pub fn clip_factor(square_sum: Tensor<1>, loss: Tensor<1>, bound: f64) -> [Tensor<1>; 2] {
-    let norm = square_sum.clone().sqrt();
+pub fn clip_factor(
+    square_sum: Tensor<1>,
+    loss: Tensor<1>,
+    bound: f64,
+    loss_scale: f64,
+) -> [Tensor<1>; 2] {
+    let norm = square_sum.clone().sqrt().div_scalar(loss_scale);
     let factor = match bound {
         0.0 => norm.ones_like(),
         _ => norm.clone().recip().mul_scalar(bound).clamp_max(1.0),
     };
     let lost = (square_sum * 0.0 + loss.cast(norm.dtype()) * 0.0).is_nan();
-    [norm, factor.mask_fill(lost, f32::NAN)]
+    [
+        norm,
+        factor.div_scalar(loss_scale).mask_fill(lost, f32::NAN),
+    ]
 }

@@ -44,7 +44,7 @@ pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
 pub use learner::{Learner, Loss, Phase, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
-pub use optimizer::{OptimizerConfig, OptimizerKind, global_norm};
+pub use optimizer::{OptimizerConfig, OptimizerKind, TrainOptimizer, global_norm};
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::Plan;
 pub use probe::{Agreement, GradientProbe, probe};

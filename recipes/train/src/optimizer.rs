@@ -7,8 +7,9 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdjustLrFn, GradientsParams, ModuleOptimizer, MuonConfig};
-use burn::tensor::Tensor;
-use kiln_fused::{AdamW, square_sum};
+use burn::store::RecordError;
+use burn::tensor::{Bytes, Device, Tensor};
+use kiln_fused::{AdamW, GradientScale, runs_behind, square_sums};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the optimizer.
@@ -54,13 +55,17 @@ pub enum OptimizerKind {
 
 impl OptimizerConfig {
     /// The optimizer for a model, with its parameters dealt into groups.
-    pub fn init<M: Module>(&self, model: &M) -> ModuleOptimizer {
+    pub fn init<M: Module>(&self, model: &M) -> TrainOptimizer {
         let mut groups = Groups::default();
         model.visit(&mut groups);
-        let adamw = |weight_decay: f64| AdamW {
-            betas: self.betas,
-            epsilon: self.epsilon,
-            weight_decay,
+        let scale = GradientScale::default();
+        let adamw = |weight_decay: f64| {
+            let adamw = AdamW {
+                betas: self.betas,
+                epsilon: self.epsilon,
+                weight_decay,
+            };
+            adamw.scaled(scale.clone())
         };
         // The last matching group wins, so exceptions follow the rule.
         let optimizer = ModuleOptimizer::from(adamw(self.weight_decay)).with_group(
@@ -69,7 +74,11 @@ impl OptimizerConfig {
             None,
         );
         match self.kind {
-            OptimizerKind::Adamw => optimizer,
+            OptimizerKind::Adamw => TrainOptimizer {
+                optimizer,
+                scale: Some(scale),
+                ahead: false,
+            },
             OptimizerKind::Muon => {
                 let muon = MuonConfig::new()
                     .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
@@ -80,9 +89,60 @@ impl OptimizerConfig {
                     })
                     .with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay as f32)));
                 let matrices = ParamGroup::from_ids(groups.block_matrices);
-                optimizer.with_group(matrices, muon.build(), None)
+                TrainOptimizer {
+                    optimizer: optimizer.with_group(matrices, muon.build(), None),
+                    scale: None,
+                    ahead: false,
+                }
             }
         }
+    }
+}
+
+/// The optimizers of a model's groups.
+pub struct TrainOptimizer {
+    optimizer: ModuleOptimizer,
+    /// The factor that all of them multiply gradients by, if all of them do.
+    scale: Option<GradientScale>,
+    ahead: bool,
+}
+
+impl TrainOptimizer {
+    /// The optimizer that keeps the factor of clipping to the device on every backend, if its kind can.
+    pub fn ahead(self) -> Self {
+        Self {
+            ahead: true,
+            ..self
+        }
+    }
+
+    /// The model after a step.
+    pub fn step<M: Module>(&mut self, rate: f64, model: M, grads: GradientsParams) -> M {
+        self.optimizer.step(rate, model, grads)
+    }
+
+    /// Where the factor that clips a gradient goes if the device can keep it to itself: none where the host is not to be spared, or
+    /// an optimizer does not ask for it.
+    pub(crate) fn scale_on(&self, device: &Device) -> Option<GradientScale> {
+        let ahead = self.ahead || runs_behind(device);
+        self.scale.clone().filter(|_| ahead)
+    }
+
+    /// The state as a file has it.
+    ///
+    /// # Errors
+    /// Those of Burn's records.
+    pub fn into_bytes(&self) -> Result<Bytes, RecordError> {
+        self.optimizer.into_bytes()
+    }
+
+    /// This optimizer with the state of a file.
+    ///
+    /// # Errors
+    /// Those of Burn's records.
+    pub fn from_bytes(self, bytes: Bytes) -> Result<Self, RecordError> {
+        let optimizer = self.optimizer.from_bytes(bytes)?;
+        Ok(Self { optimizer, ..self })
     }
 }
 
@@ -113,27 +173,29 @@ impl ModuleVisitor for Groups {
 
 /// Euclidean norm of all gradients together. Reads one number back from the device.
 pub fn global_norm<M: Module>(model: &M, grads: &GradientsParams) -> f64 {
-    let mut squares = Squares {
+    square_sum(model, grads).map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
+}
+
+/// Squares of all gradients added up, `[1]`; none without a gradient.
+pub(crate) fn square_sum<M: Module>(model: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
+    let mut flat = Flat {
         grads,
-        sums: Vec::new(),
+        tensors: Vec::new(),
     };
-    model.visit(&mut squares);
-    if squares.sums.is_empty() {
-        return 0.0;
-    }
-    let sum = Tensor::cat(squares.sums, 0).sum();
-    f64::from(sum.into_scalar::<f32>()).sqrt()
+    model.visit(&mut flat);
+    (!flat.tensors.is_empty()).then(|| square_sums(flat.tensors))
 }
 
-struct Squares<'a> {
+struct Flat<'a> {
     grads: &'a GradientsParams,
-    sums: Vec<Tensor<1>>,
+    tensors: Vec<Tensor<1>>,
 }
 
-impl ModuleVisitor for Squares<'_> {
+impl ModuleVisitor for Flat<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push(square_sum(grad));
+            let len = grad.shape().num_elements();
+            self.tensors.push(grad.reshape([len]));
         }
     }
 }

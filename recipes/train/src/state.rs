@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleSnapshot, SafetensorsStore, SafetensorsStoreError};
 use burn::tensor::Device;
 use kiln_backbone::stable_param_ids;
@@ -15,6 +14,7 @@ use kiln_zoo::{LanguageModel, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::optimizer::TrainOptimizer;
 use crate::recipe::Objective;
 use crate::scale::LossScale;
 use crate::storage::{StorageTable, StoredModel, packed};
@@ -219,7 +219,7 @@ pub fn hash_file(path: &Path) -> Result<String, FileError> {
 pub fn save_checkpoint(
     store: &CheckpointStore,
     model: &LanguageModel,
-    optimizer: &ModuleOptimizer,
+    optimizer: &TrainOptimizer,
     position: &Position,
 ) -> Result<Checkpoint, TrainError> {
     let mut writer = store.begin(position.step)?;
@@ -242,7 +242,7 @@ pub struct Restored {
     /// Weights on the training device.
     pub model: LanguageModel,
     /// Optimizer with its moments.
-    pub optimizer: ModuleOptimizer,
+    pub optimizer: TrainOptimizer,
     /// Where the run stood.
     pub position: Position,
 }
@@ -254,7 +254,7 @@ pub struct Restored {
 pub fn load_checkpoint(
     checkpoint: &Checkpoint,
     shape: LanguageModel,
-    optimizer: ModuleOptimizer,
+    optimizer: TrainOptimizer,
 ) -> Result<Restored, TrainError> {
     let bad = |path: &Path, why: String| TrainError::BadFile {
         path: path.into(),

@@ -238,6 +238,61 @@ fn clipping_bounds_the_global_norm_and_keeps_the_direction() {
     }
 }
 
+/// Where the factor of clipping stays on the device, the update is the same: with and without clipping, over several steps and
+/// batches, and with steps in between that are left out.
+#[test]
+fn updates_ahead_of_the_device_are_the_same() {
+    let parts = split(&batch(16, &[16, 9, 4, 12]), 2);
+    let mut config = config("transformer-tiny");
+    config.backbone.tie_embeddings = false;
+    for clip in [0.0, 0.05, 1e3] {
+        let run = |ahead: bool, lost: bool| {
+            let mut learner = learner(&config, &OptimizerConfig::default());
+            if ahead {
+                learner.optimizer = learner.optimizer.ahead();
+            }
+            let mut told = Vec::new();
+            for step in 0..4 {
+                if lost && step == 2 {
+                    let head = blow_head(learner.model.clone(), 1e25);
+                    let model = std::mem::replace(&mut learner.model, head);
+                    let blown = values(&learner.model);
+                    // A rate that is no number would spoil all weights, were the step not left out.
+                    let (after, done) = update(learner, &parts, f64::NAN, clip);
+                    assert_eq!(done.skipped, Some("the gradient norm"), "{done:?}");
+                    assert_eq!(values(&after.model), blown);
+                    learner = Learner { model, ..after };
+                }
+                let (next, done) = update(learner, &parts, 1e-3, clip);
+                assert_eq!(done.skipped, None, "{done:?}");
+                told.push((done.loss, done.grad_norm));
+                learner = next;
+            }
+            (values(&learner.model), told)
+        };
+        let start = values(&learner(&config, &OptimizerConfig::default()).model);
+        let ((expected, told), (found, told_ahead)) = (run(false, false), run(true, false));
+        assert_eq!(told[0].0, told_ahead[0].0);
+        for ((loss, norm), (loss_ahead, norm_ahead)) in told.iter().zip(&told_ahead) {
+            assert!(
+                (loss / loss_ahead - 1.0).abs() < 1e-5,
+                "{loss} {loss_ahead}"
+            );
+            assert!(
+                (norm / norm_ahead - 1.0).abs() < 1e-4,
+                "{norm} {norm_ahead}"
+            );
+        }
+        let (moved, apart) = (distance(&expected, &start), distance(&expected, &found));
+        assert!(apart < 1e-3 * moved, "clip {clip}: {apart} of {moved}");
+        let (with_lost, _) = run(true, true);
+        assert_eq!(
+            found, with_lost,
+            "clip {clip}: a step that was left out counts"
+        );
+    }
+}
+
 /// Multiplies all weights of the head.
 struct Blow(f64);
 
@@ -262,27 +317,32 @@ fn what_is_not_finite_is_left_out_and_named() {
         // Scores of 1e25 have a finite loss, and gradients whose squares are above f32.
         (1e25, "the gradient norm"),
     ] {
-        let mut learner = learner(&config, &OptimizerConfig::default());
-        match what {
-            "the loss" => learner.model = learner.model.map(&mut Blow(factor)),
-            _ => learner.model = blow_head(learner.model, factor),
+        for ahead in [false, true] {
+            let mut learner = learner(&config, &OptimizerConfig::default());
+            if ahead {
+                learner.optimizer = learner.optimizer.ahead();
+            }
+            match what {
+                "the loss" => learner.model = learner.model.map(&mut Blow(factor)),
+                _ => learner.model = blow_head(learner.model, factor),
+            }
+            let bits = |learner: &Learner| -> Vec<u32> {
+                values(&learner.model)
+                    .iter()
+                    .flatten()
+                    .map(|x| x.to_bits())
+                    .collect()
+            };
+            let before = bits(&learner);
+            let (after, done) = update(learner, &batch, 1e-3, 1.0);
+            assert_eq!(done.skipped, Some(what), "factor {factor}: {done:?}");
+            assert_eq!(done.tokens, 32);
+            assert_eq!(
+                bits(&after),
+                before,
+                "factor {factor}: a skipped update moved weights"
+            );
         }
-        let bits = |learner: &Learner| -> Vec<u32> {
-            values(&learner.model)
-                .iter()
-                .flatten()
-                .map(|x| x.to_bits())
-                .collect()
-        };
-        let before = bits(&learner);
-        let (after, done) = update(learner, &batch, 1e-3, 1.0);
-        assert_eq!(done.skipped, Some(what), "factor {factor}: {done:?}");
-        assert_eq!(done.tokens, 32);
-        assert_eq!(
-            bits(&after),
-            before,
-            "factor {factor}: a skipped update moved weights"
-        );
     }
 }
 

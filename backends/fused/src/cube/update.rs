@@ -78,7 +78,12 @@ fn writable(tensor: CubeTensor) -> CubeTensor {
 }
 
 /// See [`clip_factor`](crate::clip_factor).
-pub(crate) fn clip_factor(square_sum: Tensor<1>, loss: Tensor<1>, bound: f32) -> [Tensor<1>; 2] {
+pub(crate) fn clip_factor(
+    square_sum: Tensor<1>,
+    loss: Tensor<1>,
+    bound: f32,
+    inverse: f32,
+) -> [Tensor<1>; 2] {
     let [squares, loss] = [square_sum, loss].map(|x| packed(lower(x), DType::F32));
     let [norm, factor] = [(); 2].map(|()| empty(&squares, [1], DType::F32));
     let client = squares.client.clone();
@@ -94,6 +99,7 @@ pub(crate) fn clip_factor(square_sum: Tensor<1>, loss: Tensor<1>, bound: f32) ->
             norm.clone().into_buffer_arg(),
             factor.clone().into_buffer_arg(),
             bound,
+            inverse,
         );
     }
     [lift(norm), lift(factor)]
@@ -123,32 +129,46 @@ fn update_adamw<E: Float, N: Size>(
     factors: FactorsOnDevice,
     total: usize,
 ) {
-    let scale = scale[0];
-    if ABSOLUTE_POS >= total || !is_finite(scale) {
+    if ABSOLUTE_POS >= total {
         terminate!();
     }
     let at = ABSOLUTE_POS;
-    let g = Vector::<f32, N>::cast_from(grad[at]) * Vector::<f32, N>::new(scale);
-    let m = moment_1[at] * Vector::<f32, N>::new(factors.beta_1)
-        + g * Vector::<f32, N>::new(factors.share_1);
-    let v = moment_2[at] * Vector::<f32, N>::new(factors.beta_2)
-        + g * g * Vector::<f32, N>::new(factors.share_2);
+    // All loads are issued before the first of them is waited for.
+    let g = Vector::<f32, N>::cast_from(grad[at]);
+    let p = parameter[at];
+    let m = moment_1[at];
+    let v = moment_2[at];
+    let scale = scale[0];
+    if !is_finite(scale) {
+        terminate!();
+    }
+    let g = g * Vector::<f32, N>::new(scale);
+    let m = m * Vector::<f32, N>::new(factors.beta_1) + g * Vector::<f32, N>::new(factors.share_1);
+    let v =
+        v * Vector::<f32, N>::new(factors.beta_2) + g * g * Vector::<f32, N>::new(factors.share_2);
     let root = (v * Vector::<f32, N>::new(factors.correction)).sqrt();
     let step = m / (root + Vector::<f32, N>::new(factors.epsilon));
-    parameter[at] = parameter[at] * Vector::<f32, N>::new(factors.keep)
-        - step * Vector::<f32, N>::new(factors.rate);
+    parameter[at] =
+        p * Vector::<f32, N>::new(factors.keep) - step * Vector::<f32, N>::new(factors.rate);
     moment_1[at] = m;
     moment_2[at] = v;
 }
 
-/// `norm = sqrt(squares)`, `factor = min(1, bound / norm)`, and NaN if the norm or the loss is not finite. Without a bound, which is
-/// 0, the factor is 1.
+/// `norm = sqrt(squares) inverse` and `factor = min(1, bound / norm) inverse`, where a bound of 0 does not count; the factor is NaN if
+/// the squares or the loss are not finite.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn find_factor(squares: &[f32], loss: &[f32], norm: &mut [f32], factor: &mut [f32], bound: f32) {
-    let length = squares[0].sqrt();
-    let mut found = 1.0f32;
+fn find_factor(
+    squares: &[f32],
+    loss: &[f32],
+    norm: &mut [f32],
+    factor: &mut [f32],
+    bound: f32,
+    inverse: f32,
+) {
+    let length = squares[0].sqrt() * inverse;
+    let mut found = inverse;
     if bound > 0.0f32 && length > bound {
-        found = bound / length;
+        found = bound / length * inverse;
     }
     if !is_finite(squares[0]) || !is_finite(loss[0]) {
         found = nan();

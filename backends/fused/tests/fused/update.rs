@@ -93,6 +93,32 @@ fn adamw_with_a_scale() {
     }
 }
 
+/// A step that was lost does not count: the one after it is the one that would have been taken in its place.
+#[test]
+fn a_lost_step_has_no_number() {
+    let one = |x: f32| Some(Tensor::<1>::from_floats([x], &device().inner()));
+    let grad = |seed| random([5, 9], seed).inner();
+    let run = |lost: usize| {
+        let scale = GradientScale::default();
+        let scaled = ADAMW.scaled(scale.clone());
+        let (mut x, mut state) = scaled.step(1e-2, random([5, 9], 80).inner(), grad(81), None);
+        for _ in 0..lost {
+            scale.set(one(f32::NAN));
+            (x, state) = scaled.step(1e-2, x, grad(82), state);
+            scale.note_lost(true);
+        }
+        scale.set(one(1.0));
+        (x, state) = scaled.step(1e-2, x, grad(83), state);
+        scale.note_lost(false);
+        (x, state) = scaled.step(1e-2, x, grad(84), state);
+        (bits(x), state.unwrap().momentum.time)
+    };
+    let (expected, time) = run(0);
+    assert_eq!(time, 3);
+    assert!(run(1) == (expected.clone(), time));
+    assert!(run(2) == (expected, time));
+}
+
 /// The norm of several tensors is that of them joined, whatever their lengths; large tensors take several cubes.
 #[test]
 fn square_sums() {
@@ -113,18 +139,22 @@ fn square_sums() {
 #[test]
 fn factors_that_clip() {
     let one = |x: f32| Tensor::<1>::from_floats([x], &device().inner());
-    for (squares, loss, bound, norm, factor) in [
-        (4.0, 1.0, 1.0, 2.0, Some(0.5)),
-        (0.25, 1.0, 1.0, 0.5, Some(1.0)),
-        (0.0, 1.0, 1.0, 0.0, Some(1.0)),
-        (4.0, 1.0, 0.0, 2.0, Some(1.0)),
-        (f32::INFINITY, 1.0, 1.0, f32::INFINITY, None),
-        (f32::NAN, 1.0, 1.0, f32::NAN, None),
-        (4.0, f32::NAN, 1.0, 2.0, None),
-        (4.0, f32::INFINITY, 0.0, 2.0, None),
+    for (squares, loss, [bound, loss_scale], norm, factor) in [
+        (4.0, 1.0, [1.0, 1.0], 2.0, Some(0.5)),
+        (0.25, 1.0, [1.0, 1.0], 0.5, Some(1.0)),
+        (0.0, 1.0, [1.0, 1.0], 0.0, Some(1.0)),
+        (4.0, 1.0, [0.0, 1.0], 2.0, Some(1.0)),
+        // The gradient of eight times the loss.
+        (256.0, 1.0, [1.0, 8.0], 2.0, Some(0.0625)),
+        (16.0, 1.0, [1.0, 8.0], 0.5, Some(0.125)),
+        (256.0, 1.0, [0.0, 8.0], 2.0, Some(0.125)),
+        (f32::INFINITY, 1.0, [1.0, 1.0], f32::INFINITY, None),
+        (f32::NAN, 1.0, [1.0, 1.0], f32::NAN, None),
+        (4.0, f32::NAN, [1.0, 1.0], 2.0, None),
+        (4.0, f32::INFINITY, [0.0, 1.0], 2.0, None),
     ] {
         for clip in [fused::clip_factor, reference::clip_factor] {
-            let [found_norm, found] = clip(one(squares), one(loss), bound);
+            let [found_norm, found] = clip(one(squares), one(loss), bound, loss_scale);
             let (found_norm, found) = (values(found_norm)[0], values(found)[0]);
             let what = format!("{squares} {loss} {bound}: {found_norm} {found}");
             assert!(
