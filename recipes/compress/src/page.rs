@@ -121,6 +121,9 @@ pub fn layers(stage: &StageFigures) -> Table {
                 figures.bytes_after as f64 / figures.bytes_before as f64
             ),
             figures
+                .sensitivity
+                .map_or(format::NONE.into(), format::number),
+            figures
                 .output_error
                 .map_or(format::NONE.into(), format::number),
             format::number(figures.weight_error),
@@ -222,5 +225,45 @@ fn chart(compression: &Compression) -> Chart {
         log_x: true,
         plain_legend: true,
         ..Chart::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cell for every column: a missing one would put the others under the wrong heads.
+    #[test]
+    fn rows_are_as_wide_as_their_heads() {
+        let figures = LayerFigures {
+            layer: "blocks.0.mlp.up".into(),
+            tensor: "blocks.0.mlp.up.weight".into(),
+            shape: [4, 8],
+            form: "quantized".into(),
+            bytes_before: 128,
+            bytes_after: 32,
+            weight_error: 0.25,
+            output_error: Some(0.125),
+            zeros: 0.5,
+            rank: None,
+            sensitivity: Some(0.75),
+        };
+        let text = r#"{"version":1,"number":1,"what":"x","seconds":0,"calibration_tokens":0,"file_bytes":1,"memory_bytes":1,
+                "weights":"","decode":null,"layers":[],"quality":{"loss":1,"tokens":1,"accuracy":0,"bits_per_byte":null,
+                "loss_margin":null,"change":0,"change_margin":null,"divergence":0,"agreement":1}}"#;
+        let mut stage: StageFigures = serde_json::from_str(text).unwrap();
+        stage.layers.push(figures);
+        let table = layers(&stage);
+        let at = |column: &str| {
+            table
+                .columns
+                .iter()
+                .position(|name| name == column)
+                .unwrap()
+        };
+        let row = &table.rows[0];
+        assert_eq!(row.len(), table.columns.len());
+        assert_eq!(row[at("KL alone, nats")], format::number(0.75));
+        assert_eq!(row[at("output error")], format::number(0.125));
     }
 }

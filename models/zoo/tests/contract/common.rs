@@ -27,15 +27,25 @@ impl Case {
     }
 }
 
-/// Every preset, reduced.
+/// Every preset, reduced, and the mixers with heads after they lost one.
 pub fn cases() -> Vec<Case> {
-    presets()
-        .into_iter()
-        .map(|info| Case {
-            name: info.name,
-            config: reduce(ModelConfig::preset(info.name).unwrap()),
-        })
-        .collect()
+    let whole = presets().into_iter().map(|info| Case {
+        name: info.name,
+        config: reduce(ModelConfig::preset(info.name).unwrap()),
+    });
+    let pruned = [
+        ("transformer-tiny", "transformer with three heads of four"),
+        ("resolvent-tiny", "resolvent with three heads of four"),
+        ("gla-tiny", "gla with three heads of four"),
+    ];
+    let pruned = pruned.into_iter().map(|(preset, name)| {
+        let mut config = reduce(ModelConfig::preset(preset).unwrap());
+        (config.attention.heads, config.attention.d_head) = (3, 8);
+        (config.resolvent.heads, config.resolvent.d_value) = (3, 8);
+        (config.gla.heads, config.gla.d_value) = (3, 8);
+        Case { name, config }
+    });
+    whole.chain(pruned).collect()
 }
 
 /// The reduced presets of which `is_causal()` says so.

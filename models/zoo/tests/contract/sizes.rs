@@ -33,7 +33,11 @@ fn mlp(config: &ModelConfig) -> usize {
 /// Query, key and value together, and the output.
 fn attention(config: &ModelConfig) -> usize {
     let (d, bias) = (config.backbone.d_model, config.backbone.bias);
-    norm(config) + matrix(d, 3 * d, bias) + matrix(d, d, bias)
+    let width = match config.attention.d_head {
+        0 => d,
+        d_head => config.attention.heads * d_head,
+    };
+    norm(config) + matrix(d, 3 * width, bias) + matrix(width, d, bias)
 }
 
 /// Potential, gate of both features, output; then Re z, Im z and beta of each head.
@@ -51,6 +55,14 @@ fn bk(config: &ModelConfig) -> usize {
     norm(config) + matrix(d, heads, bias) + gate + matrix(2 * heads, d, bias) + 3 * heads
 }
 
+/// Width of the values of a head.
+fn value_width(d_model: usize, heads: usize, given: usize) -> usize {
+    match given {
+        0 => d_model / heads,
+        d_value => d_value,
+    }
+}
+
 /// Queries, keys and values with their convolution, potential, weights of own values, gate, scale of the heads' norm, output; then Re z, Im z and
 /// hopping of each head.
 fn resolvent(config: &ModelConfig) -> usize {
@@ -60,16 +72,21 @@ fn resolvent(config: &ModelConfig) -> usize {
         &config.resolvent,
     );
     let heads = mixer.heads;
-    let keys = heads * mixer.d_key;
+    let d_value = value_width(d, heads, mixer.d_value);
+    let (keys, values) = (heads * mixer.d_key, heads * d_value);
     let conv = match mixer.conv_width {
         0 | 1 => 0,
-        width => (2 * keys + d) * width,
+        width => (2 * keys + values) * width,
     };
-    let projections = 2 * matrix(d, keys, bias) + matrix(d, d, bias) + conv;
-    let gate = if mixer.gate { matrix(d, d, bias) } else { 0 };
+    let projections = 2 * matrix(d, keys, bias) + matrix(d, values, bias) + conv;
+    let gate = if mixer.gate {
+        matrix(d, values, bias)
+    } else {
+        0
+    };
     let potential = matrix(d, heads, bias);
-    let skip = if mixer.skip { d } else { 0 };
-    let read = skip + gate + d / heads + matrix(d, d, bias);
+    let skip = if mixer.skip { values } else { 0 };
+    let read = skip + gate + d_value + matrix(values, d, bias);
     norm(config) + projections + potential + read + 3 * heads
 }
 
@@ -83,14 +100,20 @@ fn conv(config: &ModelConfig) -> usize {
 fn gla(config: &ModelConfig) -> usize {
     let (d, bias, mixer) = (config.backbone.d_model, config.backbone.bias, &config.gla);
     let (heads, keys) = (mixer.heads, mixer.heads * mixer.d_key);
+    let d_value = value_width(d, heads, mixer.d_value);
+    let values = heads * d_value;
     let conv = match mixer.conv_width {
         0 | 1 => 0,
-        width => (2 * keys + d) * width,
+        width => (2 * keys + values) * width,
     };
-    let projections = 2 * matrix(d, keys, bias) + matrix(d, d, bias) + conv;
-    let gate = if mixer.gate { matrix(d, d, bias) } else { 0 };
-    let skip = if mixer.skip { d } else { 0 };
-    let read = skip + gate + d / heads + matrix(d, d, bias);
+    let projections = 2 * matrix(d, keys, bias) + matrix(d, values, bias) + conv;
+    let gate = if mixer.gate {
+        matrix(d, values, bias)
+    } else {
+        0
+    };
+    let skip = if mixer.skip { values } else { 0 };
+    let read = skip + gate + d_value + matrix(values, d, bias);
     norm(config) + projections + matrix(d, heads, true) + read
 }
 
