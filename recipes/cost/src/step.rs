@@ -247,15 +247,15 @@ impl Stepper {
             numbers.map(&micro).collect()
         };
         let batches = (0..BATCHES).map(step).collect();
+        let optimizer = lesson.optimizer.init(&model);
         Ok(Self {
             batches,
             made: 0,
             parameters: model.num_params() as u64,
             flops_per_token: resolved.model.flops_per_token(&model, lesson.seq),
             learner: Some(Learner {
-                optimizer: lesson.optimizer.init(&model),
                 scale: LossScale::of(recipe.precision),
-                model,
+                ..Learner::new(model, optimizer)
             }),
             device,
             lesson,

@@ -180,7 +180,7 @@ impl Learner {
     /// # Errors
     /// As [`Learner::update`].
     pub fn update_watched(
-        mut self,
+        self,
         batches: &[TokenBatch],
         loss: &mut Loss<'_>,
         learning_rate: f64,
