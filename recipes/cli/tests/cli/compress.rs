@@ -108,10 +108,20 @@ fn the_books_recipes_resolve_and_know_their_sizes() {
         .kiln(&["recipes"])
         .expect(0, &["Make a run smaller with one of these"]);
     for name in names {
-        let said = kiln(&corner, &compress(&name, &["--dry-run"]))
-            .expect(0, &["kind = ", "# Sizes", "original"]);
-        assert!(said.out.contains("# 1 "), "{name}: {}", said.out);
         assert!(listed.out.contains(&name), "{name}");
+        let mut more = vec!["--dry-run"];
+        if name.starts_with("structured-") {
+            // The model has 32 channels, of which no multiple of 32 can go.
+            more.extend(["--set", "stage.0.multiple=8"]);
+        }
+        let said = kiln(&corner, &compress(&name, &more));
+        if name.starts_with("layers-") {
+            // Of a single layer none can go.
+            said.expect(1, &["part `layers`: `share` = 0.34 of 1", "raise it"]);
+            continue;
+        }
+        let said = said.expect(0, &["kind = ", "# Sizes", "original"]);
+        assert!(said.out.contains("# 1 "), "{name}: {}", said.out);
     }
     assert!(!corner.path("small").exists());
 }
