@@ -54,6 +54,7 @@ mod backend;
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+mod gradient;
 mod linear;
 mod mask;
 mod ops;
@@ -63,11 +64,12 @@ mod rows;
 
 pub use attention::{AttentionAdjoint, AttentionBackend};
 pub use backend::{FusedAdjoint, FusedBackend};
+pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{
-    attention, causal_conv, cayley, clip_factor, cross_entropy, gelu, layer_norm, linear, rms_norm,
-    rotate, runs_behind, soft_bound, square_sum, square_sums, swiglu,
+    attention, causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate,
+    soft_bound, swiglu,
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};
