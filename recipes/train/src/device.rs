@@ -1,10 +1,13 @@
 //! From a backend's name to a device that answers.
 
+mod precision;
+
 use std::panic::{self, AssertUnwindSafe};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kiln_zoo::Precision;
 use thiserror::Error;
+
+pub use precision::check_precision;
 
 /// A backend of Burn, chosen at run time among those compiled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,28 +233,6 @@ impl Backend {
     }
 }
 
-/// Refuses a precision that a device has no arithmetic for.
-///
-/// # Errors
-/// [`DeviceError::Precision`] naming those that it has.
-pub fn check_precision(device: &Device, precision: Precision) -> Result<(), DeviceError> {
-    check_among(precision, |precision| {
-        device.supports_dtype(precision.dtype())
-    })
-}
-
-fn check_among(precision: Precision, has: impl Fn(Precision) -> bool) -> Result<(), DeviceError> {
-    if has(precision) {
-        return Ok(());
-    }
-    let others = Precision::ALL.into_iter().filter(|other| has(*other));
-    let others: Vec<_> = others.map(Precision::name).collect();
-    Err(DeviceError::Precision {
-        precision: precision.name(),
-        others: others.join(", "),
-    })
-}
-
 /// The product that a device must get right: larger than one tile of a kernel, and not a multiple of one in two axes.
 const ROWS: usize = 64;
 const INNER: usize = 96;
@@ -353,25 +334,6 @@ mod tests {
     #[test]
     fn a_right_product_is_exact() {
         assert_eq!(product_error(&Device::flex()), 0.0);
-    }
-
-    #[test]
-    fn a_precision_that_is_not_there_is_named() {
-        let has = |precision| precision != Precision::Bf16;
-        assert_eq!(check_among(Precision::F16, has), Ok(()));
-        let error = check_among(Precision::Bf16, has).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the device does not compute in bf16, but in f32, f16: set `precision` to one of these, or give it with --precision where a finished run is used"
-        );
-    }
-
-    #[cfg(feature = "flex")]
-    #[test]
-    fn the_cpu_has_every_precision() {
-        for precision in Precision::ALL {
-            assert_eq!(check_precision(&Device::flex(), precision), Ok(()));
-        }
     }
 
     #[test]
