@@ -15,13 +15,6 @@
 //! Gradients are first order: a backward pass cannot be differentiated again.
 
 mod autodiff;
-#[cfg_attr(
-    not(feature = "_cube"),
-    expect(
-        unused_variables,
-        reason = "without a backend, dispatch has nowhere to pass its arguments"
-    )
-)]
 mod backend;
 #[cfg(feature = "_cube")]
 mod cube;

@@ -151,9 +151,8 @@ fn learner(precision: Precision, scale: Option<LossScale>) -> Learner {
     let model = model.with_precision(precision);
     let optimizer = OptimizerConfig::default().init(&model);
     Learner {
-        model,
-        optimizer,
         scale,
+        ..Learner::new(model, optimizer)
     }
 }
 
