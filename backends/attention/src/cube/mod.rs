@@ -19,7 +19,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use self::kernels::{DimsLaunch, Format, PLANE, ROWS, UNITS};
+use self::kernels::{DimsLaunch, Format, PLANE, UNITS, WIDE};
 use crate::backend::{FlashAdjoint, FlashBackend, Heads};
 
 /// Widths of heads that the kernels are compiled for.
@@ -40,6 +40,11 @@ pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
     let client = device.client();
     let properties = client.properties();
     let (hardware, matmul) = (&properties.hardware, &properties.features.matmul);
+    let formats = [
+        Format::forward(d_head, true),
+        Format::gradient(d_head, true),
+    ];
+    let shared = formats.map(Format::shared_bytes);
     let [operand, single] = [kind, FloatKind::F32].map(ElemType::Float);
     let unit = MmaConfig {
         a_type: operand,
@@ -52,26 +57,28 @@ pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
     matmul.mma.contains(&unit)
         && matmul.ldmatrix.contains(&operand)
         && [hardware.plane_size_min, hardware.plane_size_max] == [PLANE as u32; 2]
-        && Format::new(d_head, false).shared_bytes() <= hardware.max_shared_memory_size
+        && shared
+            .iter()
+            .all(|&bytes| bytes <= hardware.max_shared_memory_size)
 }
 
 /// Launches a kernel with a cube for every block of rows of every head.
 macro_rules! launch {
-    ($kernel:ident, $problem:expr, $dtype:expr, [$($buffer:expr),*]) => {{
-        let problem: &Problem = $problem;
+    ($kernel:ident, $problem:expr, $format:expr, $dtype:expr, [$($buffer:expr),*]) => {{
+        let (problem, format): (&Problem, Format) = ($problem, $format);
         let address = [$($buffer.required_address_type()),*].into_iter().max().unwrap_or_default();
-        let (count, dim) = problem.cubes();
+        let (count, dim) = problem.cubes(format);
         // SAFETY: cubes stay inside the shapes that `Problem` gives, which are those of the tensors, and surplus ones leave at
         // once.
         unsafe {
             match $dtype {
                 DType::F16 => kernels::$kernel::launch_unchecked::<f16>(
                     &problem.client, count, dim, address, $($buffer.clone().into_buffer_arg(),)*
-                    problem.dims(), problem.scale(), problem.format
+                    problem.dims(format), problem.scale(), format
                 ),
                 _ => kernels::$kernel::launch_unchecked::<bf16>(
                     &problem.client, count, dim, address, $($buffer.clone().into_buffer_arg(),)*
-                    problem.dims(), problem.scale(), problem.format
+                    problem.dims(format), problem.scale(), format
                 ),
             }
         }
@@ -83,7 +90,7 @@ struct Problem {
     batch: usize,
     seq: usize,
     heads: usize,
-    format: Format,
+    d_head: usize,
 }
 
 impl Problem {
@@ -94,27 +101,28 @@ impl Problem {
             batch,
             seq,
             heads: heads.count,
-            format: Format::new(width / (3 * heads.count), heads.causal),
+            d_head: width / (3 * heads.count),
         }
     }
 
-    fn blocks(&self) -> usize {
-        self.seq.div_ceil(ROWS)
+    /// Blocks of a cube's rows of all heads and sequences.
+    fn total(&self, format: Format) -> usize {
+        self.batch * self.heads * self.seq.div_ceil(format.rows())
     }
 
-    fn dims(&self) -> DimsLaunch {
-        let total = self.batch * self.heads * self.blocks();
-        DimsLaunch::new(self.seq, self.heads, self.blocks(), total)
+    fn dims(&self, format: Format) -> DimsLaunch {
+        let blocks = self.seq.div_ceil(format.rows());
+        DimsLaunch::new(self.seq, self.heads, blocks, self.total(format))
     }
 
     /// Scores are the products times this.
     fn scale(&self) -> f32 {
-        1.0 / (self.format.d_head as f32).sqrt()
+        1.0 / (self.d_head as f32).sqrt()
     }
 
-    fn cubes(&self) -> (CubeCount, CubeDim) {
+    fn cubes(&self, format: Format) -> (CubeCount, CubeDim) {
         let dim = CubeDim::new_1d(UNITS as u32);
-        let units = self.batch * self.heads * self.blocks() * UNITS;
+        let units = self.total(format) * UNITS;
         (calculate_cube_count_elemwise(&self.client, units, dim), dim)
     }
 
@@ -147,10 +155,17 @@ impl FlashAdjoint for Cube {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let packed = into_contiguous(packed);
         let problem = Problem::new(&packed, heads);
-        let width = problem.heads * problem.format.d_head;
+        let width = problem.heads * problem.d_head;
+        let format = Format::forward(problem.d_head, heads.causal);
         let output = empty(&packed, [problem.batch, problem.seq, width], packed.dtype);
         let sums = empty(&packed, problem.sums(), DType::F32);
-        launch!(attend, &problem, packed.dtype, [packed, output, sums]);
+        launch!(
+            attend,
+            &problem,
+            format,
+            packed.dtype,
+            [packed, output, sums]
+        );
         (output, sums)
     }
 
@@ -163,18 +178,21 @@ impl FlashAdjoint for Cube {
     ) -> FloatTensor<Self> {
         let [packed, output, grad] = [packed, output, grad].map(into_contiguous);
         let problem = Problem::new(&packed, heads);
+        let format = Format::gradient(problem.d_head, heads.causal);
         let deltas = deltas(&problem, &output, &grad);
         let d_packed = empty(&packed, packed.meta.shape().clone(), packed.dtype);
         let dtype = packed.dtype;
         launch!(
             query_gradient,
             &problem,
+            format,
             dtype,
             [packed, grad, sums, deltas, d_packed]
         );
         launch!(
             key_gradient,
             &problem,
+            format,
             dtype,
             [packed, grad, sums, deltas, d_packed]
         );
@@ -204,7 +222,7 @@ fn deltas(problem: &Problem, output: &CubeTensor, grad: &CubeTensor) -> CubeTens
                 problem.seq,
                 problem.heads,
                 total,
-                problem.format.lines(),
+                problem.d_head / WIDE,
             ),
             _ => kernels::row_products::launch_unchecked::<bf16>(
                 &problem.client,
@@ -217,7 +235,7 @@ fn deltas(problem: &Problem, output: &CubeTensor, grad: &CubeTensor) -> CubeTens
                 problem.seq,
                 problem.heads,
                 total,
-                problem.format.lines(),
+                problem.d_head / WIDE,
             ),
         }
     }

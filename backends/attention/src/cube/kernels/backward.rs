@@ -4,8 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    Dims, Format, ROWS, SIDE, SQUARE, WIDE,
-    place::{Place, band, unit_col, unit_row},
+    Dims, Format, SIDE, SQUARE, WIDE,
+    place::{Place, plane_row, unit_col, unit_row},
     product::{Pair, Strip, operands},
     tile::{load_packed, load_plain, tile},
 };
@@ -25,78 +25,85 @@ pub fn query_gradient<E: Float>(
     scale: f32,
     #[comptime] format: Format,
 ) {
-    let place = Place::of(&dims, comptime!(format.causal));
+    let place = Place::of(&dims, comptime!(format.rows()), comptime!(format.causal));
     if !place.exists {
         terminate!();
     }
-    let stride = comptime!(format.stride());
+    let (stride, rows) = comptime!((format.stride(), format.rows()));
+    let (bands, passing) = comptime!((format.bands, format.passing));
     let steps = comptime!(format.d_head / SIDE);
-    let mut queries = tile::<E>(ROWS, format);
-    let mut slopes = tile::<E>(ROWS, format);
-    let mut keys = tile::<E>(ROWS, format);
-    let mut values = tile::<E>(ROWS, format);
+    let squares = comptime!(passing / SQUARE);
+    let mut queries = tile::<E>(rows, format);
+    let mut slopes = tile::<E>(rows, format);
+    let mut keys = tile::<E>(passing, format);
+    let mut values = tile::<E>(passing, format);
     load_packed(
         packed,
         &mut queries,
         place,
         place.start,
         0usize,
-        ROWS,
+        rows,
         format,
     );
-    load_plain(grad, &mut slopes, place, place.start, ROWS, format);
-    let row = place.start + band() + unit_row();
-    let mut sum_upper = NO_QUERY.runtime();
-    let mut sum_lower = NO_QUERY.runtime();
-    let mut delta_upper = 0.0f32;
-    let mut delta_lower = 0.0f32;
-    if row < place.seq {
-        sum_upper = sums[place.sum(row)];
-        delta_upper = deltas[place.sum(row)];
+    load_plain(grad, &mut slopes, place, place.start, rows, format);
+    let row = place.start + plane_row(bands) + unit_row();
+    let unit_rows = comptime!(2 * bands);
+    let mut logs = Array::<f32>::new(unit_rows);
+    let mut offsets = Array::<f32>::new(unit_rows);
+    #[unroll]
+    for i in 0..unit_rows {
+        let at = row + comptime!((i / 2) * SIDE + (i % 2) * 8);
+        let mut log = NO_QUERY.runtime();
+        let mut offset = 0.0f32;
+        if at < place.seq {
+            log = sums[place.sum(at)];
+            offset = deltas[place.sum(at)];
+        }
+        logs[i] = log;
+        offsets[i] = offset;
     }
-    if row + 8 < place.seq {
-        sum_lower = sums[place.sum(row + 8)];
-        delta_lower = deltas[place.sum(row + 8)];
-    }
-    let mut total = Strip::zeros(comptime!(format.d_head / SQUARE));
+    let mut total = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
     // Keys before `whole` are seen by every query of the block.
     let mut end = place.seq;
     let mut whole = place.seq;
     if comptime!(format.causal) {
-        end = min(place.seq, place.start + ROWS);
+        end = min(place.seq, place.start + rows);
         whole = place.start;
     }
-    let blocks = (end + ROWS - 1) / ROWS;
+    let blocks = (end + passing - 1) / passing;
     for block in 0..blocks {
-        let first = block * ROWS;
+        let first = block * passing;
         sync_cube();
-        load_packed(packed, &mut keys, place, first, 1usize, ROWS, format);
-        load_packed(packed, &mut values, place, first, 2usize, ROWS, format);
+        load_packed(packed, &mut keys, place, first, 1usize, passing, format);
+        load_packed(packed, &mut values, place, first, 2usize, passing, format);
         sync_cube();
-        let mut scores = Strip::zeros(comptime!(ROWS / SQUARE));
-        let left = operands::<E>(&queries, band(), steps, stride);
+        let mut scores = Strip::zeros(squares, bands);
+        let left = operands::<E>(&queries, plane_row(bands), bands, steps, stride);
         scores.add_by_rows::<E>(&left, &keys, steps, stride);
-        scores.scale_rows(scale, scale);
-        if first + ROWS > whole {
+        scores.scale(scale);
+        if first + passing > whole {
             let col = first + unit_col();
             scores.hide(row, col, place.seq, false, comptime!(format.causal));
         }
-        let mut slope = Strip::zeros(comptime!(ROWS / SQUARE));
-        let left = operands::<E>(&slopes, band(), steps, stride);
+        let mut slope = Strip::zeros(squares, bands);
+        let left = operands::<E>(&slopes, plane_row(bands), bands, steps, stride);
         slope.add_by_rows::<E>(&left, &values, steps, stride);
         #[unroll]
-        for at in 0..comptime!(ROWS / SQUARE) {
+        for at in 0..comptime!(bands * squares) {
             let score = scores.squares.index_mut(at);
             let part = slope.squares.index(at);
-            let upper = (score[0] - Pair::<f32>::new(sum_upper)).exp();
-            let lower = (score[1] - Pair::<f32>::new(sum_lower)).exp();
-            score[0] = upper * (part[0] - Pair::<f32>::new(delta_upper));
-            score[1] = lower * (part[1] - Pair::<f32>::new(delta_lower));
+            #[unroll]
+            for lower in 0..2usize {
+                let i = comptime!(2 * (at / squares) + lower);
+                let weight = (score[lower] - Pair::<f32>::new(logs[i])).exp();
+                score[lower] = weight * (part[lower] - Pair::<f32>::new(offsets[i]));
+            }
         }
         let left = scores.to_operands::<E>();
-        total.add_by_columns::<E>(&left, &keys, comptime!(ROWS / SIDE), stride);
+        total.add_by_columns::<E>(&left, &keys, comptime!(passing / SIDE), stride);
     }
-    total.scale_rows(scale, scale);
+    total.scale(scale);
     store_packed(&total, d_packed, place, row, 0usize, format);
 }
 
@@ -112,32 +119,33 @@ pub fn key_gradient<E: Float>(
     scale: f32,
     #[comptime] format: Format,
 ) {
-    let place = Place::of(&dims, false);
+    let place = Place::of(&dims, comptime!(format.rows()), false);
     if !place.exists {
         terminate!();
     }
-    let stride = comptime!(format.stride());
+    let (stride, rows) = comptime!((format.stride(), format.rows()));
+    let (bands, passing) = comptime!((format.bands, format.passing));
     let steps = comptime!(format.d_head / SIDE);
-    let passing = comptime!(format.passing());
-    let mut keys = tile::<E>(ROWS, format);
-    let mut values = tile::<E>(ROWS, format);
+    let squares = comptime!(passing / SQUARE);
+    let mut keys = tile::<E>(rows, format);
+    let mut values = tile::<E>(rows, format);
     let mut queries = tile::<E>(passing, format);
     let mut slopes = tile::<E>(passing, format);
     let mut logs = Shared::<[f32]>::new_aligned_slice(passing, 128usize);
     let mut offsets = Shared::<[f32]>::new_aligned_slice(passing, 128usize);
-    load_packed(packed, &mut keys, place, place.start, 1usize, ROWS, format);
+    load_packed(packed, &mut keys, place, place.start, 1usize, rows, format);
     load_packed(
         packed,
         &mut values,
         place,
         place.start,
         2usize,
-        ROWS,
+        rows,
         format,
     );
-    let row = place.start + band() + unit_row();
-    let mut d_keys = Strip::zeros(comptime!(format.d_head / SQUARE));
-    let mut d_values = Strip::zeros(comptime!(format.d_head / SQUARE));
+    let row = place.start + plane_row(bands) + unit_row();
+    let mut d_keys = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
+    let mut d_values = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
     let mut begin = 0usize;
     if comptime!(format.causal) {
         begin = place.start / passing;
@@ -150,21 +158,21 @@ pub fn key_gradient<E: Float>(
         load_plain(grad, &mut slopes, place, first, passing, format);
         load_sums(sums, deltas, &mut logs, &mut offsets, place, first, passing);
         sync_cube();
-        let mut scores = Strip::zeros(comptime!(passing / SQUARE));
-        let left = operands::<E>(&keys, band(), steps, stride);
+        let mut scores = Strip::zeros(squares, bands);
+        let left = operands::<E>(&keys, plane_row(bands), bands, steps, stride);
         scores.add_by_rows::<E>(&left, &queries, steps, stride);
-        scores.scale_rows(scale, scale);
+        scores.scale(scale);
         if comptime!(format.causal) {
-            if first < place.start + ROWS {
+            if first < place.start + rows {
                 scores.hide(row, first + unit_col(), place.seq, true, true);
             }
         }
-        let mut slope = Strip::zeros(comptime!(passing / SQUARE));
-        let left = operands::<E>(&values, band(), steps, stride);
+        let mut slope = Strip::zeros(squares, bands);
+        let left = operands::<E>(&values, plane_row(bands), bands, steps, stride);
         slope.add_by_rows::<E>(&left, &slopes, steps, stride);
         #[unroll]
-        for at in 0..comptime!(passing / SQUARE) {
-            let col = unit_col() + comptime!(at * SQUARE);
+        for at in 0..comptime!(bands * squares) {
+            let col = unit_col() + comptime!((at % squares) * SQUARE);
             let mut log = Pair::<f32>::new(logs[col]);
             log.insert(1usize, logs[col + 1]);
             let mut offset = Pair::<f32>::new(offsets[col]);
@@ -183,7 +191,7 @@ pub fn key_gradient<E: Float>(
         let left = slope.to_operands::<E>();
         d_keys.add_by_columns::<E>(&left, &queries, comptime!(passing / SIDE), stride);
     }
-    d_keys.scale_rows(scale, scale);
+    d_keys.scale(scale);
     store_packed(&d_keys, d_packed, place, row, 1usize, format);
     store_packed(&d_values, d_packed, place, row, 2usize, format);
 }
@@ -212,7 +220,7 @@ fn load_sums(
     }
 }
 
-/// Writes the unit's part of 16 rows to one part of packed projections, the first of its own rows being `row`.
+/// Writes the unit's part of a strip to one part of packed projections, the first of its own rows being `row`.
 #[cube]
 fn store_packed<E: Float>(
     strip: &Strip,
@@ -224,9 +232,10 @@ fn store_packed<E: Float>(
 ) {
     let pairs = comptime!(format.d_head / 2);
     #[unroll]
-    for at in 0..comptime!(strip.count) {
+    for at in 0..comptime!(strip.bands * strip.count) {
         let square = strip.squares.index(at);
-        let col = unit_col() / 2 + comptime!(at * SQUARE / 2);
+        let col = unit_col() / 2 + comptime!((at % strip.count) * SQUARE / 2);
+        let row = row + comptime!((at / strip.count) * SIDE);
         if row < place.seq {
             packed[place.packed(row, part, pairs) + col] = Pair::<E>::cast_from(square[0]);
         }

@@ -4,8 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    Dims, Format, NEVER, ROWS, SIDE, SQUARE, WIDE,
-    place::{Place, band, unit_col, unit_row},
+    Dims, Format, NEVER, SIDE, SQUARE, WIDE,
+    place::{Place, plane_row, unit_col, unit_row},
     product::{Pair, Strip, operands},
     tile::{load_packed, tile},
 };
@@ -20,106 +20,94 @@ pub fn attend<E: Float>(
     scale: f32,
     #[comptime] format: Format,
 ) {
-    let place = Place::of(&dims, comptime!(format.causal));
+    let place = Place::of(&dims, comptime!(format.rows()), comptime!(format.causal));
     if !place.exists {
         terminate!();
     }
-    let stride = comptime!(format.stride());
+    let (stride, rows) = comptime!((format.stride(), format.rows()));
+    let (bands, passing) = comptime!((format.bands, format.passing));
     let steps = comptime!(format.d_head / SIDE);
-    let mut keys = tile::<E>(ROWS, format);
-    let mut values = tile::<E>(ROWS, format);
-    // Queries pass through the tile of the keys once.
-    load_packed(packed, &mut keys, place, place.start, 0usize, ROWS, format);
+    let squares = comptime!(passing / SQUARE);
+    let mut own = tile::<E>(rows, format);
+    let mut keys = tile::<E>(passing, format);
+    let mut values = tile::<E>(passing, format);
+    load_packed(packed, &mut own, place, place.start, 0usize, rows, format);
     sync_cube();
-    let queries = operands::<E>(&keys, band(), steps, stride);
+    let queries = operands::<E>(&own, plane_row(bands), bands, steps, stride);
 
-    let mut total = Strip::zeros(comptime!(format.d_head / SQUARE));
-    let mut top_upper = NEVER.runtime();
-    let mut top_lower = NEVER.runtime();
-    let mut sum_upper = 0.0f32;
-    let mut sum_lower = 0.0f32;
-    let row = place.start + band() + unit_row();
+    let mut total = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
+    let unit_rows = comptime!(2 * bands);
+    let mut tops = Array::<f32>::new(unit_rows);
+    let mut sums_so_far = Array::<f32>::new(unit_rows);
+    let mut kept = Array::<f32>::new(unit_rows);
+    #[unroll]
+    for i in 0..unit_rows {
+        tops[i] = NEVER.runtime();
+        sums_so_far[i] = 0.0f32;
+    }
+    let row = place.start + plane_row(bands) + unit_row();
     // Keys before `whole` are seen by every query of the block.
     let mut end = place.seq;
     let mut whole = place.seq;
     if comptime!(format.causal) {
-        end = min(place.seq, place.start + ROWS);
+        end = min(place.seq, place.start + rows);
         whole = place.start;
     }
-    let blocks = (end + ROWS - 1) / ROWS;
+    let blocks = (end + passing - 1) / passing;
     for block in 0..blocks {
-        let first = block * ROWS;
+        let first = block * passing;
         sync_cube();
-        load_packed(packed, &mut keys, place, first, 1usize, ROWS, format);
-        load_packed(packed, &mut values, place, first, 2usize, ROWS, format);
+        load_packed(packed, &mut keys, place, first, 1usize, passing, format);
+        load_packed(packed, &mut values, place, first, 2usize, passing, format);
         sync_cube();
-        let mut scores = Strip::zeros(comptime!(ROWS / SQUARE));
+        let mut scores = Strip::zeros(squares, bands);
         scores.add_by_rows::<E>(&queries, &keys, steps, stride);
-        scores.scale_rows(scale, scale);
-        if first + ROWS > whole {
-            scores.hide(
-                row,
-                first + unit_col(),
-                place.seq,
-                false,
-                comptime!(format.causal),
-            );
+        scores.scale(scale);
+        if first + passing > whole {
+            let col = first + unit_col();
+            scores.hide(row, col, place.seq, false, comptime!(format.causal));
         }
-        let mut new_upper = top_upper;
-        let mut new_lower = top_lower;
         #[unroll]
-        for square in 0..comptime!(ROWS / SQUARE) {
-            let square = scores.squares.index(square);
-            new_upper = max(
-                new_upper,
-                max(square[0].extract(0usize), square[0].extract(1usize)),
-            );
-            new_lower = max(
-                new_lower,
-                max(square[1].extract(0usize), square[1].extract(1usize)),
-            );
+        for i in 0..unit_rows {
+            let (band, lower) = comptime!((i / 2, i % 2));
+            let mut top = tops[i];
+            #[unroll]
+            for square in 0..squares {
+                let pair = scores.squares.index(comptime!(band * squares + square))[lower];
+                top = max(top, max(pair.extract(0usize), pair.extract(1usize)));
+            }
+            top = largest_of_four(top);
+            kept[i] = (tops[i] - top).exp();
+            tops[i] = top;
+            let mut added = Pair::<f32>::new(0.0f32);
+            #[unroll]
+            for square in 0..squares {
+                let part = scores.squares.index_mut(comptime!(band * squares + square));
+                let weight = (part[lower] - Pair::<f32>::new(top)).exp();
+                added += weight;
+                part[lower] = weight;
+            }
+            let added = added.extract(0usize) + added.extract(1usize);
+            sums_so_far[i] = sums_so_far[i] * kept[i] + added;
         }
-        new_upper = largest_of_four(new_upper);
-        new_lower = largest_of_four(new_lower);
-        let kept_upper = (top_upper - new_upper).exp();
-        let kept_lower = (top_lower - new_lower).exp();
-        top_upper = new_upper;
-        top_lower = new_lower;
-        let mut added_upper = Pair::<f32>::new(0.0f32);
-        let mut added_lower = Pair::<f32>::new(0.0f32);
-        #[unroll]
-        for square in 0..comptime!(ROWS / SQUARE) {
-            let square = scores.squares.index_mut(square);
-            let upper = (square[0] - Pair::<f32>::new(top_upper)).exp();
-            let lower = (square[1] - Pair::<f32>::new(top_lower)).exp();
-            added_upper += upper;
-            added_lower += lower;
-            square[0] = upper;
-            square[1] = lower;
-        }
-        sum_upper =
-            sum_upper * kept_upper + added_upper.extract(0usize) + added_upper.extract(1usize);
-        sum_lower =
-            sum_lower * kept_lower + added_lower.extract(0usize) + added_lower.extract(1usize);
-        total.scale_rows(kept_upper, kept_lower);
+        total.scale_rows(&kept);
         let weights = scores.to_operands::<E>();
-        total.add_by_columns::<E>(&weights, &values, comptime!(ROWS / SIDE), stride);
+        total.add_by_columns::<E>(&weights, &values, comptime!(passing / SIDE), stride);
     }
-    sum_upper = sum_of_four(sum_upper);
-    sum_lower = sum_of_four(sum_lower);
-    total.scale_rows(1.0 / sum_upper, 1.0 / sum_lower);
+    #[unroll]
+    for i in 0..unit_rows {
+        let sum = sum_of_four(sums_so_far[i]);
+        kept[i] = 1.0 / sum;
+        let at = row + comptime!((i / 2) * SIDE + (i % 2) * 8);
+        if unit_col() == 0 && at < place.seq {
+            sums[place.sum(at)] = tops[i] + sum.ln();
+        }
+    }
+    total.scale_rows(&kept);
     store_rows(&total, output, place, row, format);
-    if unit_col() == 0 {
-        if row < place.seq {
-            sums[place.sum(row)] = top_upper + sum_upper.ln();
-        }
-        if row + 8 < place.seq {
-            sums[place.sum(row + 8)] = top_lower + sum_lower.ln();
-        }
-    }
 }
 
-/// Writes the unit's part of 16 rows, the first of its own being `row`.
+/// Writes the unit's part of a strip, the first of its own rows being `row`.
 #[cube]
 fn store_rows<E: Float>(
     strip: &Strip,
@@ -130,9 +118,10 @@ fn store_rows<E: Float>(
 ) {
     let pairs = comptime!(format.d_head / 2);
     #[unroll]
-    for square in 0..comptime!(strip.count) {
-        let part = strip.squares.index(square);
-        let col = unit_col() / 2 + comptime!(square * SQUARE / 2);
+    for at in 0..comptime!(strip.bands * strip.count) {
+        let part = strip.squares.index(at);
+        let col = unit_col() / 2 + comptime!((at % strip.count) * SQUARE / 2);
+        let row = row + comptime!((at / strip.count) * SIDE);
         if row < place.seq {
             output[place.plain(row, pairs) + col] = Pair::<E>::cast_from(part[0]);
         }

@@ -1,7 +1,7 @@
 //! CubeCL kernels on matrix units that multiply 16x8x16 from registers.
 //!
-//! A cube of four planes owns [`ROWS`] rows of one head of one sequence, 16 for each plane: queries in `attend` and
-//! `query_gradient`, keys in `key_gradient`. It goes over the blocks of the other side, which pass through shared memory. Scores
+//! A cube of four planes owns 64 or 128 rows of one head of one sequence, one or two bands of 16 for each plane: queries in `attend`
+//! and `query_gradient`, keys in `key_gradient`. It goes over the blocks of the other side, which pass through shared memory. Scores
 //! stay in registers: the layout in which the units leave a product's 16x8 squares is that in which they take two of them as the
 //! left operand of the next.
 //!
@@ -37,28 +37,53 @@ pub const PLANE: usize = 32;
 const SIDE: usize = 16;
 /// Columns of one instruction.
 const SQUARE: usize = 8;
-/// Rows that a cube owns.
-pub const ROWS: usize = 64;
+/// Planes of a cube.
+const PLANES: usize = 4;
 /// Units of a cube.
-pub const UNITS: usize = ROWS / SIDE * PLANE;
+pub const UNITS: usize = PLANES * PLANE;
 /// Operands that a unit copies at once: 16 bytes.
 pub const WIDE: usize = 8;
 /// Stands for minus infinity among scores: its exponential is zero, and differences of it are numbers.
 const NEVER: f32 = -1.0e30;
 
-/// What the kernels are compiled for.
+/// What a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Format {
     /// 32, 64 or 128.
     pub d_head: usize,
     /// Whether queries see only keys that are not after them.
     pub causal: bool,
+    /// Bands of 16 rows that a plane owns: with two, what it reads of the other side is used twice.
+    bands: usize,
+    /// Rows of the other side that pass at once.
+    passing: usize,
 }
 
 impl Format {
-    /// Heads of a width.
-    pub fn new(d_head: usize, causal: bool) -> Self {
-        Self { d_head, causal }
+    /// For `attend`. The figures of this and the next were the fastest of five, or of three at a width of 128, on an H100.
+    pub fn forward(d_head: usize, causal: bool) -> Self {
+        Self {
+            d_head,
+            causal,
+            bands: 2,
+            passing: if d_head > 64 { 32 } else { 64 },
+        }
+    }
+
+    /// For `query_gradient` and `key_gradient`, whose registers hold two sets of scores, and the latter's two results.
+    pub fn gradient(d_head: usize, causal: bool) -> Self {
+        let (bands, passing) = if d_head > 64 { (1, 64) } else { (2, 32) };
+        Self {
+            d_head,
+            causal,
+            bands,
+            passing,
+        }
+    }
+
+    /// Rows that a cube owns.
+    pub fn rows(self) -> usize {
+        PLANES * self.bands * SIDE
     }
 
     /// Groups of [`WIDE`] numbers of a row.
@@ -71,18 +96,10 @@ impl Format {
         self.lines() + 1
     }
 
-    /// Rows of the other side that pass at once in `key_gradient`, whose registers hold two results.
-    fn passing(self) -> usize {
-        match self.d_head {
-            128 => 32,
-            _ => 64,
-        }
-    }
-
-    /// Bytes of shared memory that `key_gradient`, which needs the most, takes.
+    /// Bytes of shared memory that a kernel takes at most: two tiles of its own rows, two of those that pass, two rows of sums.
     pub fn shared_bytes(self) -> usize {
-        let tiles = 2 * (ROWS + self.passing()) * self.stride() * WIDE;
-        2 * tiles + 2 * self.passing() * size_of::<f32>()
+        let tiles = 2 * (self.rows() + self.passing) * self.stride() * WIDE;
+        2 * tiles + 2 * self.passing * size_of::<f32>()
     }
 }
 
@@ -91,7 +108,7 @@ impl Format {
 pub struct Dims {
     pub seq: usize,
     pub heads: usize,
-    /// Blocks of [`ROWS`] rows of a sequence.
+    /// Blocks of a cube's rows in a sequence.
     pub blocks: usize,
     /// Blocks of all heads and sequences.
     pub total: usize,

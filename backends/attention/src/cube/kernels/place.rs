@@ -3,7 +3,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::{Dims, PLANE, ROWS, SIDE};
+use super::{Dims, PLANE, SIDE};
 
 /// Which block a cube works on.
 #[derive(CubeType, Clone, Copy)]
@@ -21,7 +21,7 @@ pub(super) struct Place {
 #[cube]
 impl Place {
     /// Blocks of a head are dealt out `late` ones first, so that the longest of causal attention do not come last.
-    pub fn of(dims: &Dims, #[comptime] late: bool) -> Place {
+    pub fn of(dims: &Dims, #[comptime] rows: usize, #[comptime] late: bool) -> Place {
         let heads_of_all = dims.total / dims.blocks;
         let mut block = CUBE_POS / heads_of_all;
         if late {
@@ -34,7 +34,7 @@ impl Place {
             heads: dims.heads,
             batch: row / dims.heads,
             seq: dims.seq,
-            start: block * ROWS,
+            start: block * rows,
         }
     }
 
@@ -54,10 +54,10 @@ impl Place {
     }
 }
 
-/// First of the 16 rows of this plane within the block.
+/// First of the rows of this plane within the block.
 #[cube]
-pub(super) fn band() -> usize {
-    (UNIT_POS as usize / PLANE) * SIDE
+pub(super) fn plane_row(#[comptime] bands: usize) -> usize {
+    (UNIT_POS as usize / PLANE) * comptime!(bands * SIDE)
 }
 
 /// Of the rows of a square, the first that this unit holds; the other is 8 after it.

@@ -11,15 +11,18 @@ use super::{PLANE, SIDE, SQUARE, WIDE, tile::Tile};
 /// Two numbers next to each other, as the units hold them.
 pub(super) type Pair<E> = Vector<E, Const<2>>;
 
-/// 16 rows of operands: for every 16 columns, the four pairs that a unit holds.
+/// Bands of 16 rows of operands: for every 16 columns of each, the four pairs that a unit holds.
 pub(super) type Operands<E> = Sequence<Array<Pair<E>>>;
 
-/// Accumulators of 16 rows: for every 8 columns, the two pairs that a unit holds.
+/// Accumulators of bands of 16 rows: for every 8 columns of each, the two pairs that a unit holds.
 #[derive(CubeType)]
 pub(super) struct Strip {
     pub squares: Sequence<Array<Pair<f32>>>,
+    /// Squares of a band.
     #[cube(comptime)]
     pub count: usize,
+    #[cube(comptime)]
+    pub bands: usize,
 }
 
 #[cube]
@@ -27,11 +30,12 @@ fn instruction<E: Float>() -> MmaDefinition<E, E, f32> {
     MmaDefinition::<E, E, f32>::new(SIDE, SQUARE, SIDE)
 }
 
-/// Rows `row ..` of a tile as left operands, `steps` times 16 columns.
+/// Rows `row ..` of a tile as left operands, `bands` times 16 rows and `steps` times 16 columns.
 #[cube]
 pub(super) fn operands<E: Float>(
     tile: &Tile<E>,
     row: usize,
+    #[comptime] bands: usize,
     #[comptime] steps: usize,
     #[comptime] stride: usize,
 ) -> Operands<E> {
@@ -41,8 +45,8 @@ pub(super) fn operands<E: Float>(
     let definition = instruction::<E>();
     let mut all = Sequence::<Array<Pair<E>>>::new();
     #[unroll]
-    for step in 0..steps {
-        let start = at + comptime!(step * SIDE / WIDE);
+    for part in 0..comptime!(bands * steps) {
+        let start = at + comptime!((part / steps) * SIDE * stride + (part % steps) * SIDE / WIDE);
         all.push(definition.load_matrix::<Vector<E, Const<WIDE>>, Const<2>>(
             &tile[start..start + 1],
             MatrixIdent::A,
@@ -64,16 +68,20 @@ fn half<E: Float>(all: &Array<Pair<E>>, #[comptime] first: usize) -> Array<Pair<
 
 #[cube]
 impl Strip {
-    pub fn zeros(#[comptime] count: usize) -> Strip {
+    pub fn zeros(#[comptime] count: usize, #[comptime] bands: usize) -> Strip {
         let mut squares = Sequence::<Array<Pair<f32>>>::new();
         #[unroll]
-        for _ in 0..count {
+        for _ in 0..comptime!(bands * count) {
             let mut square = Array::<Pair<f32>>::new(2usize);
             square[0] = Pair::<f32>::new(0.0f32);
             square[1] = Pair::<f32>::new(0.0f32);
             squares.push(square);
         }
-        Strip { squares, count }
+        Strip {
+            squares,
+            count,
+            bands,
+        }
     }
 
     /// Adds `left @ tile^T`: columns are the rows of the tile.
@@ -98,16 +106,17 @@ impl Strip {
                     4usize,
                     false,
                 );
-                definition.execute_inplace(
-                    left.index(comptime!(2 * pair)),
-                    &half::<E>(&loaded, 0usize),
-                    self.squares.index_mut(square),
-                );
-                definition.execute_inplace(
-                    left.index(comptime!(2 * pair + 1)),
-                    &half::<E>(&loaded, 2usize),
-                    self.squares.index_mut(square),
-                );
+                let first = half::<E>(&loaded, 0usize);
+                let second = half::<E>(&loaded, 2usize);
+                #[unroll]
+                for band in 0..comptime!(self.bands) {
+                    let sum = self
+                        .squares
+                        .index_mut(comptime!(band * self.count + square));
+                    let at = comptime!(band * steps + 2 * pair);
+                    definition.execute_inplace(left.index(at), &first, sum);
+                    definition.execute_inplace(left.index(comptime!(at + 1)), &second, sum);
+                }
             }
         }
     }
@@ -135,16 +144,16 @@ impl Strip {
                     4usize,
                     true,
                 );
-                definition.execute_inplace(
-                    left.index(step),
-                    &half::<E>(&loaded, 0usize),
-                    self.squares.index_mut(comptime!(2 * pair)),
-                );
-                definition.execute_inplace(
-                    left.index(step),
-                    &half::<E>(&loaded, 2usize),
-                    self.squares.index_mut(comptime!(2 * pair + 1)),
-                );
+                let first = half::<E>(&loaded, 0usize);
+                let second = half::<E>(&loaded, 2usize);
+                #[unroll]
+                for band in 0..comptime!(self.bands) {
+                    let rows = left.index(comptime!(band * steps + step));
+                    let at = comptime!(band * self.count + 2 * pair);
+                    definition.execute_inplace(rows, &first, self.squares.index_mut(at));
+                    let at = comptime!(at + 1);
+                    definition.execute_inplace(rows, &second, self.squares.index_mut(at));
+                }
             }
         }
     }
@@ -153,7 +162,7 @@ impl Strip {
     pub fn to_operands<E: Float>(&self) -> Operands<E> {
         let mut all = Sequence::<Array<Pair<E>>>::new();
         #[unroll]
-        for step in 0..comptime!(self.count / 2) {
+        for step in 0..comptime!(self.bands * self.count / 2) {
             let left = self.squares.index(comptime!(2 * step));
             let right = self.squares.index(comptime!(2 * step + 1));
             let mut pairs = Array::<Pair<E>>::new(4usize);
@@ -166,18 +175,29 @@ impl Strip {
         all
     }
 
-    /// Every entry of the two rows times the row's factor.
-    pub fn scale_rows(&mut self, upper: f32, lower: f32) {
+    /// Every entry times the same.
+    pub fn scale(&mut self, factor: f32) {
         #[unroll]
-        for square in 0..comptime!(self.count) {
-            let square = self.squares.index_mut(square);
-            square[0] = square[0] * Pair::<f32>::new(upper);
-            square[1] = square[1] * Pair::<f32>::new(lower);
+        for at in 0..comptime!(self.bands * self.count) {
+            let square = self.squares.index_mut(at);
+            square[0] = square[0] * Pair::<f32>::new(factor);
+            square[1] = square[1] * Pair::<f32>::new(factor);
+        }
+    }
+
+    /// Every entry of a row times the row's factor; of the unit's rows, two a band.
+    pub fn scale_rows(&mut self, factors: &Array<f32>) {
+        #[unroll]
+        for at in 0..comptime!(self.bands * self.count) {
+            let row = comptime!(2 * (at / self.count));
+            let square = self.squares.index_mut(at);
+            square[0] = square[0] * Pair::<f32>::new(factors[row]);
+            square[1] = square[1] * Pair::<f32>::new(factors[comptime!(row + 1)]);
         }
     }
 
     /// Sets scores to minus infinity where a key is not there, or is after the query in causal attention; `row` is the position
-    /// of the first of the unit's two rows and `col` that of the first of its columns. Rows are queries, or keys if `turned`.
+    /// of the first of the unit's rows and `col` that of the first of its columns. Rows are queries, or keys if `turned`.
     pub fn hide(
         &mut self,
         row: usize,
@@ -187,15 +207,16 @@ impl Strip {
         #[comptime] causal: bool,
     ) {
         #[unroll]
-        for at in 0..comptime!(self.count) {
-            let square = self.squares.index_mut(at);
+        for part in 0..comptime!(self.bands * self.count) {
+            let (band, at) = comptime!((part / self.count, part % self.count));
+            let square = self.squares.index_mut(part);
             #[unroll]
             for lower in 0..2usize {
                 let mut pair = square[lower];
                 #[unroll]
                 for next in 0..2usize {
-                    let mut query = row + lower * 8;
-                    let mut key = col + at * SQUARE + next;
+                    let mut query = row + comptime!(band * SIDE) + lower * 8;
+                    let mut key = col + comptime!(at * SQUARE) + next;
                     if comptime!(turned) {
                         let other = key;
                         key = query;
