@@ -51,7 +51,8 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     on_flex(x) || on_cube(x)
 }
 
-/// A linear layer, `x W + b`: one product over all rows, without copies for transposed operands.
+/// A linear layer, `x W + b`: one product over all rows, without copies for transposed operands, in x's element type; weight and
+/// bias of another are rounded to it, and get their gradients in their own.
 ///
 /// # Shapes
 /// - x `[.., d_in]`, weight `[d_in, d_out]` in any layout, bias `[d_out]`; output `[.., d_out]`
@@ -78,7 +79,8 @@ pub fn linear<const D: usize>(
     match bias {
         Some(bias) => {
             assert_shape!(bias, [d_out]);
-            y + bias.unsqueeze()
+            let dtype = y.dtype();
+            y + bias.cast(dtype).unsqueeze()
         }
         None => y,
     }
