@@ -26,6 +26,16 @@ fn on_cuda() -> bool {
     std::env::var("KILN_TEST_BACKEND").as_deref() == Ok("cuda")
 }
 
+/// Whether tensors of 16 bits can be made at all: software Vulkan stops the process at the first conversion.
+fn has_halves() -> bool {
+    let backend = std::env::var("KILN_TEST_BACKEND");
+    let has = !matches!(backend.as_deref(), Ok("vulkan" | "wgpu"));
+    if !has {
+        eprintln!("left out: 16-bit numbers on {backend:?}");
+    }
+    has
+}
+
 fn vector(tensor: Tensor<3>) -> Vec<f64> {
     let data = tensor.cast(DType::F32).into_data();
     data.iter::<f32>().map(f64::from).collect()
@@ -131,6 +141,9 @@ fn distance(expected: &[f64], found: &[f64], scale: f64) -> f64 {
 }
 
 fn agrees(shape: Shape, dtype: DType, spread: f64) {
+    if !has_halves() {
+        return;
+    }
     let device = device().autodiff();
     let Shape {
         batch,
@@ -227,6 +240,9 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
 fn plain_processors_and_single_precision_are_not_served() {
     let single: Tensor<3> = Tensor::zeros([1, 4, 96], &device());
     assert!(!serves(&single, 1), "f32 has another form");
+    if !has_halves() {
+        return;
+    }
     let odd = Tensor::<3>::zeros([1, 4, 120], &device()).cast(DType::BF16);
     assert!(!serves(&odd, 1), "heads of 40 have another form");
 }
