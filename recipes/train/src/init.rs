@@ -162,6 +162,8 @@ pub(crate) fn start(
     device: &Device,
 ) -> Result<Start, TrainError> {
     let mut start = unrounded(resolved, source, seed, device)?;
+    // Here, so that a model has it wherever its weights came from.
+    start.model = start.model.with_precision(resolved.recipe.value.precision);
     if let Some(config) = &resolved.recipe.value.quantize {
         start.constraint = start.constraint.rounding(config, &mut start.model)?;
     }
@@ -198,7 +200,6 @@ fn unrounded(
     device: &Device,
 ) -> Result<Start, TrainError> {
     let model = resolved.model.init(seed, device)?;
-    let model = model.with_precision(resolved.recipe.value.precision);
     let constraint = Constraint::default();
     let Some(init) = &resolved.recipe.value.init else {
         let origin = None;

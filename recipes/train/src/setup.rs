@@ -109,7 +109,7 @@ impl Setup {
         self.reconcile_best(&mut restored.position)?;
         view.message(&format!("resuming after step {}", restored.position.step));
         let learner = Learner {
-            model: restored.model.with_precision(self.recipe().precision),
+            model: restored.model,
             optimizer: restored.optimizer,
             constraint: shape.constraint,
             scale: restored.position.loss_scale,
