@@ -17,6 +17,9 @@
 //! attention            y_i = sum_{j seen} softmax_j(q_i k_j) v_j      packed q, k, v
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
 //! select_rows          y_i = table_(n_i), embedding                   n
+//! softplus             y = ln(1 + e^x) + floor                        x
+//! add_weighted         z = x + w y, a weight for each column          y, w
+//! scale_written        y = (1 - e^l) x, a factor for each row         x, l
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
 //! ```
@@ -25,7 +28,8 @@
 //! On Flex in `f32`, with the Cargo feature `flex`; on CubeCL backends (CUDA, ROCm, Vulkan, WebGPU, Metal) in `f32`, `f16` and
 //! `bf16` with `f32` arithmetic, but for `linear` and `attention`. Everything else runs the equations in
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
-//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends.
+//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_weighted` and
+//! `scale_written` have kernels on CubeCL backends only.
 //!
 //! # Precision
 //! Inputs may be f32, bf16 or f16, weights are f32. The output is as x, but for `cross_entropy`, which is f32. In the smaller types
@@ -52,6 +56,14 @@ mod autodiff;
 mod backend;
 #[cfg(feature = "_cube")]
 mod cube;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod device;
 #[cfg(feature = "flex")]
 mod flex;
 mod gradient;
@@ -64,6 +76,9 @@ mod rows;
 
 pub use attention::{AttentionAdjoint, AttentionBackend};
 pub use backend::{FusedAdjoint, FusedBackend};
+#[cfg(feature = "_cube")]
+pub use cube::ln_one_plus;
+pub use device::{DeviceAdjoint, DeviceBackend, add_weighted, scale_written, softplus};
 pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;

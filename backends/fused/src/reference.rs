@@ -51,6 +51,43 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     })
 }
 
+/// `ln(1 + e^x) + floor`
+pub fn softplus<const D: usize>(x: Tensor<D>, floor: f64) -> Tensor<D> {
+    in_wide(x, |x| {
+        let y = activation::softplus(x, 1.0);
+        if floor == 0.0 { y } else { y.add_scalar(floor) }
+    })
+}
+
+/// `x + weight y`, a weight for each column.
+///
+/// # Shapes
+/// - x and y `[.., width]`, weight `[width]`; output as x
+pub fn add_weighted<const D: usize>(x: Tensor<D>, y: Tensor<D>, weight: Tensor<1>) -> Tensor<D> {
+    let weight = weight.cast(x.dtype());
+    x + y * weight.unsqueeze()
+}
+
+/// `(1 - e^log_kept) x`
+///
+/// # Shapes
+/// - x `[batch, seq, heads, width]`, log_kept `[batch, seq, heads]`; output as x
+pub fn scale_written(x: Tensor<4>, log_kept: Tensor<3>) -> Tensor<4> {
+    in_wide(x, |x| x * -expm1(log_kept).unsqueeze_dim::<4>(3))
+}
+
+/// `e^x - 1` for x not positive; near zero seven terms of its series, which are single precision there.
+fn expm1(x: Tensor<3>) -> Tensor<3> {
+    const SERIES_ABOVE: f32 = -0.25;
+    let small = x.clone().clamp_min(SERIES_ABOVE); // finite in the branch that is not taken, and so is its gradient
+    let mut series = small.clone() / 8.0 + 1.0;
+    for term in (2..=7).rev() {
+        series = series * small.clone() / f64::from(term) + 1.0;
+    }
+    let is_small = x.clone().greater_elem(SERIES_ABOVE);
+    (x.exp() - 1.0).mask_where(is_small, series * small)
+}
+
 /// `bound tanh(x / bound)`
 pub fn soft_bound<const D: usize>(x: Tensor<D>, bound: f64) -> Tensor<D> {
     in_wide(x, |x| x.div_scalar(bound).tanh().mul_scalar(bound))
