@@ -80,11 +80,12 @@ pub use backend::{FusedAdjoint, FusedBackend};
 pub use cube::ln_one_plus;
 pub use device::{DeviceAdjoint, DeviceBackend, add_weighted, scale_written, softplus};
 pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
+pub use kiln_attention::WeightDropout;
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{
-    attention, causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate,
-    soft_bound, swiglu,
+    attention, attention_with_dropout, causal_conv, cayley, cross_entropy, drops_in_kernel, gelu,
+    layer_norm, linear, rms_norm, rotate, soft_bound, swiglu,
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -9,6 +9,8 @@ use burn::tensor::{
     module,
 };
 
+use kiln_attention::WeightDropout;
+
 use crate::mask::AttentionMask;
 
 /// What a sum over elements of a type is taken in: f32 at least.
@@ -198,6 +200,24 @@ fn rotate_wide(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) 
 /// - packed `[batch, seq, 3 * heads * d_head]`; output `[batch, seq, heads * d_head]`
 pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor<3> {
     attend(unpack(packed, heads), mask, |weights| weights)
+}
+
+/// [`attention`] with dropout of its weights, the mask of the whole square as tensor.
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`; output `[batch, seq, heads * d_head]`
+pub fn attention_with_dropout(
+    packed: Tensor<3>,
+    heads: usize,
+    mask: AttentionMask,
+    dropout: &WeightDropout,
+) -> Tensor<3> {
+    let [batch, seq, _] = packed.dims();
+    let factors = dropout.factors([batch, heads, seq, seq]);
+    attend(unpack(packed, heads), mask, |weights| {
+        let dtype = weights.dtype();
+        weights * factors.cast(dtype)
+    })
 }
 
 /// [`attention`] where keys and values of the past stand before the first query, with a map of the weights for dropout.

@@ -137,6 +137,10 @@ fn sequences() {
         check("attention", packed.clone(), none.clone(), |x, _| {
             fused::attention(x, 2, mask)
         });
+        let dropout = fused::WeightDropout::seeded(0.3, [5, 6], &device());
+        check("dropout", packed.clone(), none.clone(), |x, _| {
+            fused::attention_with_dropout(x, 2, mask, dropout.clone())
+        });
     }
 }
 

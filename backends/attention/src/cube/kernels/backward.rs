@@ -4,7 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    Dims, Format, SIDE, SQUARE, WIDE,
+    Dims, Format, GROUP, SIDE, SQUARE, WIDE,
+    dropout::Stream,
     place::{Place, plane_row, unit_col, unit_row},
     product::{Pair, Strip, operands},
     tile::{load_packed, load_plain, tile},
@@ -21,6 +22,7 @@ pub fn query_gradient<E: Float>(
     sums: &[f32],
     deltas: &[f32],
     d_packed: &mut [Pair<E>],
+    seed: ComptimeOption<&[i32]>,
     dims: Dims,
     scale: f32,
     #[comptime] format: Format,
@@ -63,6 +65,7 @@ pub fn query_gradient<E: Float>(
         logs[i] = log;
         offsets[i] = offset;
     }
+    let stream = Stream::of(seed, place, format.dropped);
     let mut total = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
     // Keys before `whole` are seen by every query of the block.
     let mut end = place.seq;
@@ -89,17 +92,15 @@ pub fn query_gradient<E: Float>(
         let mut slope = Strip::zeros(squares, bands);
         let left = operands::<E>(&slopes, plane_row(bands), bands, steps, stride);
         slope.add_by_rows::<E>(&left, &values, steps, stride);
-        #[unroll]
-        for at in 0..comptime!(bands * squares) {
-            let score = scores.squares.index_mut(at);
-            let part = slope.squares.index(at);
-            #[unroll]
-            for lower in 0..2usize {
-                let i = comptime!(2 * (at / squares) + lower);
-                let weight = (score[lower] - Pair::<f32>::new(logs[i])).exp();
-                score[lower] = weight * (part[lower] - Pair::<f32>::new(offsets[i]));
-            }
-        }
+        score_gradient(
+            &mut scores,
+            &slope,
+            &logs,
+            &offsets,
+            &stream,
+            row,
+            first + unit_col(),
+        );
         let left = scores.to_operands::<E>();
         total.add_by_columns::<E>(&left, &keys, comptime!(passing / SIDE), stride);
     }
@@ -115,6 +116,7 @@ pub fn key_gradient<E: Float>(
     sums: &[f32],
     deltas: &[f32],
     d_packed: &mut [Pair<E>],
+    seed: ComptimeOption<&[i32]>,
     dims: Dims,
     scale: f32,
     #[comptime] format: Format,
@@ -144,6 +146,7 @@ pub fn key_gradient<E: Float>(
         format,
     );
     let row = place.start + plane_row(bands) + unit_row();
+    let stream = Stream::of(seed, place, format.dropped);
     let mut d_keys = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
     let mut d_values = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
     let mut begin = 0usize;
@@ -170,22 +173,15 @@ pub fn key_gradient<E: Float>(
         let mut slope = Strip::zeros(squares, bands);
         let left = operands::<E>(&values, plane_row(bands), bands, steps, stride);
         slope.add_by_rows::<E>(&left, &slopes, steps, stride);
-        #[unroll]
-        for at in 0..comptime!(bands * squares) {
-            let col = unit_col() + comptime!((at % squares) * SQUARE);
-            let mut log = Pair::<f32>::new(logs[col]);
-            log.insert(1usize, logs[col + 1]);
-            let mut offset = Pair::<f32>::new(offsets[col]);
-            offset.insert(1usize, offsets[col + 1]);
-            let score = scores.squares.index_mut(at);
-            let part = slope.squares.index_mut(at);
-            let upper = (score[0] - log).exp();
-            let lower = (score[1] - log).exp();
-            part[0] = upper * (part[0] - offset);
-            part[1] = lower * (part[1] - offset);
-            score[0] = upper;
-            score[1] = lower;
-        }
+        turned_score_gradient(
+            &mut scores,
+            &mut slope,
+            &logs,
+            &offsets,
+            &stream,
+            row,
+            first,
+        );
         let weights = scores.to_operands::<E>();
         d_values.add_by_columns::<E>(&weights, &slopes, comptime!(passing / SIDE), stride);
         let left = slope.to_operands::<E>();
@@ -194,6 +190,81 @@ pub fn key_gradient<E: Float>(
     d_keys.scale(scale);
     store_packed(&d_keys, d_packed, place, row, 1usize, format);
     store_packed(&d_values, d_packed, place, row, 2usize, format);
+}
+
+/// From scores and `g_i . v_j` to `d s_ij` without its scale, in place of the scores. Rows are queries; `row` is the position of
+/// the first of the unit's rows and `col` that of the first of its columns.
+#[cube]
+fn score_gradient(
+    scores: &mut Strip,
+    slope: &Strip,
+    logs: &Array<f32>,
+    offsets: &Array<f32>,
+    stream: &Stream,
+    row: usize,
+    col: usize,
+) {
+    let (count, groups) = comptime!((scores.count, scores.count / GROUP));
+    #[unroll]
+    for part in 0..comptime!(scores.bands * groups) {
+        let (band, group) = comptime!((part / groups, part % groups));
+        let query = row + comptime!(band * SIDE);
+        let words = stream.of_keys(query, col + comptime!(group * GROUP * SQUARE));
+        #[unroll]
+        for square in 0..GROUP {
+            let at = comptime!(band * count + group * GROUP + square);
+            let score = scores.squares.index_mut(at);
+            let change = slope.squares.index(at);
+            #[unroll]
+            for lower in 0..2usize {
+                let i = comptime!(2 * band + lower);
+                let word = comptime!(2 * lower + square / 2);
+                let kept = stream.factors(&words, word, comptime!(square % 2 == 1));
+                let weight = (score[lower] - Pair::<f32>::new(logs[i])).exp();
+                score[lower] = weight * (change[lower] * kept - Pair::<f32>::new(offsets[i]));
+            }
+        }
+    }
+}
+
+/// From scores and `g_i . v_j` to weights with dropout, in place of the scores, and `d s_ij` without its scale, in place of the
+/// others. Rows are keys, the first of the unit's being `row`; columns are queries, the first of the block being `first`.
+#[cube]
+fn turned_score_gradient(
+    scores: &mut Strip,
+    slope: &mut Strip,
+    logs: &Shared<[f32]>,
+    offsets: &Shared<[f32]>,
+    stream: &Stream,
+    row: usize,
+    first: usize,
+) {
+    let (count, bands) = comptime!((scores.count, scores.bands));
+    #[unroll]
+    for side in 0..comptime!(count * SQUARE / SIDE) {
+        let query = first + unit_col() + comptime!(side * SIDE);
+        let words = stream.of_queries(query, row, bands);
+        #[unroll]
+        for part in 0..comptime!(2 * bands) {
+            let (right, band) = comptime!((part % 2, part / 2));
+            let square = comptime!(2 * side + right);
+            let col = unit_col() + comptime!(square * SQUARE);
+            let mut log = Pair::<f32>::new(logs[col]);
+            log.insert(1usize, logs[col + 1]);
+            let mut offset = Pair::<f32>::new(offsets[col]);
+            offset.insert(1usize, offsets[col + 1]);
+            let score = scores.squares.index_mut(comptime!(band * count + square));
+            let change = slope.squares.index_mut(comptime!(band * count + square));
+            #[unroll]
+            for lower in 0..2usize {
+                let word = comptime!(2 * right + band);
+                let kept = stream.factors(&words, word, comptime!(lower == 1));
+                let weight = (score[lower] - log).exp();
+                change[lower] = weight * (change[lower] * kept - offset);
+                score[lower] = weight * kept;
+            }
+        }
+    }
 }
 
 /// Logarithms of sums and `g_i . y_i` of queries `first ..`.

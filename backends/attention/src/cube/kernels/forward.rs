@@ -4,7 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    Dims, Format, NEVER, SIDE, SQUARE, WIDE,
+    Dims, Format, GROUP, NEVER, SIDE, SQUARE, WIDE,
+    dropout::Stream,
     place::{Place, plane_row, unit_col, unit_row},
     product::{Pair, Strip, operands},
     tile::{load_packed, tile},
@@ -16,6 +17,7 @@ pub fn attend<E: Float>(
     packed: &[Vector<E, Const<WIDE>>],
     output: &mut [Pair<E>],
     sums: &mut [f32],
+    seed: ComptimeOption<&[i32]>,
     dims: Dims,
     scale: f32,
     #[comptime] format: Format,
@@ -35,6 +37,7 @@ pub fn attend<E: Float>(
     sync_cube();
     let queries = operands::<E>(&own, plane_row(bands), bands, steps, stride);
 
+    let stream = Stream::of(seed, place, format.dropped);
     let mut total = Strip::zeros(comptime!(format.d_head / SQUARE), bands);
     let unit_rows = comptime!(2 * bands);
     let mut tops = Array::<f32>::new(unit_rows);
@@ -90,6 +93,9 @@ pub fn attend<E: Float>(
             let added = added.extract(0usize) + added.extract(1usize);
             sums_so_far[i] = sums_so_far[i] * kept[i] + added;
         }
+        if comptime!(format.dropped > 0) {
+            drop_weights(&mut scores, &stream, row, first + unit_col());
+        }
         total.scale_rows(&kept);
         let weights = scores.to_operands::<E>();
         total.add_by_columns::<E>(&weights, &values, comptime!(passing / SIDE), stride);
@@ -105,6 +111,30 @@ pub fn attend<E: Float>(
     }
     total.scale_rows(&kept);
     store_rows(&total, output, place, row, format);
+}
+
+/// Dropout of weights, `row` being the position of the first of the unit's rows and `col` that of the first of its columns.
+#[cube]
+fn drop_weights(weights: &mut Strip, stream: &Stream, row: usize, col: usize) {
+    let (count, groups) = comptime!((weights.count, weights.count / GROUP));
+    #[unroll]
+    for part in 0..comptime!(weights.bands * groups) {
+        let (band, group) = comptime!((part / groups, part % groups));
+        let query = row + comptime!(band * SIDE);
+        let words = stream.of_keys(query, col + comptime!(group * GROUP * SQUARE));
+        #[unroll]
+        for square in 0..GROUP {
+            let of_square = weights
+                .squares
+                .index_mut(comptime!(band * count + group * GROUP + square));
+            #[unroll]
+            for lower in 0..2usize {
+                let word = comptime!(2 * lower + square / 2);
+                let factor = stream.factors(&words, word, comptime!(square % 2 == 1));
+                of_square[lower] = of_square[lower] * factor;
+            }
+        }
+    }
 }
 
 /// Writes the unit's part of a strip, the first of its own rows being `row`.
