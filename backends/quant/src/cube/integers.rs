@@ -1,6 +1,6 @@
 //! Integer products: one unit walks the words of an output, four inputs in each, for a few rows.
 
-use burn::tensor::DType;
+use burn::{backend::TensorMetadata, tensor::DType};
 use burn_cubecl::{
     cubecl,
     cubecl::{calculate_cube_count_elemwise, prelude::*},
@@ -8,7 +8,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::kernels::{Codes, Layout, LayoutLaunch, Place};
+use super::kernels::{Codes, Layout, Place};
 use super::{CUBE_UNITS, Primitive, UNIT_ROWS, codes, empty, layout, lift, lower};
 use crate::format::{LANES, PackedFormat};
 
