@@ -235,6 +235,21 @@ impl<M: Mixer> Block<M> {
         layers
     }
 
+    /// Its norms with the linear layers that read them.
+    pub(crate) fn norm_readers(&mut self) -> Vec<(&'static str, Vec<String>)> {
+        let mixer = self.mixer.readers().into_iter();
+        let mixer = mixer.map(|path| format!("mixer.{path}")).collect();
+        let mut all = vec![("norm_mixer", mixer)];
+        if let Some(mlp) = &mut self.mlp {
+            let layers = mlp.readers().into_iter();
+            all.push((
+                "norm_mlp",
+                layers.map(|path| format!("mlp.{path}")).collect(),
+            ));
+        }
+        all
+    }
+
     fn mlp<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match (&self.norm_mlp, &self.mlp) {
             (Some(norm), Some(mlp)) => {

@@ -34,4 +34,4 @@ pub use preset::Preset;
 pub use projection::{
     ConvHistory, ConvProjection, QueryKeyValue, QueryKeyValueConfig, Readout, unit_spread,
 };
-pub use weights::{NamedLinears, below, fields};
+pub use weights::{NamedLinears, NormReaders, below, fields};

@@ -24,7 +24,39 @@ pub fn fields<'a>(
     layers.into_iter().filter_map(named).collect()
 }
 
+/// A norm, and the linear layers that read what comes out of it; nothing else does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NormReaders {
+    /// Path of the norm; `PATH.gamma` is the name of its gains in a file, `PATH.beta` that of its shifts.
+    pub norm: String,
+    /// Paths of the layers.
+    pub layers: Vec<String>,
+}
+
 impl<M: Mixer> Backbone<M> {
+    /// Every norm that only linear layers read, with those: a factor for each channel can be moved from the norm's gains (and shifts)
+    /// into the layers' rows without changing the model.
+    pub fn norm_readers(&mut self) -> Vec<NormReaders> {
+        let mut all = Vec::new();
+        for (at, block) in self.blocks.iter_mut().enumerate() {
+            for (norm, layers) in block.norm_readers() {
+                let layer = |layer| format!("blocks.{at}.{layer}");
+                all.push(NormReaders {
+                    norm: format!("blocks.{at}.{norm}"),
+                    layers: layers.into_iter().map(layer).collect(),
+                });
+            }
+        }
+        if self.head.is_some() {
+            all.push(NormReaders {
+                norm: "norm".into(),
+                layers: vec!["head".into()],
+            });
+        }
+        all.retain(|readers| !readers.layers.is_empty());
+        all
+    }
+
     /// Every linear layer with its path, in the order in which a token passes them; `PATH.weight` is the name of its weights in a
     /// file. The embedding is no linear layer: see [`Backbone::embedding_mut`].
     pub fn linears_mut(&mut self) -> NamedLinears<'_> {

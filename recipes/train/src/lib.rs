@@ -57,10 +57,10 @@ pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use selection::{Selection, matches};
 pub use state::{
-    COMPRESSED_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model,
-    load_stored, save_model,
+    COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
+    hash_file, load_model, load_stored, save_model,
 };
-pub use storage::{Storage, StorageTable, Stored, StoredModel};
+pub use storage::{InputSteps, Storage, StorageTable, Stored, StoredModel};
 pub use trainer::{Request, train};
 pub use tutor::{TeacherCost, Tutor};
 pub use windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
