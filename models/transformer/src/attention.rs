@@ -9,8 +9,8 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::{
-    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields, project,
-    tensor_bytes,
+    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, dropout, fields,
+    project, tensor_bytes,
 };
 use kiln_fused::{AttentionMask, attention, reference};
 use serde::{Deserialize, Serialize};
@@ -276,7 +276,7 @@ impl Mixer for SelfAttention {
             None => (k, v),
         };
         let next = self.cache(past + seq, k.clone(), v.clone());
-        let drop = |weights| self.dropout.forward(weights);
+        let drop = |weights| dropout(&self.dropout, weights);
         let mixed = reference::attend([q, k, v], self.mask, drop);
         (project(&self.output, mixed), next)
     }
