@@ -8,6 +8,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::dropout::dropout;
 use crate::embedding::Embedding;
 use crate::layers::{Mlp, MlpKind, Norm, NormKind};
 use crate::linear::{Linear, project};
@@ -210,7 +211,7 @@ impl<M: Mixer> Block<M> {
         let (mixed, state) = self
             .mixer
             .forward(self.norm_mixer.forward(x.clone()), state);
-        (self.mlp(x + self.dropout.forward(mixed)), state)
+        (self.mlp(x + dropout(&self.dropout, mixed)), state)
     }
 
     /// What the mixer makes of the residual stream before the block, without dropout.
@@ -254,7 +255,7 @@ impl<M: Mixer> Block<M> {
         match (&self.norm_mlp, &self.mlp) {
             (Some(norm), Some(mlp)) => {
                 let y = mlp.forward(norm.forward(x.clone()));
-                x + self.dropout.forward(y)
+                x + dropout(&self.dropout, y)
             }
             _ => x,
         }
@@ -450,7 +451,7 @@ impl<M: Mixer> Backbone<M> {
             }
             x = x + positions.val().narrow(0, offset, seq).unsqueeze_dim(0);
         }
-        Ok(self.dropout.forward(x.cast(self.precision.dtype())))
+        Ok(dropout(&self.dropout, x.cast(self.precision.dtype())))
     }
 
     /// Scores over the vocabulary: the last norm and the head.

@@ -15,8 +15,8 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
-    QueryKeyValueConfig, Readout, attention_operand, below, fields, inverse_softplus, project,
-    single, spread_energies, tensor_bytes, unit_spread,
+    QueryKeyValueConfig, Readout, attention_operand, below, dropout, fields, inverse_softplus,
+    project, single, spread_energies, tensor_bytes, unit_spread,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::{soft_bound, softplus};
@@ -146,7 +146,7 @@ impl ResolventMixer {
         let [batch, seq, heads, _] = keys.dims();
         let options = (&keys.device(), keys.dtype());
         let kept = Tensor::ones([batch, seq, heads, 1], options);
-        keys * self.key_dropout.forward(kept)
+        keys * dropout(&self.key_dropout, kept)
     }
 }
 

@@ -9,8 +9,8 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::{
-    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields, project,
-    tensor_bytes,
+    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, dropout, fields,
+    of_stream, project, tensor_bytes,
 };
 use kiln_fused::{
     AttentionMask, WeightDropout, attention, attention_with_dropout, drops_in_kernel, reference,
@@ -274,7 +274,9 @@ impl Mixer for SelfAttention {
             });
             let mixed = match drops {
                 true => {
-                    let dropout = WeightDropout::draw(self.dropout.prob, &packed.device());
+                    let device = packed.device();
+                    let draw = || WeightDropout::draw(self.dropout.prob, &device);
+                    let dropout = of_stream(&device, draw);
                     attention_with_dropout(packed, self.heads, self.mask, dropout)
                 }
                 false => attention(packed, self.heads, self.mask),
@@ -290,7 +292,7 @@ impl Mixer for SelfAttention {
             None => (k, v),
         };
         let next = self.cache(past + seq, k.clone(), v.clone());
-        let drop = |weights| self.dropout.forward(weights);
+        let drop = |weights| dropout(&self.dropout, weights);
         let mixed = reference::attend([q, k, v], self.mask, drop);
         (project(&self.output, mixed), next)
     }

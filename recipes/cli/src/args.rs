@@ -82,6 +82,9 @@ pub struct Train {
     pub recipe: String,
     #[command(flatten)]
     pub compute: Compute,
+    /// Devices that share every batch, from --device on; on flex, replicas on one processor
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub devices: u32,
     #[command(flatten)]
     pub folders: Folders,
     /// Run folder; the default is runs/RECIPE-TIME

@@ -13,6 +13,7 @@ use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
 use crate::optimizer::{TrainOptimizer, global_norm, scale, square_sum};
+use crate::replicas::Share;
 use crate::scale::LossScale;
 use crate::tutor::Tutor;
 
@@ -174,6 +175,22 @@ impl Learner {
         self.update_watched(batches, loss, learning_rate, clip_norm, device, &mut |_| ())
     }
 
+    /// [`Learner::update`] with a share of the batches of several replicas, all of which make the update of the whole; with none,
+    /// the batches are the whole.
+    ///
+    /// # Errors
+    /// As [`Learner::update`], and the failure of another replica.
+    pub(crate) fn update_shared(
+        self,
+        batches: &[TokenBatch],
+        loss: &mut Loss<'_>,
+        rates: Rates,
+        device: &Device,
+        share: Option<Share<'_>>,
+    ) -> Result<(Self, Update), TrainError> {
+        self.update_all(batches, loss, rates, device, share, &mut |_| ())
+    }
+
     /// [`Learner::update`], where `watch` is told of every phase when all its work is given to the device: of the first three for
     /// each batch.
     ///
@@ -188,12 +205,34 @@ impl Learner {
         device: &Device,
         watch: &mut dyn FnMut(Phase),
     ) -> Result<(Self, Update), TrainError> {
-        let tokens: usize = batches.iter().map(TokenBatch::num_tokens).sum();
+        let rates = Rates {
+            learning_rate,
+            clip_norm,
+        };
+        self.update_all(batches, loss, rates, device, None, watch)
+    }
+
+    fn update_all(
+        self,
+        batches: &[TokenBatch],
+        loss: &mut Loss<'_>,
+        rates: Rates,
+        device: &Device,
+        share: Option<Share<'_>>,
+        watch: &mut dyn FnMut(Phase),
+    ) -> Result<(Self, Update), TrainError> {
+        let counted = || batches.iter().map(TokenBatch::num_tokens).sum();
+        let tokens = share.map_or_else(counted, |share| share.tokens);
         let loss_scale = self.scale.map_or(1.0, |scale| scale.factor());
         let mut accumulator = GradientsAccumulator::new();
         let seen = self.seen();
         let mut sums = Vec::new();
         for batch in batches {
+            // Only a share of a batch can be without targets.
+            if batch.num_tokens() == 0 {
+                sums.push(Tensor::zeros([1], &device.clone().inner()));
+                continue;
+            }
             let on_device = DeviceBatch::new(batch, device);
             watch(Phase::Data);
             let batch_loss = loss.of(&seen, batch, on_device)?;
@@ -204,20 +243,20 @@ impl Learner {
             accumulator.accumulate(&seen, grads);
             watch(Phase::Backward);
         }
+        let mut grads = accumulator.grads();
+        let mut sums = Tensor::cat(sums, 0);
+        if let Some(share) = share {
+            (grads, sums) = share.add_up(&seen, grads, sums)?;
+        }
         let measured = Measured {
-            sums: Tensor::cat(sums, 0),
+            sums,
             tokens,
             is_taught: matches!(loss, Loss::Distill { .. }),
             teacher_time: loss.teacher_time(),
         };
         // Nothing else may hold the weights, which are updated in place.
         drop(seen);
-        let step = Step {
-            learning_rate,
-            clip_norm,
-            loss_scale,
-        };
-        let mut grads = accumulator.grads();
+        let step = Step { rates, loss_scale };
         self.constraint.mask(&mut grads);
         let done = match self.optimizer.scale_on(device) {
             Some(scale) => self.step_ahead(measured, step, grads, &scale),
@@ -239,7 +278,7 @@ impl Learner {
         let Some(squares) = square_sum(&self.model, &grads) else {
             return self.step_when_known(measured, step, grads);
         };
-        let [norm, factor] = clip_factor(squares, loss, step.clip_norm, step.loss_scale);
+        let [norm, factor] = clip_factor(squares, loss, step.rates.clip_norm, step.loss_scale);
         scale.set(Some(factor.clone()));
         self = self.moved(step, grads);
         scale.set(None);
@@ -274,8 +313,8 @@ impl Learner {
         if lost {
             return (self, update);
         }
-        let clip = match step.clip_norm > 0.0 && update.grad_norm > step.clip_norm {
-            true => step.clip_norm / update.grad_norm,
+        let clip = match step.rates.clip_norm > 0.0 && update.grad_norm > step.rates.clip_norm {
+            true => step.rates.clip_norm / update.grad_norm,
             false => 1.0,
         };
         let factor = clip / step.loss_scale;
@@ -287,7 +326,9 @@ impl Learner {
 
     /// The learner with its weights moved, and taken back to what they keep to.
     fn moved(mut self, step: Step, grads: GradientsParams) -> Self {
-        let model = self.optimizer.step(step.learning_rate, self.model, grads);
+        let model = self
+            .optimizer
+            .step(step.rates.learning_rate, self.model, grads);
         self.model = self.constraint.keep(model);
         self
     }
@@ -304,11 +345,17 @@ impl Learner {
     }
 }
 
+/// What the recipe says of a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Rates {
+    pub learning_rate: f64,
+    pub clip_norm: f64,
+}
+
 /// How far a step goes.
 #[derive(Clone, Copy)]
 struct Step {
-    learning_rate: f64,
-    clip_norm: f64,
+    rates: Rates,
     /// What the loss was multiplied by.
     loss_scale: f64,
 }

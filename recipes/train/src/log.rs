@@ -21,6 +21,8 @@ pub(crate) struct Log {
     /// None for a task.
     bits_per_nat: Option<f64>,
     interval: Interval,
+    /// Of the devices that tell, by the name of the value.
+    device_memory: BTreeMap<String, f64>,
 }
 
 /// Sums since the last record.
@@ -111,6 +113,7 @@ impl Log {
             every: setup.resolved.recipe.value.train.log_every,
             bits_per_nat: setup.data.bits_per_byte(Split::Train, 1.0),
             interval: Interval::default(),
+            device_memory: BTreeMap::new(),
         })
     }
 
@@ -157,6 +160,7 @@ impl Log {
                 values.insert("loss_scale".into(), scale.factor());
             }
             values.extend(self.interval.of_teacher());
+            values.extend(self.device_memory.clone());
             if let Some(memory) = progress.memory_bytes {
                 values.insert("memory_bytes".into(), memory as f64);
             }
@@ -164,6 +168,17 @@ impl Log {
             self.interval = Interval::default();
         }
         Ok(())
+    }
+
+    /// Notes the bytes that the allocator of each device has reserved, for the next record.
+    pub fn device_memory(&mut self, of: &[Option<u64>]) {
+        let known = of.iter().enumerate();
+        let known = known.filter_map(|(rank, bytes)| Some((rank, (*bytes)? as f64)));
+        let named = known.map(|(rank, bytes)| match rank {
+            0 => ("device_memory_bytes".into(), bytes),
+            _ => (format!("device_memory_bytes_{rank}"), bytes),
+        });
+        self.device_memory = named.collect();
     }
 
     /// Notes a probe of the gradient.

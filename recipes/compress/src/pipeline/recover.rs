@@ -74,6 +74,7 @@ impl Pipeline<'_> {
                 device: request.device.device.clone(),
                 name: request.device.name.clone(),
             },
+            beside: Vec::new(),
             data: request.data,
             source: request.source,
             versions: request.versions.clone(),
