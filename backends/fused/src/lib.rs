@@ -18,6 +18,7 @@
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
 //! select_rows          y_i = table_(n_i), embedding                   n
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
+//! linear_cross_entropy its sum for l = x W^T, without all of l       gradients of x, W
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
 //! ```
 //!
@@ -55,6 +56,7 @@ mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 mod gradient;
+mod head;
 mod linear;
 mod mask;
 mod ops;
@@ -65,6 +67,10 @@ mod rows;
 pub use attention::{AttentionAdjoint, AttentionBackend};
 pub use backend::{FusedAdjoint, FusedBackend};
 pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
+pub use head::{
+    CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,
+    cross_entropy_sum, linear_cross_entropy,
+};
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{

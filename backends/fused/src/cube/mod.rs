@@ -13,6 +13,7 @@
 mod cayley;
 mod conv;
 mod elementwise;
+mod head;
 mod loss;
 mod math;
 mod norm;
