@@ -97,12 +97,9 @@ impl LossOptions {
     }
 }
 
-/// Rows of a chunk, such that chunks are about alike.
-#[cfg_attr(
-    not(any(feature = "flex", feature = "_cube")),
-    expect(dead_code, reason = "plain tensor operations hold all scores")
-)]
-pub(crate) fn chunk_rows(rows: usize, row_bytes: usize, chunk_bytes: usize) -> usize {
+/// Rows of a chunk, such that chunks are about alike and none has more bytes, if one row has not: at least 1, and all `rows` if they
+/// fit.
+pub fn chunk_rows(rows: usize, row_bytes: usize, chunk_bytes: usize) -> usize {
     let most = (chunk_bytes / row_bytes.max(1)).max(1);
     let count = rows.div_ceil(most).max(1);
     let even = rows.div_ceil(count);

@@ -69,7 +69,7 @@ pub use backend::{FusedAdjoint, FusedBackend};
 pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
 pub use head::{
     CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,
-    cross_entropy_sum, linear_cross_entropy,
+    chunk_rows, cross_entropy_sum, linear_cross_entropy,
 };
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;

@@ -41,6 +41,7 @@ pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
 pub use init::InitConfig;
 pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
+pub use kiln_fused::LossTerms;
 pub use learner::{Learner, Loss, Phase, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;

@@ -113,6 +113,7 @@ impl Setup {
             optimizer: restored.optimizer,
             constraint: shape.constraint,
             scale: restored.position.loss_scale,
+            terms: self.recipe().train.loss_terms(),
         };
         Ok((learner, restored.position))
     }
@@ -143,6 +144,7 @@ impl Setup {
             optimizer,
             constraint,
             scale: position.loss_scale,
+            terms: self.recipe().train.loss_terms(),
         };
         Ok((learner, position))
     }

@@ -91,10 +91,10 @@ impl Problem {
                 let slope = (l - log_sum).exp() * (1.0 + 2.0 * z * log_sum)
                     - (1.0 - s) * hit
                     - s / vocab as f64;
-                for k in 0..d_model {
+                for (k, x) in row.iter().enumerate() {
                     exact.d_rows[i * d_model + k] +=
                         slope * self.weight[j * d_model + k] / self.divisor;
-                    exact.d_weight[j * d_model + k] += slope * row[k] / self.divisor;
+                    exact.d_weight[j * d_model + k] += slope * x / self.divisor;
                 }
             }
         }
