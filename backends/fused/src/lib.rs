@@ -21,6 +21,7 @@
 //! add_weighted         z = x + w y, a weight for each column          y, w
 //! scale_written        y = (1 - e^l) x, a factor for each row         x, l
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
+//! linear_cross_entropy its sum for l = x W^T, without all of l       gradients of x, W
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
 //! ```
 //!
@@ -67,6 +68,7 @@ mod device;
 #[cfg(feature = "flex")]
 mod flex;
 mod gradient;
+mod head;
 mod linear;
 mod mask;
 mod ops;
@@ -80,6 +82,10 @@ pub use backend::{FusedAdjoint, FusedBackend};
 pub use cube::ln_one_plus;
 pub use device::{DeviceAdjoint, DeviceBackend, add_weighted, scale_written, softplus};
 pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
+pub use head::{
+    CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,
+    chunk_rows, cross_entropy_sum, linear_cross_entropy,
+};
 pub use kiln_attention::WeightDropout;
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;

@@ -11,7 +11,7 @@ use burn::tensor::{
 
 use kiln_attention::WeightDropout;
 
-use crate::mask::AttentionMask;
+use crate::{head::LossTerms, mask::AttentionMask};
 
 /// What a sum over elements of a type is taken in: f32 at least.
 fn wide(dtype: DType) -> DType {
@@ -314,6 +314,21 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         .gather(1, targets.reshape([tokens, 1]))
         .reshape([tokens])
         .neg()
+}
+
+/// What [`LossTerms`] add to cross-entropy, for each row: `s (l_target - mean_j l_j) + z (log sum_j exp(l_j))^2`, in f32.
+///
+/// # Shapes
+/// - logits `[tokens, vocab]`, targets `[tokens, 1]`; output `[tokens]`
+pub fn loss_terms(logits: Tensor<2>, targets: Tensor<2, Int>, terms: LossTerms) -> Tensor<1> {
+    let wide = wide(logits.dtype());
+    let logits = logits.cast(wide);
+    let of_target = logits.clone().gather(1, targets.clone()); // [tokens, 1]
+    let nats = log_softmax(logits.clone(), 1).gather(1, targets).neg();
+    let log_sum = nats + of_target.clone();
+    let smoothed = (of_target - logits.mean_dim(1)).mul_scalar(terms.label_smoothing);
+    let added = smoothed + log_sum.square().mul_scalar(terms.z_loss);
+    added.squeeze_dim(1)
 }
 
 /// `sum x^2`

@@ -33,6 +33,20 @@ impl ProductAdjoint for Cube {
         };
         cast(Self::float_matmul(a, b), dtype)
     }
+
+    fn add_product(
+        sum: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        sides: Sides,
+    ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if crate::cublas::add_product(&sum, &a, &b, sides) {
+            return sum;
+        }
+        let dtype = sum.dtype();
+        Self::float_add(sum, Self::product(a, b, sides, dtype))
+    }
 }
 
 fn cast(tensor: FloatTensor<Cube>, dtype: DType) -> FloatTensor<Cube> {

@@ -264,6 +264,19 @@ impl Linear {
         }
     }
 
+    /// `[d_input, d_output]`, if the layer is a product with one trained matrix and nothing else.
+    pub(crate) fn matrix(&self) -> Option<Tensor<2>> {
+        match self {
+            Self {
+                weight: Weight::Matrix(Matrix::Dense(weight)),
+                bias: None,
+                input_scale: None,
+                inputs: None,
+            } => Some(weight.val()),
+            _ => None,
+        }
+    }
+
     /// Hands a copy of everything that the layer is applied to from now on to the sink; none stops that. Clones of the layer share
     /// the sink, and it is not stored with the weights.
     pub fn observe_inputs(&mut self, sink: Option<InputSink>) {

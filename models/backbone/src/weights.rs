@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
-use crate::embedding::Embedding;
+use crate::embedding::{Embedding, Rows};
 use crate::linear::Linear;
 use crate::{Backbone, Mixer};
 
@@ -86,6 +86,16 @@ impl<M: Mixer> Backbone<M> {
     /// What the head reads: the last norm of rows of [`Backbone::hidden`], `[.., d_model]`.
     pub fn head_inputs<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.norm.forward(x)
+    }
+
+    /// The head as one trained matrix `[vocab, d_model]`, whose products with [`Backbone::head_inputs`] are the scores; none where it
+    /// is more than that: packed, of low rank, with a bias or a scale of its inputs, or observed.
+    pub fn head_matrix(&self) -> Option<Tensor<2>> {
+        match (&self.head, &self.tokens) {
+            (Some(head), _) => head.matrix().map(Tensor::transpose),
+            (None, Embedding::Rows(Rows::Dense(rows))) => Some(rows.val()),
+            (None, _) => None,
+        }
     }
 
     /// Numbers that the model consists of: those of its tensors, and the entries of packed matrices. (Burn's `num_params` does not

@@ -137,6 +137,7 @@ impl Stepper {
             flops_per_token: resolved.model.flops_per_token(&model, lesson.seq),
             learner: Some(Learner {
                 scale: LossScale::of(recipe.precision),
+                terms: lesson.terms,
                 ..Learner::new(model, optimizer)
             }),
             device,

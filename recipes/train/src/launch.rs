@@ -13,6 +13,7 @@ use crate::data::{Data, Source};
 use crate::device::check_precision;
 use crate::init;
 use crate::log::Log;
+use crate::loss::words_of;
 use crate::outcome::{Outcome, Stop};
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::replicas::{self, Meeting, Team, supervise};
@@ -146,6 +147,11 @@ impl Prepared {
         };
         setup.describe(self.resume, &self.source, self.versions)?;
         let (learner, position, checkpoint) = setup.start(first, &mut view)?;
+        if let Some(words) = words_of(learner.terms) {
+            view.message(&format!(
+                "minimising {words}; losses shown are plain cross-entropy"
+            ));
+        }
         if let Some(tutor) = &mut tutor {
             let (windows, source) = (&setup.data.train, &setup.data.source);
             let caches = &self.data.cache_dir;

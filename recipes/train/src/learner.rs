@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use kiln_fused::{GradientScale, clip_factor, cross_entropy};
+use kiln_fused::{GradientScale, LossOptions, LossTerms, clip_factor, cross_entropy_sum};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub struct Learner {
     pub constraint: Constraint,
     /// What the loss is multiplied by for the backward pass; none does not scale it.
     pub scale: Option<LossScale>,
+    /// What is minimised beside cross-entropy.
+    pub terms: LossTerms,
 }
 
 /// What an update minimises.
@@ -56,12 +58,12 @@ pub enum Phase {
     Optimizer,
 }
 
-/// The loss of a batch, summed over the targets that count.
+/// The loss of a batch.
 struct BatchLoss {
-    /// What is minimised.
+    /// What is minimised, summed over the targets that count and divided by [`LossOptions::divisor`].
     minimised: Tensor<1>,
-    /// Its numbers, which the host may not know yet: cross-entropy in nats and, with a teacher, the divergence in nats and the value
-    /// of what is minimised. Without one, the first is all of it.
+    /// Sums which the host may not know yet: cross-entropy in nats, with a teacher the divergence in nats, and with either a teacher
+    /// or [`LossTerms`] what is minimised. Otherwise the first is all of it.
     sums: Tensor<1>,
 }
 
@@ -71,12 +73,21 @@ impl Loss<'_> {
         model: &LanguageModel,
         batch: &TokenBatch,
         on_device: DeviceBatch,
+        options: LossOptions,
     ) -> Result<BatchLoss, TrainError> {
         let Self::Distill { tutor, weight } = self else {
-            let nats = on_device.nats(model)?.sum();
+            let found = on_device.loss(model, options)?;
+            let nats = found.nats.inner().sum();
+            let sums = match options.terms.is_plain() {
+                true => nats,
+                false => {
+                    let minimised = found.minimised.clone().inner();
+                    Tensor::cat(vec![nats, minimised.mul_scalar(options.divisor)], 0)
+                }
+            };
             return Ok(BatchLoss {
-                sums: nats.clone().inner(),
-                minimised: nats,
+                minimised: found.minimised,
+                sums,
             });
         };
         let answers = tutor.answers(batch, &on_device)?;
@@ -90,11 +101,15 @@ impl Loss<'_> {
                 (on_device.logits_of(model, hidden), features)
             }
         };
-        let nats = cross_entropy(logits.clone(), on_device.targets).sum();
+        let summed = LossOptions {
+            divisor: 1.0,
+            ..options
+        };
+        let labels = cross_entropy_sum(logits.clone(), on_device.targets, summed);
         let divergence = tutor.divergence(answers.target, logits).sum();
         let answered =
-            nats.clone().mul_scalar(1.0 - *weight) + divergence.clone().mul_scalar(*weight);
-        let mut sums = vec![nats.inner(), divergence.inner()];
+            labels.minimised.mul_scalar(1.0 - *weight) + divergence.clone().mul_scalar(*weight);
+        let mut sums = vec![labels.nats.inner().sum(), divergence.inner()];
         let minimised = match features {
             None => answered,
             Some((features, 1.0)) => features.mul_scalar(batch.num_tokens() as f64),
@@ -105,7 +120,7 @@ impl Loss<'_> {
         };
         sums.push(minimised.clone().inner());
         Ok(BatchLoss {
-            minimised,
+            minimised: minimised.div_scalar(options.divisor),
             sums: Tensor::cat(sums, 0),
         })
     }
@@ -126,7 +141,7 @@ pub struct Update {
     pub loss: f64,
     /// Mean divergence from the teacher, in nats a token as it goes into the loss; none without a teacher.
     pub divergence: Option<f64>,
-    /// Mean of what the update makes smaller: cross-entropy, or the whole of what a teacher adds to it.
+    /// Mean of what the update makes smaller: cross-entropy, with all that [`LossTerms`] and a teacher add to it.
     pub objective: f64,
     /// Part of the update's time that the teacher took.
     pub teacher_time: Duration,
@@ -148,6 +163,7 @@ impl Learner {
             optimizer,
             constraint: Constraint::default(),
             scale: None,
+            terms: LossTerms::default(),
         }
     }
 
@@ -226,20 +242,27 @@ impl Learner {
         let loss_scale = self.scale.map_or(1.0, |scale| scale.factor());
         let mut accumulator = GradientsAccumulator::new();
         let seen = self.seen();
+        let options = LossOptions {
+            terms: self.terms,
+            // Without targets there is no mean, which is found out below.
+            divisor: tokens.max(1) as f64 / loss_scale,
+            ..LossOptions::default()
+        };
         let mut sums = Vec::new();
         for batch in batches {
             // Only a share of a batch can be without targets.
             if batch.num_tokens() == 0 {
-                sums.push(Tensor::zeros([1], &device.clone().inner()));
+                // Those of a plain batch; replicas have no teacher.
+                let count = 1 + usize::from(!self.terms.is_plain());
+                sums.push(Tensor::zeros([count], &device.clone().inner()));
                 continue;
             }
             let on_device = DeviceBatch::new(batch, device);
             watch(Phase::Data);
-            let batch_loss = loss.of(&seen, batch, on_device)?;
+            let batch_loss = loss.of(&seen, batch, on_device, options)?;
             watch(Phase::Forward);
             sums.push(batch_loss.sums);
-            let share = batch_loss.minimised.div_scalar(tokens as f64 / loss_scale);
-            let grads = GradientsParams::from_grads(share.backward(), &seen);
+            let grads = GradientsParams::from_grads(batch_loss.minimised.backward(), &seen);
             accumulator.accumulate(&seen, grads);
             watch(Phase::Backward);
         }
@@ -252,6 +275,7 @@ impl Learner {
             sums,
             tokens,
             is_taught: matches!(loss, Loss::Distill { .. }),
+            has_terms: !self.terms.is_plain(),
             teacher_time: loss.teacher_time(),
         };
         // Nothing else may hold the weights, which are updated in place.
@@ -366,6 +390,7 @@ struct Measured {
     sums: Tensor<1>,
     tokens: usize,
     is_taught: bool,
+    has_terms: bool,
     teacher_time: Duration,
 }
 
@@ -373,10 +398,17 @@ impl Measured {
     /// An update before its step, from the values of the sums; left out, if they are not finite.
     fn update(&self, sums: &[f32]) -> Update {
         let (mut nats, mut divergence, mut objective) = (0.0, 0.0, 0.0);
-        for batch in sums.chunks_exact(if self.is_taught { 3 } else { 1 }) {
+        let of_batch = match (self.is_taught, self.has_terms) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        for batch in sums.chunks_exact(of_batch) {
             nats += f64::from(batch[0]);
-            divergence += batch.get(1).map_or(0.0, |&sum| f64::from(sum));
-            objective += f64::from(batch.get(2).copied().unwrap_or(batch[0]));
+            if self.is_taught {
+                divergence += f64::from(batch[1]);
+            }
+            objective += f64::from(batch[of_batch - 1]);
         }
         let tokens = self.tokens as f64;
         let is_finite = (nats / tokens + divergence + objective).is_finite();

@@ -44,6 +44,7 @@ pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
 pub use init::InitConfig;
 pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
+pub use kiln_fused::LossTerms;
 pub use launch::{Request, train};
 pub use learner::{Learner, Loss, Phase, Update};
 pub use log::{has_diverged, show_preparation};

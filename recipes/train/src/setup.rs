@@ -140,6 +140,7 @@ impl Setup {
             optimizer: restored.optimizer,
             constraint: shape.constraint,
             scale: restored.position.loss_scale,
+            terms: self.recipe().train.loss_terms(),
         };
         Ok((learner, restored.position))
     }
@@ -168,6 +169,7 @@ impl Setup {
             model: start.model,
             constraint: start.constraint,
             scale: LossScale::of(self.recipe().precision),
+            terms: self.recipe().train.loss_terms(),
         }
     }
 

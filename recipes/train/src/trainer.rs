@@ -80,7 +80,10 @@ impl<'a> Loop<'a> {
             let due = train.gradient_probe_every > 0
                 && (step + 1).is_multiple_of(train.gradient_probe_every);
             let probed = match micro.first().filter(|_| due) {
-                Some(batch) => Some(probe(&learner.seen(), batch, &training, &reseed)?),
+                Some(batch) => {
+                    let (seen, terms) = (learner.seen(), learner.terms);
+                    Some(probe(&seen, batch, terms, &training, &reseed)?)
+                }
                 None => None,
             };
             reseed();

@@ -14,6 +14,7 @@ mod cayley;
 mod conv;
 mod device;
 mod elementwise;
+mod head;
 mod loss;
 #[expect(
     missing_docs,

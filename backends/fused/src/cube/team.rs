@@ -278,3 +278,54 @@ pub(super) fn add_teams<N: Size>(
     }
     total
 }
+
+/// Vector `step` of a unit's share of a row, zeros past the row's end.
+#[cube]
+fn read<E: Float, N: Size>(
+    source: &[Vector<E, N>],
+    row: usize,
+    step: usize,
+    #[comptime] team: Team,
+) -> Vector<f32, N> {
+    let at = team_lane(team) + step * comptime!(team.lanes);
+    let mut value = Vector::<f32, N>::new(0.0f32);
+    if comptime!(team.even()) {
+        value = Vector::<f32, N>::cast_from(source[row * team.vectors + at]);
+    } else if at < comptime!(team.vectors) {
+        value = Vector::<f32, N>::cast_from(source[row * team.vectors + at]);
+    }
+    value
+}
+
+/// What a unit holds of a row, if it does.
+#[cube]
+pub(super) fn hold<E: Float, N: Size>(
+    source: &[Vector<E, N>],
+    row: usize,
+    #[comptime] team: Team,
+) -> Array<Vector<f32, N>> {
+    let mut held = Array::<Vector<f32, N>>::new(comptime!(team.held()));
+    if comptime!(team.holds()) {
+        #[unroll]
+        for step in 0..comptime!(team.held()) {
+            held[step] = read::<E, N>(source, row, step, team);
+        }
+    }
+    held
+}
+
+/// Vector `step`, held or read again.
+#[cube]
+pub(super) fn take<E: Float, N: Size>(
+    held: &Array<Vector<f32, N>>,
+    source: &[Vector<E, N>],
+    row: usize,
+    step: usize,
+    #[comptime] team: Team,
+) -> Vector<f32, N> {
+    if comptime!(team.holds()) {
+        held[step]
+    } else {
+        read::<E, N>(source, row, step, team)
+    }
+}

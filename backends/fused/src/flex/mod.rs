@@ -9,6 +9,7 @@ mod attention;
 mod cayley;
 mod conv;
 mod elementwise;
+mod head;
 mod loss;
 mod math;
 mod norm;

@@ -6,6 +6,7 @@
 mod attention;
 mod common;
 mod half;
+mod head;
 mod operations;
 mod shapes;
 mod update;

@@ -390,6 +390,18 @@ fn everything() -> Vec<Vec<u32>> {
     let grads = gradients(&y);
     all.push(bits(y));
     all.push(bits(logits.grad(&grads).unwrap()));
+    let (rows, weight) = (random([768, 40], 26), random([300, 40], 27));
+    let (rows, weight) = (rows.require_grad(), weight.require_grad());
+    let options = fused::LossOptions {
+        chunk_bytes: 200 * 300 * 4,
+        ..fused::LossOptions::default()
+    };
+    let ids = targets(768, 300);
+    let found = fused::linear_cross_entropy(rows.clone(), weight.clone(), ids, options);
+    let grads = found.minimised.backward();
+    all.push(bits(found.nats));
+    all.push(bits(rows.grad(&grads).unwrap()));
+    all.push(bits(weight.grad(&grads).unwrap()));
     all.push(bits(fused::square_sum(random([300, 300], 25).inner())));
     all
 }

@@ -88,6 +88,8 @@ impl TrainRecipe {
         let real = [
             ("train.max_seconds", train.max_seconds, 0.0, f64::MAX),
             ("train.target_accuracy", train.target_accuracy, 0.0, 1.0),
+            ("train.label_smoothing", train.label_smoothing, 0.0, 0.99),
+            ("train.z_loss", train.z_loss, 0.0, 1.0),
             (
                 "optimizer.learning_rate",
                 self.optimizer.learning_rate,
