@@ -324,6 +324,29 @@ impl<M: Mixer> Backbone<M> {
         Ok(blocks.fold(x, |x, block| block.forward(x, None).0))
     }
 
+    /// The residual stream before the first block.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, seq]`, ids below `vocab_size`
+    /// - returns `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    pub fn embedded(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
+        self.embed(tokens, 0)
+    }
+
+    /// The residual stream after block `number`, from that before it.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`; returns the same
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn block(&self, number: usize, x: Tensor<3>) -> Tensor<3> {
+        self.blocks[number].forward(x, None).0
+    }
+
     /// The residual stream before every block and after the last, which is [`Backbone::hidden`].
     ///
     /// # Shapes

@@ -166,6 +166,7 @@ impl Worker<'_> {
         let mut learner = Some(Learner {
             scale,
             terms: lesson.terms,
+            recompute: lesson.recompute,
             ..Learner::new(model, optimizer)
         });
         let step = self.pace(share, tokens, || {

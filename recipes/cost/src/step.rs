@@ -138,6 +138,7 @@ impl Stepper {
             learner: Some(Learner {
                 scale: LossScale::of(recipe.precision),
                 terms: lesson.terms,
+                recompute: lesson.recompute,
                 ..Learner::new(model, optimizer)
             }),
             device,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use kiln_fused::{GradientScale, LossOptions, LossTerms, clip_factor, cross_entropy_sum};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
+use crate::objective::mix;
 use crate::optimizer::{TrainOptimizer, global_norm, scale, square_sum};
+use crate::recompute::Stream;
 use crate::replicas::Share;
 use crate::scale::LossScale;
 use crate::tutor::Tutor;
@@ -29,6 +31,9 @@ pub struct Learner {
     pub scale: Option<LossScale>,
     /// What is minimised beside cross-entropy.
     pub terms: LossTerms,
+    /// If set, backward computes the blocks again instead of keeping their activations, but with a teacher, whose losses look at
+    /// the whole model at once; what blocks draw then follows from this seed.
+    pub recompute: Option<u64>,
 }
 
 /// What an update minimises.
@@ -67,6 +72,30 @@ struct BatchLoss {
     sums: Tensor<1>,
 }
 
+impl BatchLoss {
+    /// Cross-entropy, from the model's residual stream after the last block, `[batch, seq, d_model]`.
+    fn of_hidden(
+        model: &LanguageModel,
+        on_device: &DeviceBatch,
+        hidden: Tensor<3>,
+        options: LossOptions,
+    ) -> Self {
+        let found = on_device.loss_of(model, hidden, options);
+        let nats = found.nats.inner().sum();
+        let sums = match options.terms.is_plain() {
+            true => nats,
+            false => {
+                let minimised = found.minimised.clone().inner();
+                Tensor::cat(vec![nats, minimised.mul_scalar(options.divisor)], 0)
+            }
+        };
+        Self {
+            minimised: found.minimised,
+            sums,
+        }
+    }
+}
+
 impl Loss<'_> {
     fn of(
         &mut self,
@@ -76,19 +105,8 @@ impl Loss<'_> {
         options: LossOptions,
     ) -> Result<BatchLoss, TrainError> {
         let Self::Distill { tutor, weight } = self else {
-            let found = on_device.loss(model, options)?;
-            let nats = found.nats.inner().sum();
-            let sums = match options.terms.is_plain() {
-                true => nats,
-                false => {
-                    let minimised = found.minimised.clone().inner();
-                    Tensor::cat(vec![nats, minimised.mul_scalar(options.divisor)], 0)
-                }
-            };
-            return Ok(BatchLoss {
-                minimised: found.minimised,
-                sums,
-            });
+            let hidden = model.hidden(on_device.inputs.clone())?;
+            return Ok(BatchLoss::of_hidden(model, &on_device, hidden, options));
         };
         let answers = tutor.answers(batch, &on_device)?;
         let (logits, features) = match &answers.trace {
@@ -164,7 +182,13 @@ impl Learner {
             constraint: Constraint::default(),
             scale: None,
             terms: LossTerms::default(),
+            recompute: None,
         }
+    }
+
+    /// Lets what blocks draw follow from a seed, where they are computed twice.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.recompute = self.recompute.map(|_| seed);
     }
 
     /// The model as it computes, on a device with autodiff.
@@ -259,11 +283,23 @@ impl Learner {
             }
             let on_device = DeviceBatch::new(batch, device);
             watch(Phase::Data);
-            let batch_loss = loss.of(&seen, batch, on_device, options)?;
-            watch(Phase::Forward);
-            sums.push(batch_loss.sums);
-            let grads = GradientsParams::from_grads(batch_loss.minimised.backward(), &seen);
-            accumulator.accumulate(&seen, grads);
+            let mut found = |grads| {
+                let grads = GradientsParams::from_grads(grads, &seen);
+                accumulator.accumulate(&seen, grads);
+            };
+            sums.push(match self.recompute {
+                Some(seed) if matches!(loss, Loss::CrossEntropy) => {
+                    let seed = mix(&[seed, sums.len() as u64]);
+                    let found = &mut found;
+                    self.blockwise(&seen, &on_device, options, seed, watch, found)?
+                }
+                _ => {
+                    let batch_loss = loss.of(&seen, batch, on_device, options)?;
+                    watch(Phase::Forward);
+                    found(batch_loss.minimised.backward());
+                    batch_loss.sums
+                }
+            });
             watch(Phase::Backward);
         }
         let mut grads = accumulator.grads();
@@ -288,6 +324,28 @@ impl Learner {
         };
         watch(Phase::Optimizer);
         Ok(done)
+    }
+
+    /// Gradients of a batch's cross-entropy, a block at a time, and the batch's sums.
+    fn blockwise(
+        &self,
+        seen: &LanguageModel,
+        on_device: &DeviceBatch,
+        options: LossOptions,
+        seed: u64,
+        watch: &mut dyn FnMut(Phase),
+        found: &mut dyn FnMut(Gradients),
+    ) -> Result<Tensor<1>, TrainError> {
+        let mut stream = Stream::new(seen, on_device.inputs.clone(), seed)?;
+        let last = stream.last();
+        let loss = BatchLoss::of_hidden(seen, on_device, last.clone(), options);
+        watch(Phase::Forward);
+        let mut grads = loss.minimised.backward();
+        let gradient = last.grad_remove(&mut grads);
+        found(grads);
+        let gradient = gradient.expect("the loss is a function of the last block's output");
+        stream.backward(&|| self.seen(), gradient, found)?;
+        Ok(loss.sums)
     }
 
     /// The step of a device that runs behind: norm, clipping and the decision to leave the step out stay on it.

@@ -23,6 +23,7 @@ mod plan;
 mod probe;
 mod quantize;
 mod recipe;
+mod recompute;
 mod replicas;
 mod report;
 mod run;

@@ -87,11 +87,22 @@ impl DeviceBatch {
         model: &LanguageModel,
         options: LossOptions,
     ) -> Result<LinearLoss, ModelError> {
-        let (rows, targets) = (self.rows(model)?, self.targets.clone());
-        Ok(match model.head_matrix() {
+        let hidden = model.hidden(self.inputs.clone())?;
+        Ok(self.loss_of(model, hidden, options))
+    }
+
+    /// The same from the model's residual stream after the last block, `[batch, seq, d_model]`.
+    pub(crate) fn loss_of(
+        &self,
+        model: &LanguageModel,
+        hidden: Tensor<3>,
+        options: LossOptions,
+    ) -> LinearLoss {
+        let (rows, targets) = (self.rows_of(hidden), self.targets.clone());
+        match model.head_matrix() {
             Some(head) => linear_cross_entropy(model.head_inputs(rows), head, targets, options),
             None => cross_entropy_sum(model.logits(rows), targets, options),
-        })
+        }
     }
 
     /// Negative log-likelihood of each target that counts in nats, `[counted]`.

@@ -271,14 +271,16 @@ impl Replica<'_> {
 
     fn update(
         &self,
-        learner: Learner,
+        mut learner: Learner,
         work: Work,
         training: &Device,
     ) -> Result<Learner, TrainError> {
         if work.noted {
             note_memory(&self.memory[self.rank], self.device);
         }
-        seed_dropout(Some(mix(&[work.seed, self.rank as u64])));
+        let seed = mix(&[work.seed, self.rank as u64]);
+        seed_dropout(Some(seed));
+        learner.reseed(seed);
         let share = Share {
             tokens: work.tokens,
             reduce: &*self.reduce,

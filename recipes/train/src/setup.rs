@@ -141,6 +141,8 @@ impl Setup {
             constraint: shape.constraint,
             scale: restored.position.loss_scale,
             terms: self.recipe().train.loss_terms(),
+            // A step says what it draws.
+            recompute: self.recipe().train.recompute.then_some(0),
         };
         Ok((learner, restored.position))
     }
@@ -170,6 +172,8 @@ impl Setup {
             constraint: start.constraint,
             scale: LossScale::of(self.recipe().precision),
             terms: self.recipe().train.loss_terms(),
+            // A step says what it draws.
+            recompute: self.recipe().train.recompute.then_some(0),
         }
     }
 

@@ -53,6 +53,10 @@ impl TrainRecipe {
                 why,
             ));
         }
+        if train.recompute && self.distill.is_some() {
+            let why = "a teacher's losses look at the whole model at once: leave the key out, or `[distill]`";
+            return Err(TrainError::setting("train.recompute", true, why));
+        }
         if let Some(task) = &self.task {
             self.validate_task(task)?;
         }

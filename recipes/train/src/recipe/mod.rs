@@ -152,6 +152,9 @@ pub struct TrainConfig {
     pub label_smoothing: f64,
     /// Weight of the squared logarithm of the softmax' sum in what is minimised.
     pub z_loss: f64,
+    /// Whether backward computes the activations of a block again instead of keeping those of all: a third more operations, and
+    /// room for sequences many times as long.
+    pub recompute: bool,
     /// Order of training windows.
     pub order: Order,
     /// Steps between evaluations.
@@ -190,6 +193,7 @@ impl Default for TrainConfig {
             accumulate: 1,
             label_smoothing: 0.0,
             z_loss: 0.0,
+            recompute: false,
             order: Order::Crops,
             eval_every: 250,
             eval_batches: 20,
