@@ -347,21 +347,6 @@ fn masks_are_independent_of_each_other() {
     }
 }
 
-/// A seed that the device draws follows from the device's own.
-#[test]
-fn drawn_seeds_follow_from_that_of_the_device() {
-    let device = device();
-    let draw = |seed| {
-        device.seed(seed);
-        let [first, second] = [0, 1].map(|_| WeightDropout::draw(0.5, &device));
-        [first, second].map(|drawn| vector(drawn.factors([1, 1, 16, 16])))
-    };
-    let [first, second] = draw(11);
-    assert_ne!(first, second);
-    assert_eq!(draw(11), [first.clone(), second]);
-    assert_ne!(draw(12)[0], first);
-}
-
 #[test]
 #[should_panic(expected = "the probability is 1, but must lie in [0, 1)")]
 fn a_probability_of_one_is_refused() {
