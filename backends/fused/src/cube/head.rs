@@ -260,15 +260,15 @@ fn losses_of_rows<E: Float, N: Size>(
     let counts = target >= 0;
     let label = min(max(target, 0) as usize, vocab - 1);
     // Before the sums, at which a team waits for all its units: afterwards the row is overwritten.
-    let score = logit::<E, N>(scores, row, label, team);
-    let held = hold::<E, N>(scores, row, team);
+    let score = logit::<E, N>(&*scores, row, label, team);
+    let held = hold::<E, N>(&*scores, row, team);
     let mut top = LEAST.runtime();
     let mut parts = Vector::<f32, N>::new(0.0f32);
     #[unroll(team.holds())]
     for step in 0..comptime!(team.steps()) {
         let at = team_lane(team) + step * comptime!(team.lanes);
         if comptime!(team.even()) || at < comptime!(team.vectors) {
-            let x = take::<E, N>(&held, scores, row, step, team);
+            let x = take::<E, N>(&held, &*scores, row, step, team);
             if comptime!(smoothed) {
                 parts += x;
             }
@@ -284,7 +284,7 @@ fn losses_of_rows<E: Float, N: Size>(
     for step in 0..comptime!(team.steps()) {
         let at = team_lane(team) + step * comptime!(team.lanes);
         if comptime!(team.even()) || at < comptime!(team.vectors) {
-            let x = take::<E, N>(&held, scores, row, step, team);
+            let x = take::<E, N>(&held, &*scores, row, step, team);
             #[unroll]
             for i in 0..x.vector_size() {
                 exponentials += (x.extract(i) - top).exp();
@@ -323,7 +323,7 @@ fn losses_of_rows<E: Float, N: Size>(
             for step in 0..comptime!(team.steps()) {
                 let at = team_lane(team) + step * comptime!(team.lanes);
                 if comptime!(team.even()) || at < comptime!(team.vectors) {
-                    let x = take::<E, N>(&held, scores, row, step, team);
+                    let x = take::<E, N>(&held, &*scores, row, step, team);
                     let mut value = x;
                     #[unroll]
                     for i in 0..x.vector_size() {

@@ -8,5 +8,6 @@ mod common;
 mod half;
 mod head;
 mod operations;
+mod problem;
 mod shapes;
 mod update;
