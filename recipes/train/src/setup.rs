@@ -14,7 +14,6 @@ use crate::data::{Data, Source};
 use crate::evaluate::Evaluator;
 use crate::init::{self, Start};
 use crate::learner::Learner;
-use crate::loss::words_of;
 use crate::objective::mix;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::scale::LossScale;
@@ -83,11 +82,6 @@ impl Setup {
         new: Option<Start>,
         view: &mut View,
     ) -> Result<(Learner, Position), TrainError> {
-        if let Some(words) = words_of(self.recipe().train.loss_terms()) {
-            view.message(&format!(
-                "minimising {words}; losses shown are plain cross-entropy"
-            ));
-        }
         if let Some(start) = new {
             return self.fresh(start, view);
         }

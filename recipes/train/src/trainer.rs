@@ -17,6 +17,7 @@ use crate::evaluate::{Choice, Score};
 use crate::init;
 use crate::learner::{Learner, Loss, Update};
 use crate::log::{Log, skip_mark};
+use crate::loss::words_of;
 use crate::objective::mix;
 use crate::outcome::{HeldOut, Outcome, Stop};
 use crate::probe::probe;
@@ -97,6 +98,11 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     };
     setup.describe(request.resume, request.source, request.versions)?;
     let (learner, position) = setup.start(first, &mut view)?;
+    if let Some(words) = words_of(learner.terms) {
+        view.message(&format!(
+            "minimising {words}; losses shown are plain cross-entropy"
+        ));
+    }
     if let Some(tutor) = &mut tutor {
         let (windows, source) = (&setup.data.train, &setup.data.source);
         let caches = &request.data.cache_dir;
