@@ -339,3 +339,41 @@ impl Evaluator<'_> {
         Ok(())
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    /// Scores that come in pieces belong to the same lanes, whatever the pieces and wherever targets do not count.
+    #[test]
+    fn pieces_of_scores_are_the_scores() {
+        let device = Device::flex();
+        let (lanes, seq, vocab) = (3, 5, 7);
+        let batch = TokenBatch {
+            batch: lanes,
+            seq,
+            inputs: vec![0; lanes * seq],
+            targets: (0..15).map(|at| at * 3 % vocab).collect(),
+            mask: (0..15).map(|at| at % 4 != 2 && at / 5 != 1).collect(),
+        };
+        let on_device = DeviceBatch::new(&batch, &device);
+        let [counted] = on_device.targets.dims();
+        let normal = Distribution::Normal(0.0, 2.0);
+        let logits = Tensor::<2>::random([counted, vocab as usize], normal, &device);
+        let whole = Evaluator::lanes_of(&batch, on_device.targets.clone(), logits.clone());
+        assert_eq!(
+            whole.iter().map(|lane| lane.tokens).sum::<u64>(),
+            counted as u64
+        );
+        assert_eq!(whole[1], Score::default());
+        for size in [1, 3, 4] {
+            let pieces = (0..counted).step_by(size).map(|first| {
+                let range = first..counted.min(first + size);
+                let targets = on_device.targets.clone().slice([range.clone()]);
+                Marks::new(targets, logits.clone().slice([range]))
+            });
+            assert_eq!(lanes_from(&batch, pieces.collect()), whole, "{size}");
+        }
+    }
+}
