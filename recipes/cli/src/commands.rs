@@ -368,7 +368,12 @@ fn doctor() -> Result<ExitCode, CommandError> {
         .filter(|backend| backend.is_compiled())
     {
         match backend.open(0) {
-            Ok(_) => writeln!(out, "{:8} answers", backend.name())?,
+            Ok(device) => match device.shortcoming() {
+                None => writeln!(out, "{:8} answers", backend.name())?,
+                Some(shortcoming) => {
+                    writeln!(out, "{:8} answers, but {shortcoming}", backend.name())?
+                }
+            },
             Err(error) => writeln!(out, "{:8} {error}", backend.name())?,
         }
     }

@@ -70,6 +70,9 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     let mut recipe = request.recipe;
     init::note_weights(&mut recipe.value, started.as_ref())?;
     let mut view = View::new(0, request.view);
+    if let Some(shortcoming) = request.device.shortcoming() {
+        view.message(&format!("note: {shortcoming}"));
+    }
     let source = Source::open(&recipe.value, request.data, &mut view)?;
     let resolved = Resolved::new(recipe, source.vocab_size()?)?;
     let data = Data::new(source, resolved.seq)?;
