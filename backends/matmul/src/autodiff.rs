@@ -11,7 +11,7 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 
-use crate::backend::{ProductAdjoint, ProductBackend, Sides};
+use crate::backend::{ProductAdjoint, ProductBackend, Sides, rounded};
 
 #[derive(Debug)]
 struct Linear;
@@ -47,10 +47,7 @@ impl<B: ProductBackend + ProductAdjoint, C: CheckpointStrategy> ProductBackend f
         let (x_asked, weight_asked) = (x.is_tracked(), weight.is_tracked());
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
         let (dtype, kept) = (x.dtype(), weight.dtype());
-        let weight = match kept == dtype {
-            true => weight,
-            false => B::float_cast(weight, dtype.into()),
-        };
+        let weight = rounded::<B>(weight, dtype);
         let multiply = |x, weight| B::product(x, weight, Sides::Plain, dtype);
         match Linear.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {

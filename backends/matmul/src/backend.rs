@@ -1,9 +1,12 @@
 //! The products at the level of backend primitives. Shapes are checked before they get here.
 
 use burn::{
-    backend::{Backend, backend_extension, tensor::FloatTensor},
+    backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
     tensor::DType,
 };
+use kiln_profile::Operation;
+
+use crate::OPERATION;
 
 /// A backend with products of its own. `Dispatch` implements it by asking the backend of the tensors it is given, and
 /// `Autodiff` by recording one node.
@@ -43,4 +46,18 @@ pub trait ProductAdjoint: Backend {
         b: FloatTensor<Self>,
         sides: Sides,
     ) -> FloatTensor<Self>;
+}
+
+/// An operand in the element type that it is multiplied in.
+pub(crate) fn rounded<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if tensor.dtype() == dtype {
+        return tensor;
+    }
+    let (numbers, from) = (tensor.shape().num_elements(), tensor.dtype());
+    let of = || Operation {
+        name: OPERATION,
+        flops: 0.0,
+        bytes: (numbers * (from.size() + dtype.size())) as f64,
+    };
+    kiln_profile::operation(of, || B::float_cast(tensor, dtype.into()))
 }

@@ -4,13 +4,17 @@ use burn::{
     backend::{Cube, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},
     tensor::DType,
 };
+use kiln_profile::Operation;
 
-use crate::backend::{ProductAdjoint, ProductBackend, Sides};
+use crate::{
+    OPERATION,
+    backend::{ProductAdjoint, ProductBackend, Sides, rounded},
+};
 
 impl ProductBackend for Cube {
     fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let dtype = x.dtype();
-        let weight = cast(weight, dtype);
+        let weight = rounded::<Self>(weight, dtype);
         Self::product(x, weight, Sides::Plain, dtype)
     }
 }
@@ -22,16 +26,8 @@ impl ProductAdjoint for Cube {
         sides: Sides,
         dtype: DType,
     ) -> FloatTensor<Self> {
-        #[cfg(feature = "cuda")]
-        if let Some(product) = crate::cublas::product(&a, &b, sides, dtype) {
-            return product;
-        }
-        let [a, b] = match sides {
-            Sides::Plain => [a, b],
-            Sides::LeftTransposed => [Self::float_transpose(a), b],
-            Sides::RightTransposed => [a, Self::float_transpose(b)],
-        };
-        cast(Self::float_matmul(a, b), dtype)
+        let of = counted(&a, &b, sides, dtype);
+        kiln_profile::operation(|| of, || multiplied(a, b, sides, dtype))
     }
 
     fn add_product(
@@ -49,9 +45,36 @@ impl ProductAdjoint for Cube {
     }
 }
 
-fn cast(tensor: FloatTensor<Cube>, dtype: DType) -> FloatTensor<Cube> {
-    match tensor.dtype() == dtype {
-        true => tensor,
-        false => Cube::float_cast(tensor, dtype.into()),
+fn multiplied(
+    a: FloatTensor<Cube>,
+    b: FloatTensor<Cube>,
+    sides: Sides,
+    dtype: DType,
+) -> FloatTensor<Cube> {
+    #[cfg(feature = "cuda")]
+    if let Some(product) = crate::cublas::product(&a, &b, sides, dtype) {
+        return product;
+    }
+    let [a, b] = match sides {
+        Sides::Plain => [a, b],
+        Sides::LeftTransposed => [Cube::float_transpose(a), b],
+        Sides::RightTransposed => [a, Cube::float_transpose(b)],
+    };
+    rounded::<Cube>(Cube::float_matmul(a, b), dtype)
+}
+
+/// What a product takes, with every operand read once.
+fn counted(a: &FloatTensor<Cube>, b: &FloatTensor<Cube>, sides: Sides, dtype: DType) -> Operation {
+    let ([a_rows, a_cols], [b_rows, b_cols]) = (a.shape().dims(), b.shape().dims());
+    let [rows, inner, cols] = match sides {
+        Sides::Plain => [a_rows, a_cols, b_cols],
+        Sides::LeftTransposed => [a_cols, a_rows, b_cols],
+        Sides::RightTransposed => [a_rows, a_cols, b_rows],
+    };
+    let read = rows * inner * a.dtype().size() + inner * cols * b.dtype().size();
+    Operation {
+        name: OPERATION,
+        flops: 2.0 * rows as f64 * inner as f64 * cols as f64,
+        bytes: (read + rows * cols * dtype.size()) as f64,
     }
 }

@@ -25,6 +25,9 @@ pub use backend::{ProductAdjoint, ProductBackend, Sides};
 
 use burn::tensor::{Device, Tensor};
 
+/// What recordings call the products of this crate, with the roundings of their operands.
+pub const OPERATION: &str = "linear layer";
+
 /// `x W`: one product over all rows.
 ///
 /// # Shapes

@@ -33,6 +33,9 @@ fn step(args: &BenchStep) -> Result<ExitCode, CommandError> {
     let vocab = vocabulary(&recipe.value)?;
     let resolved = Resolved::new(recipe, vocab)?;
     let device = open(&args.compute)?;
+    if let Some(shortcoming) = device.shortcoming() {
+        writeln!(io::stderr(), "note: {shortcoming}")?;
+    }
     let hardware = Hardware::detect(Some(device.name.clone()));
     let seed = resolved.recipe.value.seed;
     let cost = bench_step(StepBench {

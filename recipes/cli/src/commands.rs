@@ -385,13 +385,18 @@ fn doctor() -> Result<ExitCode, CommandError> {
         .filter(|backend| backend.is_compiled())
     {
         match backend.open(0) {
-            Ok(_) if backend == Backend::Cuda && !has_nccl() => writeln!(
-                out,
-                "{:8} answers; for several devices: {}",
-                backend.name(),
-                DeviceError::NoNccl
-            )?,
-            Ok(_) => writeln!(out, "{:8} answers", backend.name())?,
+            Ok(device) => {
+                let alone = (backend == Backend::Cuda && !has_nccl())
+                    .then(|| format!("for several devices: {}", DeviceError::NoNccl));
+                let shortcomings: Vec<_> = device.shortcoming().into_iter().chain(alone).collect();
+                match shortcomings.is_empty() {
+                    true => writeln!(out, "{:8} answers", backend.name())?,
+                    false => {
+                        let shortcomings = shortcomings.join("; ");
+                        writeln!(out, "{:8} answers, but {shortcomings}", backend.name())?;
+                    }
+                }
+            }
             Err(error) => writeln!(out, "{:8} {error}", backend.name())?,
         }
     }

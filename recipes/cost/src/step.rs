@@ -1,10 +1,15 @@
 //! Where the time of a training step goes: warm-up, throughput, and phase by phase.
 //!
-//! Three passes, one after the other. Warm-up ends where steps take the same time. The throughput pass makes its steps as training
+//! Four passes, one after the other. Warm-up ends where steps take the same time. The throughput pass makes its steps as training
 //! does and waits for the device at its end only. The profile pass waits after every phase, which takes away what the device and
-//! the program could have done at once: its step is the longer one.
+//! the program could have done at once: its step is the longer one. The recording pass makes its steps as training does again, with
+//! an event of the device before and after every kernel.
 
+mod ceilings;
+mod family;
 mod figures;
+mod operations;
+mod rates;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,15 +18,19 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use kiln_loader::TokenBatch;
+use kiln_profile::{Recording, record};
 use kiln_run::hardware::Provenance;
 use kiln_train::{Learner, Loss, LossScale, OpenDevice, Phase, Resolved, TrainError, TrainRecipe};
+use kiln_zoo::Precision;
 
 use crate::measure::random_batch;
 use crate::meters::MemoryMeter;
 use crate::trouble::{Trouble, words_of};
 use crate::{CostError, Lesson};
 
+pub use family::{Family, short_name};
 pub use figures::{PhaseCost, Pool, Profile, STEP_VERSION, StepCost, Throughput, WarmUp};
+pub use operations::{Ceilings, FamilyCost, KernelCost, Operations, Times};
 pub use table::tables;
 
 /// Steps are steady when so many in a row differ by no more than [`STEADY_SPREAD`] of the shortest.
@@ -35,6 +44,9 @@ const MOST_WARM_UP: usize = 20;
 
 /// Steps of the profile pass, at most.
 const MOST_PROFILED: usize = 10;
+
+/// Steps of the recording pass, at most.
+const MOST_RECORDED: usize = 5;
 
 /// Different batches, taken in turn.
 const BATCHES: u64 = 4;
@@ -152,6 +164,8 @@ impl Stepper {
         let warm_up = self.warm_up()?;
         let throughput = self.throughput(bench.steps)?;
         let profile = self.profile(bench.steps.min(MOST_PROFILED))?;
+        let operations = self.operations(bench.steps.min(MOST_RECORDED))?;
+        let peak_memory_bytes = memory.peak();
         let pools = self.device.memory_pool_report().unwrap_or_default();
         let pools = pools.into_iter().map(|pool| Pool {
             page_size: pool.page_size,
@@ -159,6 +173,7 @@ impl Stepper {
             pages_peak: pool.pages_peak,
             largest: pool.largest_alloc,
         });
+        let pools = pools.filter(|pool| pool.pages_peak > 0).collect();
         let recipe = &bench.resolved.recipe;
         let Lesson {
             batch,
@@ -166,23 +181,27 @@ impl Stepper {
             accumulate,
             ..
         } = self.lesson;
+        let flops_per_step = self.flops_per_step();
+        let parameters = self.parameters;
+        let operations = self.with_ceilings(operations, recipe.value.precision);
         Ok(StepCost {
             version: STEP_VERSION,
             name: recipe.name.clone(),
             backend: bench.device.name.clone(),
             provenance: bench.provenance,
             precision: recipe.value.precision,
-            parameters: self.parameters,
+            parameters,
             vocab: bench.resolved.model.backbone.vocab_size,
             batch,
             seq,
             accumulate,
-            flops_per_step: self.flops_per_step(),
+            flops_per_step,
             warm_up,
             throughput,
             profile,
-            peak_memory_bytes: memory.peak(),
-            pools: pools.filter(|pool| pool.pages_peak > 0).collect(),
+            operations,
+            peak_memory_bytes,
+            pools,
         })
     }
 
@@ -283,6 +302,45 @@ impl Stepper {
             seconds_per_step: seconds / steps as f64,
             phases: PHASES.into_iter().zip(sums).map(share).collect(),
         })
+    }
+}
+
+impl Stepper {
+    /// Steps as in [`Stepper::throughput`], recorded; none on a device that CubeCL does not launch on.
+    fn operations(&mut self, steps: usize) -> Result<Option<Operations>, Trouble> {
+        // The first finds the device's events, or its queries, not made yet.
+        self.record(1)?;
+        let recording = self.record(steps)?;
+        Ok(recording.map(|recording| Operations::of(&recording, steps)))
+    }
+
+    fn record(&mut self, steps: usize) -> Result<Option<Recording>, Trouble> {
+        let device = self.device.clone();
+        let (done, recording) = record(&device, || {
+            for _ in 0..steps {
+                self.step(&mut |_| ())?;
+            }
+            self.sync()
+        });
+        done.map(|()| recording)
+    }
+
+    /// The rates that the device reaches beside those of a step. The model is dropped for them.
+    fn with_ceilings(
+        self,
+        operations: Option<Operations>,
+        precision: Precision,
+    ) -> Option<Operations> {
+        let device = self.device.clone();
+        drop(self);
+        device.memory_cleanup();
+        let mut operations = operations?;
+        if operations.times.is_some() {
+            // The step has been measured: what is missing without them is two rates.
+            let found = catch_unwind(|| ceilings::measure(&device, precision.dtype()));
+            operations.ceilings = found.unwrap_or(None);
+        }
+        Some(operations)
     }
 }
 

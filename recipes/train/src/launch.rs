@@ -122,6 +122,9 @@ impl Prepared {
         let mut recipe = self.recipe;
         init::note_weights(&mut recipe.value, started.as_ref())?;
         let mut view = View::new(0, self.view);
+        if let Some(shortcoming) = self.devices[0].shortcoming() {
+            view.message(&format!("note: {shortcoming}"));
+        }
         let source = Source::open(&recipe.value, &self.data, &mut view)?;
         let resolved = Resolved::new(recipe, source.vocab_size()?)?;
         let data = Data::new(source, resolved.seq)?;

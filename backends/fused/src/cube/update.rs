@@ -10,6 +10,7 @@ use burn_cubecl::{
     ops::numeric::ones_client,
     tensor::CubeTensor,
 };
+use kiln_profile::Operation;
 
 use super::{
     CUBE_UNITS, address_type, empty, lift, lower,
@@ -34,7 +35,14 @@ pub(crate) fn adamw<const D: usize>(
         None => ones_client(client.clone(), grad.device.clone(), [1].into(), DType::F32),
     };
     let len = grad.shape().num_elements();
-    if len > 0 {
+    // Parameter and moments are read and written.
+    let bytes = len * (6 * size_of::<f32>() + grad.dtype.size());
+    let of = || Operation {
+        name: "AdamW",
+        flops: 0.0,
+        bytes: bytes as f64,
+    };
+    let launch = || {
         let wide = vector(&parameter, len);
         let dim = CubeDim::new_1d(CUBE_UNITS);
         // SAFETY: parameter, moments and gradient are packed and of one length, and surplus units leave at once.
@@ -63,6 +71,9 @@ pub(crate) fn adamw<const D: usize>(
                 len / wide,
             ));
         }
+    };
+    if len > 0 {
+        kiln_profile::operation(of, launch);
     }
     [parameter, moment_1, moment_2].map(lift)
 }

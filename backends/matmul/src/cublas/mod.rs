@@ -82,16 +82,20 @@ impl Call {
         let Self { a, b, problem } = self;
         let client = out.client.clone();
         let [a, b, d] = [a.tensor.handle, b.tensor.handle, out.handle.clone()];
-        let done = client.exclusive(|| {
-            let pointers = [a, b, d].map(|handle| client.get_resource::<Server>(handle));
-            let [a, b, d] =
-                pointers.map(|held| held.expect("buffers of this device, which are written"));
-            let at = [&a, &b, &d].map(|held| held.resource().ptr);
-            // SAFETY: the buffers are of this device and hold what the problem says, `held` keeps them in place until the work is
-            // in the queue of the device, and whoever gets their memory afterwards enqueues behind it.
-            unsafe { engine::enqueue(client.service_id().device, problem, at) }
-        });
-        done.expect("the device's own thread")
+        let issue = || {
+            let done = client.exclusive(|| {
+                let pointers = [a, b, d].map(|handle| client.get_resource::<Server>(handle));
+                let [a, b, d] =
+                    pointers.map(|held| held.expect("buffers of this device, which are written"));
+                let at = [&a, &b, &d].map(|held| held.resource().ptr);
+                // SAFETY: the buffers are of this device and hold what the problem says, `held` keeps them in place until the work is
+                // in the queue of the device, and whoever gets their memory afterwards enqueues behind it.
+                unsafe { engine::enqueue(client.service_id().device, problem, at) }
+            });
+            done.expect("the device's own thread").then_some(())
+        };
+        // The client's stream waits for the library's, which waits for it: events in it enclose the product.
+        kiln_profile::enclosed(&client, || problem.to_string(), issue).is_some()
     }
 }
 

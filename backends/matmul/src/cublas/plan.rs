@@ -1,6 +1,6 @@
 //! What the library is asked, and the algorithm it chose.
 
-use std::{ffi::c_void, mem::size_of};
+use std::{ffi::c_void, fmt, mem::size_of};
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -71,6 +71,13 @@ impl Side {
 /// Bytes between the start of a tensor's buffer and its first element.
 fn offset(tensor: &CubeTensor) -> usize {
     tensor.handle.offset_start.unwrap_or(0) as usize
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [rows, inner, cols] = [self.rows, self.inner, self.cols];
+        write!(f, "cuBLASLt {rows} x {inner} x {cols}, {:?}", self.operands)
+    }
 }
 
 impl Problem {

@@ -8,10 +8,11 @@ use kiln_train::Phase;
 use kiln_zoo::Precision;
 use serde::{Deserialize, Serialize};
 
+use super::operations::Operations;
 use crate::CostError;
 
 /// Layout version of [`StepCost`].
-pub const STEP_VERSION: u32 = 1;
+pub const STEP_VERSION: u32 = 2;
 
 /// Where the time of a training step goes, on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub struct StepCost {
     pub throughput: Throughput,
     /// A step in its parts.
     pub profile: Profile,
+    /// A step in its operations; none on a device whose kernels are not launched by CubeCL.
+    pub operations: Option<Operations>,
     /// The most memory in use, as the device's allocator or the system says.
     pub peak_memory_bytes: Option<u64>,
     /// The allocator's pools, of a device that has some.
@@ -124,5 +127,78 @@ impl StepCost {
         Ok(atomic_write(path, |out| {
             serde_json::to_writer_pretty(&mut *out, self).map_err(std::io::Error::from)
         })?)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use kiln_run::hardware::Hardware;
+
+    use super::super::operations::{Ceilings, tests::recording};
+    use super::*;
+
+    /// Figures that nobody measured.
+    pub fn cost() -> StepCost {
+        let hardware = Hardware::detect(Some("cuda".into()));
+        StepCost {
+            version: STEP_VERSION,
+            name: "toy".into(),
+            backend: "cuda".into(),
+            provenance: Provenance::gather(".".as_ref(), hardware, BTreeMap::new(), 1),
+            precision: Precision::Bf16,
+            parameters: 1000,
+            vocab: 16,
+            batch: 2,
+            seq: 8,
+            accumulate: 1,
+            flops_per_step: 4e9,
+            warm_up: WarmUp {
+                first_seconds: 2.0,
+                steps: 4,
+                seconds: 3.0,
+                steady: true,
+            },
+            throughput: Throughput {
+                steps: 20,
+                seconds_per_step: 190e-6,
+                tokens_per_second: 16.0 / 190e-6,
+                flops_per_second: 2e13,
+            },
+            profile: Profile {
+                steps: 10,
+                seconds_per_step: 1e-3,
+                phases: vec![PhaseCost {
+                    phase: Phase::Forward,
+                    seconds: 1e-3,
+                }],
+            },
+            operations: Some(Operations {
+                ceilings: Some(Ceilings {
+                    product_rows: 8192,
+                    flops_per_second: 8e13,
+                    pass_bytes: 1 << 27,
+                    bytes_per_second: 2e12,
+                }),
+                ..Operations::of(&recording(), 2)
+            }),
+            peak_memory_bytes: None,
+            pools: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_file_holds_all_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("step.json");
+        let mut cost = cost();
+        for operations in [cost.operations.take(), None] {
+            cost.operations = operations;
+            cost.write(&path).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let read: StepCost = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, cost);
+        }
     }
 }

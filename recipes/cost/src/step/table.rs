@@ -4,14 +4,23 @@ use kiln_run::format;
 use kiln_run::report::Table;
 use kiln_train::Phase;
 
-use super::StepCost;
+use super::{StepCost, rates};
 
-/// Warm-up, throughput, the parts of a step, and memory.
+/// Warm-up, throughput, the parts of a step, its operations where the device tells them, and memory.
 pub fn tables(cost: &StepCost) -> Vec<Table> {
-    vec![facts(cost), parts(cost), memory(cost)]
+    let mut tables = vec![facts(cost), parts(cost)];
+    if let Some(operations) = &cost.operations {
+        tables.extend(rates::tables(cost, operations));
+    }
+    tables.push(memory(cost));
+    tables
 }
 
-fn table<const N: usize>(title: String, columns: [&str; N], rows: Vec<[String; N]>) -> Table {
+pub(super) fn table<const N: usize>(
+    title: String,
+    columns: [&str; N],
+    rows: Vec<[String; N]>,
+) -> Table {
     Table {
         title,
         columns: columns.map(String::from).to_vec(),
@@ -105,6 +114,6 @@ fn memory(cost: &StepCost) -> Table {
     table("Memory".into(), ["of the device", ""], rows)
 }
 
-fn milliseconds(seconds: f64) -> String {
+pub(super) fn milliseconds(seconds: f64) -> String {
     format!("{:.2} ms", 1e3 * seconds)
 }
