@@ -76,7 +76,9 @@ mod optimizer;
 pub mod reference;
 mod rows;
 
-pub use attention::{AttentionAdjoint, AttentionBackend};
+pub use attention::{
+    AttentionAdjoint, AttentionBackend, attention, attention_with_dropout, drops_in_kernel,
+};
 pub use backend::{FusedAdjoint, FusedBackend};
 #[cfg(feature = "_cube")]
 pub use cube::ln_one_plus;
@@ -90,8 +92,8 @@ pub use kiln_attention::WeightDropout;
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{
-    attention, attention_with_dropout, causal_conv, cayley, cross_entropy, drops_in_kernel, gelu,
-    layer_norm, linear, rms_norm, rotate, soft_bound, swiglu,
+    causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate, soft_bound,
+    swiglu,
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};
