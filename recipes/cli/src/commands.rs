@@ -10,8 +10,8 @@ use kiln_run::recipe::{self, Recipe};
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
 use kiln_train::{
     Backend, DeviceError, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run,
-    RunResult, SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, has_nccl,
-    known_vocab,
+    RunResult, SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, check_shared, generate,
+    has_nccl, known_vocab,
 };
 use thiserror::Error;
 
@@ -139,7 +139,9 @@ fn dry_run(args: &Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comman
         }
     };
     let resolved = Resolved::new(recipe, vocab)?;
-    let plan = Plan::new(&resolved, source.as_ref(), &open(&args.compute)?.device)?;
+    let devices = open_all(args)?;
+    check_shared(&resolved.recipe.value, &devices)?;
+    let plan = Plan::new(&resolved, source.as_ref(), &devices[0].device)?;
     let mut out = io::stdout().lock();
     let written = resolved.written_out()?;
     write!(

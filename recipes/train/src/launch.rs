@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::loss::words_of;
 use crate::outcome::{Outcome, Stop};
 use crate::recipe::{Resolved, TrainRecipe};
-use crate::replicas::{self, Meeting, Team, supervise};
+use crate::replicas::{Meeting, Team, check_shared, supervise};
 use crate::run::read_resolved;
 use crate::setup::{Setup, first_model};
 use crate::trainer::Loop;
@@ -74,7 +74,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
     for open in &devices {
         check_precision(&open.device, recipe.value.precision)?;
     }
-    replicas::check(&recipe.value, &devices)?;
+    check_shared(&recipe.value, &devices)?;
     let meeting = Arc::new(Meeting::new(devices.len()));
     let run = Prepared {
         recipe,

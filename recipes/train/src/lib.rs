@@ -58,6 +58,7 @@ pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
+pub use replicas::check_shared;
 pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};

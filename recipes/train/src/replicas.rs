@@ -41,11 +41,11 @@ use meeting::Offer;
 use reduce::{AllReduce, reducer};
 use supervise::words_of;
 
-/// Refuses what several devices cannot share.
+/// Refuses recipes that these devices cannot train together; one device trains any.
 ///
 /// # Errors
 /// [`TrainError::Setting`] for a batch that does not divide, or a teacher; a device error where nothing adds up between devices.
-pub(crate) fn check(recipe: &TrainRecipe, devices: &[OpenDevice]) -> Result<(), TrainError> {
+pub fn check_shared(recipe: &TrainRecipe, devices: &[OpenDevice]) -> Result<(), TrainError> {
     let (batch, count) = (recipe.train.batch, devices.len());
     if count < 2 {
         return Ok(());

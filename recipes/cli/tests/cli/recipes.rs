@@ -19,6 +19,22 @@ fn an_unknown_recipe_names_the_nearest() {
         .expect(1, &["error: cannot read no/such.toml"]);
 }
 
+/// The processor is one device, and as many replicas as are asked for.
+#[test]
+fn several_devices_share_a_batch_that_divides() {
+    let corner = Corner::new();
+    corner.kiln(&["train", "recipe.toml", "--dry-run", "--devices", "3"]).expect(
+        1,
+        &["error: recipe: `train.batch` is 4, but 3 devices share its sequences evenly: set it to 3 or 6"],
+    );
+    corner
+        .kiln(&["train", "recipe.toml", "--dry-run", "--devices", "0"])
+        .expect(2, &["0 is not in 1..=1024"]);
+    corner
+        .train("two", &["--devices", "2", "--set", "train.steps=10"])
+        .expect(0, &["validation", "report"]);
+}
+
 #[test]
 fn unknown_keys_name_the_nearest_and_who_said_them() {
     let corner = Corner::new();

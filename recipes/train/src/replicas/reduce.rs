@@ -12,8 +12,8 @@ use super::meeting::Offer;
 use crate::device::Backend;
 use crate::{DeviceError, OpenDevice, TrainError};
 
-/// Tensors of fewer elements travel together: one of a norm's size takes the time of a message, not of its bytes.
-const SMALL: usize = 1 << 16;
+/// Elements that travel together: a message that is shorter takes its latency, which is that of some megabytes.
+const BUCKET: usize = 1 << 24;
 
 /// Adds tensors up over the replicas of a model.
 pub(crate) trait AllReduce: Send {
@@ -47,13 +47,18 @@ impl Share<'_> {
         let mut taken = Take {
             zeros: grads.is_empty(),
             grads: &mut grads,
-            tensors: vec![sums.cast(FloatDType::F32)],
+            tensors: Vec::new(),
             had: Vec::new(),
         };
         model.visit(&mut taken);
-        let Take { tensors, had, .. } = taken;
-        let mut summed = self.reduce.sum(tensors)?.into_iter();
-        let sums = summed.next().ok_or(TrainError::Lengths)?;
+        let Take {
+            mut tensors, had, ..
+        } = taken;
+        // Last, so that gradients stay aligned in a bucket.
+        tensors.push(sums.cast(FloatDType::F32));
+        let mut summed = self.reduce.sum(tensors)?;
+        let sums = summed.pop().ok_or(TrainError::Lengths)?;
+        let mut summed = summed.into_iter();
         let mut put = Put {
             had: had.into_iter().peekable(),
             summed: &mut summed,
@@ -126,33 +131,41 @@ impl AllReduce for Collective {
         if offers.iter().any(|offer| *offer != offers[self.rank]) {
             return Err(TrainError::Lengths);
         }
-        let (small, large): (Vec<_>, Vec<_>) = tensors
-            .into_iter()
-            .partition(|tensor| length(tensor) < SMALL);
-        let queue = (!small.is_empty()).then(|| Tensor::cat(small, 0));
+        let buckets = buckets(&lengths);
+        let mut tensors = tensors.into_iter();
         // All are under way before the first is waited for, which the device does and the host does not.
-        let begun: Vec<_> = queue
-            .into_iter()
-            .chain(large)
-            .map(|tensor| all_reduce(tensor, ReduceOperation::Sum, self.devices.clone()))
+        let begun: Vec<_> = buckets
+            .iter()
+            .map(|lengths| {
+                let bucket = Tensor::cat(tensors.by_ref().take(lengths.len()).collect(), 0);
+                all_reduce(bucket, ReduceOperation::Sum, self.devices.clone())
+            })
             .collect();
-        let mut done = begun.into_iter().map(|begun| begun.resolve());
-        let small = match lengths.iter().any(|len| *len < SMALL) {
-            true => done.next(),
-            false => None,
-        };
-        let mut at = 0;
-        let in_place = lengths.into_iter().map(|len| match (len < SMALL, &small) {
-            (true, Some(small)) => {
+        let sums = begun.into_iter().zip(buckets).flat_map(|(begun, lengths)| {
+            let sums = begun.resolve();
+            let mut at = 0;
+            lengths.iter().map(move |len| {
                 at += len;
-                Some(small.clone().narrow(0, at - len, len))
-            }
-            _ => done.next(),
+                sums.clone().narrow(0, at - len, *len)
+            })
         });
-        in_place
-            .collect::<Option<Vec<_>>>()
-            .ok_or(TrainError::Lengths)
+        Ok(sums.collect())
     }
+}
+
+/// Deals tensors, by their lengths and in their order, to buckets of at most [`BUCKET`] elements; a longer one has its own.
+fn buckets(lengths: &[usize]) -> Vec<&[usize]> {
+    let mut buckets = Vec::new();
+    let (mut first, mut filled) = (0, 0);
+    for (at, len) in lengths.iter().enumerate() {
+        if at > first && filled + len > BUCKET {
+            buckets.push(&lengths[first..at]);
+            (first, filled) = (at, 0);
+        }
+        filled += len;
+    }
+    buckets.push(&lengths[first..]);
+    buckets
 }
 
 /// Adds up in memory of the host, in the order of ranks: for devices without transport between them, and replicas on one processor.
@@ -296,6 +309,23 @@ mod tests {
         for thread in threads {
             let error = thread.join().unwrap().unwrap_err();
             assert!(matches!(error, TrainError::Lengths), "{error}");
+        }
+    }
+
+    #[test]
+    fn buckets_have_all_in_order() {
+        let most = BUCKET;
+        for (lengths, expected) in [
+            (vec![1], vec![vec![1]]),
+            (vec![1, 2, 3], vec![vec![1, 2, 3]]),
+            (
+                vec![most - 1, 1, 1, 2 * most, 7],
+                vec![vec![most - 1, 1], vec![1], vec![2 * most], vec![7]],
+            ),
+            (vec![2 * most, most], vec![vec![2 * most], vec![most]]),
+        ] {
+            assert_eq!(buckets(&lengths), expected);
+            assert_eq!(buckets(&lengths).concat(), lengths);
         }
     }
 
