@@ -219,6 +219,7 @@ impl Learner {
         };
         let mut grads = accumulator.grads();
         self.constraint.mask(&mut grads);
+        self.constraint.learn(&self.model, &mut grads);
         let done = match self.optimizer.scale_on(device) {
             Some(scale) => self.step_ahead(measured, step, grads, &scale),
             None => self.step_when_known(measured, step, grads),

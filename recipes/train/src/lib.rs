@@ -11,6 +11,7 @@ mod evaluate;
 mod finish;
 mod generate;
 mod init;
+mod learned;
 mod learner;
 mod log;
 mod loss;
