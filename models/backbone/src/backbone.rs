@@ -179,6 +179,7 @@ impl BackboneConfig {
             blocks,
             norm: norm(),
             head,
+            learned: Vec::new(),
             precision: Precision::F32,
         })
     }
@@ -272,6 +273,9 @@ pub struct Backbone<M: Mixer> {
     pub blocks: Vec<Block<M>>,
     pub(crate) norm: Norm,
     pub(crate) head: Option<Linear>,
+    /// What training learns beside the weights and the model does not compute with, such as the steps of rounded weights: kept here, so
+    /// that optimizers and checkpoints have it as they have the weights. Empty but for a training that fills it.
+    pub learned: Vec<Param<Tensor<1>>>,
     #[module(skip)]
     precision: Precision,
 }

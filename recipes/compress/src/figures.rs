@@ -41,6 +41,26 @@ pub struct StageFigures {
     pub decode: Option<Pace>,
     /// What became of every layer that the stage worked on.
     pub layers: Vec<LayerFigures>,
+    /// What every number of bits was found to cost in every layer, where a budget decided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bits: Vec<BitsFigures>,
+}
+
+/// What a number of bits costs in a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitsFigures {
+    /// The layer.
+    pub layer: String,
+    /// Bits of a weight.
+    pub bits: u8,
+    /// Bytes of the layer.
+    pub bytes: u64,
+    /// Kullback-Leibler divergence of the model's distribution from that before the stage in nats a token, with this layer alone in so
+    /// many bits, on text of the calibration.
+    pub loss: f64,
+    /// Whether the layer got them.
+    pub chosen: bool,
 }
 
 /// A whole compression.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor};
 use kiln_compare::statistics::student_quantile;
 use kiln_loader::{Split, Windows};
 use kiln_train::{DeviceBatch, Evaluator, RunConfig, Score, Source};
@@ -72,9 +72,7 @@ impl Judge<'_> {
                 .extend(counted(&scores(before.clone())[..lanes]));
             seen.after.extend(counted(&scores(after.clone())[..lanes]));
             let (before, after) = (log_softmax(before, 1), log_softmax(after, 1)); // [counted, vocab]
-            let divergence = (before.clone().exp() * (before - after)).sum_dim(1); // [counted, 1]
-            let values = divergence.into_data();
-            seen.divergence += values.iter::<f32>().map(f64::from).sum::<f64>();
+            seen.divergence += divergence(before, after);
             Ok(())
         })?;
         let store = self.source.text().map(|text| &text.validation);
@@ -90,6 +88,13 @@ impl Judge<'_> {
             why: "that corpus has no validation split to measure on".into(),
         })
     }
+}
+
+/// Sum over targets of KL(before | after), both `[counted, vocab]` logarithms of probabilities.
+pub(crate) fn divergence(before: Tensor<2>, after: Tensor<2>) -> f64 {
+    let divergence = (before.clone().exp() * (before - after)).sum_dim(1); // [counted, 1]
+    let values = divergence.into_data();
+    values.iter::<f32>().map(f64::from).sum()
 }
 
 /// Windows that have targets.

@@ -9,7 +9,8 @@
 //! | [`judge`] | how good a model is beside the original |
 //! | [`figures`], [`page`] | what every stage cost and saved, as files and tables |
 //! | [`matrix`], [`gram`], [`layers`] | weights on the host, statistics of inputs, which tensors are layers |
-//! | [`quantize`] | round-to-nearest, MSE clipping, GPTQ, AWQ |
+//! | [`quantize`] | round-to-nearest, MSE clipping, GPTQ, AWQ, smoothing |
+//! | [`bits`] | bits for each layer within a budget |
 //! | [`prune`] | magnitude, Wanda, SparseGPT; unstructured and N:M |
 //! | `structured` | channels, heads and layers taken out of a model |
 //! | [`low_rank`] | truncated singular value decompositions, and ranks within a budget |
@@ -19,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod apply;
+pub mod bits;
 pub mod calibrate;
 mod error;
 mod factor;

@@ -142,6 +142,42 @@ pub fn layers(stage: &StageFigures) -> Table {
     }
 }
 
+/// What every number of bits would cost in every layer, where a budget decided; none elsewhere.
+pub fn bits(stage: &StageFigures) -> Option<Table> {
+    let all = &stage.bits;
+    let mut numbers: Vec<u8> = all.iter().map(|figures| figures.bits).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut names: Vec<&str> = all.iter().map(|figures| figures.layer.as_str()).collect();
+    names.dedup();
+    let row = |name: &&str| {
+        let own = || all.iter().filter(|figures| figures.layer == *name);
+        let chosen = own().find(|figures| figures.chosen);
+        let loss = |bits: &u8| {
+            let figures = own().find(|figures| figures.bits == *bits);
+            figures.map_or(format::NONE.into(), |figures| format::number(figures.loss))
+        };
+        let mut row = vec![
+            name.to_string(),
+            chosen.map_or(format::NONE.into(), |figures| figures.bits.to_string()),
+            chosen.map_or(format::NONE.into(), |figures| format::bytes(figures.bytes)),
+        ];
+        row.extend(numbers.iter().map(loss));
+        row
+    };
+    let heads = ["layer", "bits", "bytes"].map(String::from).into_iter();
+    let losses = numbers
+        .iter()
+        .map(|bits| format!("KL at {bits} bits, nats"));
+    (!all.is_empty()).then(|| Table {
+        title: format!("Bits of stage {}: {}", stage.number, stage.what),
+        columns: heads.chain(losses).collect(),
+        rows: names.iter().map(row).collect(),
+        note: "KL: how far the layer alone, in so many bits, takes the model from what it was before the stage, on text of the calibration.".into(),
+        ..Table::default()
+    })
+}
+
 /// Writes the page.
 ///
 /// # Errors
@@ -155,6 +191,7 @@ pub fn write(compression: &Compression, path: &Path) -> Result<(), FileError> {
         .stages
         .iter()
         .filter(|stage| !stage.layers.is_empty());
+    parts.extend(compression.stages.iter().filter_map(bits).map(Part::Folded));
     parts.extend(worked.map(|stage| Part::Folded(layers(stage))));
     if let Ok(text) = kiln_run::recipe::to_toml(&compression.recipe) {
         parts.push(Part::Source {

@@ -1,5 +1,6 @@
 //! A compression from the run that it starts from to the smaller one: stage by stage, each with a run folder of its own.
 
+mod auto;
 mod estimate;
 mod folder;
 mod recover;
@@ -18,7 +19,7 @@ use kiln_text::DataEnv;
 use kiln_train::{OpenDevice, Run, Source, StoredModel, load_stored};
 
 use crate::apply::LayerFigures;
-use crate::figures::{COMPRESS_VERSION, Compression, StageFigures};
+use crate::figures::{BitsFigures, COMPRESS_VERSION, Compression, StageFigures};
 use crate::judge::Judge;
 use crate::recipe::CompressRecipe;
 use crate::{CompressError, page};
@@ -137,6 +138,7 @@ struct Work {
     seconds: f64,
     calibration_tokens: u64,
     layers: Vec<LayerFigures>,
+    bits: Vec<BitsFigures>,
 }
 
 impl Pipeline<'_> {
@@ -156,6 +158,7 @@ impl Pipeline<'_> {
             seconds: 0.0,
             calibration_tokens: 0,
             layers: Vec::new(),
+            bits: Vec::new(),
         };
         let figures = self.measured(0, self.run, work)?;
         self.folder.write(&figures)?;
@@ -188,6 +191,7 @@ impl Pipeline<'_> {
             model,
             mut layers,
             alone,
+            bits,
             tokens,
         } = made;
         let seconds = start.elapsed().as_secs_f64();
@@ -203,6 +207,7 @@ impl Pipeline<'_> {
             seconds,
             calibration_tokens: tokens,
             layers,
+            bits,
         };
         self.folder.write_run(number, before, &config, &model)?;
         let after = Run::open(&self.folder.stage(number), device)?;
@@ -237,6 +242,7 @@ impl Pipeline<'_> {
             quality,
             decode: self.decode(run)?,
             layers: work.layers,
+            bits: work.bits,
         })
     }
 

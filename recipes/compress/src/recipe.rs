@@ -2,6 +2,7 @@
 
 mod integer;
 mod keys;
+mod quantize;
 mod recover;
 mod structured;
 
@@ -11,16 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::CompressError;
 use crate::prune::Pattern;
-use crate::quantize::{Clip, Grid};
+use crate::quantize::Clip;
 pub use integer::Integer;
 use keys::Keys;
 pub use kiln_train::Selection;
-use kiln_train::matches;
+pub use quantize::{Auto, Quantize, QuantizeMethod};
 pub use recover::Recover;
 pub use structured::{Importance, Part, Structured};
 
-/// Packed groups are multiples of this many inputs.
-const GROUP_ALIGN: usize = 32;
 /// Nobody waits longer for the pace of a stage.
 const MOST_SECONDS: f64 = 3600.0;
 
@@ -125,40 +124,6 @@ pub enum Work {
     Recover(Recover),
     /// What is still in 32 bits is stored in 16.
     Half,
-}
-
-/// A stage that quantizes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Quantize {
-    /// How codes are chosen.
-    pub method: QuantizeMethod,
-    /// Codes of a weight.
-    pub grid: Grid,
-    /// Layers with bits of their own, by pattern; the first that matches counts.
-    pub bits_of: Vec<(String, u8)>,
-    /// Inputs that share a scale; 0 for all of a layer.
-    pub group: usize,
-    /// Whether a layer whose inputs the group does not divide takes the next smaller one that does, or else one scale an output.
-    /// Otherwise it is an error.
-    pub nearest_group: bool,
-    /// Range of a group's codes.
-    pub clip: Clip,
-}
-
-/// How codes are chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum QuantizeMethod {
-    /// Each weight by itself.
-    RoundToNearest,
-    /// With compensation.
-    Gptq {
-        /// See [`crate::quantize::GptqConfig::damping`].
-        damping: f64,
-        /// See [`crate::quantize::GptqConfig::act_order`].
-        act_order: bool,
-    },
-    /// With inputs scaled by what they carry.
-    Awq,
 }
 
 /// A stage that prunes.
@@ -301,30 +266,6 @@ impl fmt::Display for Work {
     }
 }
 
-impl fmt::Display for Quantize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = match self.method {
-            QuantizeMethod::RoundToNearest => "rtn",
-            QuantizeMethod::Gptq {
-                act_order: false, ..
-            } => "gptq",
-            QuantizeMethod::Gptq {
-                act_order: true, ..
-            } => "gptq by activation",
-            QuantizeMethod::Awq => "awq",
-        };
-        write!(f, "{method}, {} bits", self.grid.bits)?;
-        match self.group {
-            0 => f.write_str(", scales by output")?,
-            group => write!(f, ", groups of {group}")?,
-        }
-        if self.clip == Clip::Mse {
-            f.write_str(", clipped")?;
-        }
-        Ok(())
-    }
-}
-
 impl Work {
     /// Whether it works on the model as a whole: no layer is left out, and none can be changed alone.
     pub fn is_whole(&self) -> bool {
@@ -356,29 +297,6 @@ impl Work {
                 Importance::Magnitude | Importance::Random
             ),
             Self::Recover(_) | Self::Half => false,
-        }
-    }
-}
-
-impl Quantize {
-    /// The largest group up to the asked for one that divides `d_input` and that there is a packed storage for (a multiple of 32);
-    /// 0, one scale an output, if there is none.
-    pub fn group_that_fits(&self, d_input: usize) -> usize {
-        let fits = |group: &usize| d_input.is_multiple_of(*group);
-        let most = self.group / GROUP_ALIGN;
-        let groups = (1..=most).rev().map(|count| count * GROUP_ALIGN);
-        groups.into_iter().find(fits).unwrap_or(0)
-    }
-
-    /// The grid of a layer.
-    pub fn grid_of(&self, layer: &str) -> Grid {
-        let own = self
-            .bits_of
-            .iter()
-            .find(|(pattern, _)| matches(pattern, layer));
-        Grid {
-            bits: own.map_or(self.grid.bits, |(_, bits)| *bits),
-            ..self.grid
         }
     }
 }

@@ -1,18 +1,22 @@
 //! What holds for a model's weights throughout training: zeros that stay zero, numbers that are rounded, and the form that they
 //! are stored in.
 
-use std::collections::{BTreeMap, HashMap};
+mod form;
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use burn::module::{Module, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{Embedding, Linear, Matrix, Rows, Weight};
-use kiln_quant::{Encoding, FloatType, PackedFormat, SparseMatrix};
+use kiln_backbone::{Embedding, Linear, Matrix, Rows, Weight, stable_param_ids};
+use kiln_quant::{Encoding, PackedFormat};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
+use crate::learned::{self, Gathered, Steps};
 use crate::quantize::{QuantizeConfig, Rounded, matrix};
 use crate::storage::{Storage, Stored, StoredModel};
+use form::{Changed, Formed};
 
 /// The name of the embedding's tensor.
 const EMBEDDING: &str = "tokens";
@@ -37,23 +41,30 @@ struct Rounding {
     clip: bool,
     /// Whether the transpose is packed: an embedding, whose rows have scales of their own.
     rows: bool,
+    /// Where its steps are learned, if they are.
+    steps: Option<Steps>,
 }
 
 impl Rounding {
-    fn round(&self, weights: Tensor<2>) -> Rounded {
-        let weights = match self.rows {
+    /// The weights, or an embedding's transpose, and back.
+    fn turned(&self, weights: Tensor<2>) -> Tensor<2> {
+        match self.rows {
             true => weights.transpose(),
             false => weights,
-        };
-        Rounded::new(weights, self.format, self.clip)
+        }
     }
 
-    fn values(&self, weights: Tensor<2>) -> Tensor<2> {
-        let values = self.round(weights).values();
-        match self.rows {
-            true => values.transpose(),
-            false => values,
+    /// `logs` are those of the learned steps.
+    fn round(&self, weights: Tensor<2>, logs: Option<Tensor<1>>) -> Rounded {
+        let weights = self.turned(weights);
+        match logs {
+            Some(logs) => learned::round(weights, self.format, logs),
+            None => Rounded::new(weights, self.format, self.clip),
         }
+    }
+
+    fn values(&self, weights: Tensor<2>, logs: Option<Tensor<1>>) -> Tensor<2> {
+        self.turned(self.round(weights, logs).values())
     }
 }
 
@@ -102,6 +113,7 @@ impl Constraint {
         config: &QuantizeConfig,
         model: &mut LanguageModel,
     ) -> Result<Self, TrainError> {
+        config.check()?;
         let selection = config.selection();
         let clip = config.clip;
         if selection.has(EMBEDDING)
@@ -112,9 +124,10 @@ impl Constraint {
                 rows.id,
                 Rounding {
                     tensor: EMBEDDING.into(),
-                    format: config.format([width, vocab]),
+                    format: config.format(EMBEDDING, [width, vocab]),
                     clip,
                     rows: true,
+                    steps: None,
                 },
             );
         }
@@ -124,18 +137,25 @@ impl Constraint {
                 for (tensor, id, dims) in weights(&name, layer) {
                     let rounding = Rounding {
                         tensor,
-                        format: config.format(dims),
+                        format: config.format(&name, dims),
                         clip,
                         rows: false,
+                        steps: None,
                     };
                     self.rounded.insert(id, rounding);
                 }
             }
             names.push(name);
         }
-        let pruned = self.masks.keys().find_map(|id| self.rounded.get(id));
-        match (pruned, config.encoding) {
-            (Some(rounding), Encoding::Sign) => Err(TrainError::setting(
+        if config.learned {
+            self.learn_steps(model);
+        }
+        let signs = |id| {
+            let rounding: Option<&Rounding> = self.rounded.get(id);
+            rounding.filter(|rounding| rounding.format.encoding == Encoding::Sign)
+        };
+        match self.masks.keys().find_map(signs) {
+            Some(rounding) => Err(TrainError::setting(
                 "quantize.encoding",
                 "sign",
                 format!(
@@ -155,6 +175,70 @@ impl Constraint {
         }
     }
 
+    /// Makes the steps of all rounded weights numbers that are learned, from those that they have now.
+    fn learn_steps(&mut self, model: &mut LanguageModel) {
+        let ids: HashSet<ParamId> = self.rounded.keys().copied().collect();
+        let wanted = |id| ids.contains(&id);
+        let mut gathered = Gathered::new(&wanted);
+        model.visit(&mut gathered);
+        let device = model.embedding().dense().device();
+        let mut roundings: Vec<(&ParamId, &mut Rounding)> = self.rounded.iter_mut().collect();
+        roundings.sort_by(|a, b| a.1.tensor.cmp(&b.1.tensor));
+        model.learned.clear();
+        let mut found = Vec::new();
+        for (id, rounding) in roundings {
+            let Some(weights) = gathered.matrix(*id) else {
+                continue;
+            };
+            let logs = learned::start(&rounding.round(weights, None));
+            let logs = match device.is_autodiff() {
+                true => Tensor::from_inner(logs),
+                false => logs,
+            };
+            model.learned.push(Param::from_tensor(logs));
+            found.push(rounding);
+        }
+        // Ids follow from paths, so that a checkpoint's optimizer finds its state.
+        model.learned = stable_param_ids(model.clone()).learned;
+        for (place, (rounding, steps)) in found.into_iter().zip(&model.learned).enumerate() {
+            rounding.steps = Some(Steps {
+                place,
+                id: steps.id,
+            });
+        }
+    }
+
+    /// The tensors of a model that are wanted.
+    fn gathered<'a>(model: &LanguageModel, wanted: &'a dyn Fn(ParamId) -> bool) -> Gathered<'a> {
+        let mut gathered = Gathered::new(wanted);
+        model.visit(&mut gathered);
+        gathered
+    }
+
+    /// Turns the gradients at rounded weights into those of weights and steps, where steps are learned.
+    pub fn learn(&self, model: &LanguageModel, grads: &mut GradientsParams) {
+        let learned = |id: &ParamId| Some(self.rounded.get(id)?.steps.as_ref()?.id);
+        let steps: HashSet<ParamId> = self.rounded.keys().filter_map(learned).collect();
+        if steps.is_empty() {
+            return;
+        }
+        let wanted = |id| steps.contains(&id) || self.rounded.contains_key(&id);
+        let gathered = Self::gathered(model, &wanted);
+        for (id, rounding) in &self.rounded {
+            let logs = rounding.steps.as_ref().map(|steps| steps.id);
+            let (Some(step), Some(weights)) = (logs, gathered.matrix(*id)) else {
+                continue;
+            };
+            let (Some(logs), Some(grad)) = (gathered.vector(step), grads.remove::<2>(*id)) else {
+                continue;
+            };
+            let (weights, grad) = (rounding.turned(weights), rounding.turned(grad));
+            let (grad, of_logs) = learned::gradients(weights, rounding.format, logs, grad);
+            grads.register(*id, rounding.turned(grad));
+            grads.register(step, of_logs);
+        }
+    }
+
     /// Whether the model is stored otherwise than in plain numbers of 32 bits.
     pub(crate) fn has_form(&self) -> bool {
         !self.forms.is_empty() || !self.rounded.is_empty()
@@ -163,12 +247,18 @@ impl Constraint {
     /// The model that is computed with: rounded weights in the place of those that are trained, under the same ids.
     pub fn seen(&self, model: &LanguageModel) -> LanguageModel {
         let model = model.clone();
-        match self.rounded.is_empty() {
-            true => model,
-            false => model.map(&mut Changed(|id, weights| {
-                Some(self.rounded.get(&id)?.values(weights))
-            })),
+        if self.rounded.is_empty() {
+            return model;
         }
+        let learned: HashSet<ParamId> = model.learned.iter().map(|param| param.id).collect();
+        let wanted = |id| learned.contains(&id);
+        let gathered = Self::gathered(&model, &wanted);
+        model.map(&mut Changed(|id, weights| {
+            let rounding = self.rounded.get(&id)?;
+            let steps = rounding.steps.as_ref();
+            let logs = steps.and_then(|steps| gathered.vector(steps.id));
+            Some(rounding.values(weights, logs))
+        }))
     }
 
     /// Leaves no gradient where a weight stays zero.
@@ -206,8 +296,18 @@ impl Constraint {
                 .map(|rounding| (rounding.tensor.as_str(), rounding))
                 .collect(),
             plain: plain.tensors,
+            steps: HashMap::new(),
             device: device.clone(),
         };
+        let mut steps = HashMap::new();
+        for rounding in self.rounded.values() {
+            if let Some(place) = rounding.steps.as_ref().map(|steps| steps.place)
+                && let Some(stored) = left.plain.remove(&learned::name(place))
+            {
+                steps.insert(rounding.tensor.clone(), stored);
+            }
+        }
+        left.steps = steps;
         let names: Vec<String> = match self.forms.is_empty() {
             true => left.plain.keys().cloned().collect(),
             false => self.forms.keys().cloned().collect(),
@@ -242,79 +342,4 @@ fn mask(stored: &Stored, device: &Device) -> Tensor<2> {
     let values = stored.values().into_iter();
     let values = values.map(|value| f32::from(u8::from(value != 0.0)));
     matrix(values.collect(), [shape[0], shape[1]], device)
-}
-
-/// Changes the weights that a function has something for, without autodiff.
-struct Changed<F>(F);
-
-impl<F: Fn(ParamId, Tensor<2>) -> Option<Tensor<2>>> ModuleMapper for Changed<F> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if D != 2 {
-            return param;
-        }
-        let (id, value, mapper) = param.consume();
-        let (tracked, on_autodiff) = (value.is_require_grad(), value.is_autodiff());
-        let plain = match on_autodiff {
-            true => value.clone().inner(),
-            false => value.clone(),
-        };
-        let dims = plain.dims();
-        let value = match (self.0)(id, plain.reshape([dims[0], dims[1]])) {
-            None => value,
-            Some(changed) => {
-                let changed = changed.reshape(dims);
-                match on_autodiff {
-                    true => Tensor::from_inner(changed).set_require_grad(tracked),
-                    false => changed,
-                }
-            }
-        };
-        Param::from_mapped_value(id, value, mapper)
-    }
-}
-
-/// Plain tensors on their way to their form.
-struct Formed<'a> {
-    roundings: HashMap<&'a str, &'a Rounding>,
-    plain: BTreeMap<String, Stored>,
-    device: Device,
-}
-
-impl Formed<'_> {
-    fn stored(&mut self, name: &str, form: Option<&Storage>) -> Result<Stored, TrainError> {
-        if let Some(Storage::LowRank { first, second }) = form {
-            return Ok(Stored::LowRank {
-                first: Box::new(self.stored(&format!("{name}.down"), Some(first))?),
-                second: Box::new(self.stored(&format!("{name}.up"), Some(second))?),
-            });
-        }
-        let bad = |why: String| TrainError::Form {
-            tensor: name.into(),
-            why,
-        };
-        let packing = |error: kiln_quant::QuantError| bad(error.to_string());
-        let plain = self.plain.remove(name);
-        let plain = plain.ok_or_else(|| bad("the trained model has no such tensor".into()))?;
-        if let Some(rounding) = self.roundings.get(name) {
-            let shape = plain.shape();
-            let weights = matrix(plain.values(), [shape[0], shape[1]], &self.device);
-            let packed = rounding.round(weights).packed().map_err(packing)?;
-            return Ok(match rounding.rows {
-                true => Stored::PackedRows(packed),
-                false => Stored::Packed(packed),
-            });
-        }
-        match form {
-            Some(Storage::Sparse(format)) => {
-                let sparse = SparseMatrix::pack(*format, &plain.values()).map_err(packing)?;
-                Ok(Stored::Sparse(sparse))
-            }
-            Some(Storage::Float(kind @ FloatType::F16)) => Ok(Stored::Float {
-                kind: *kind,
-                shape: plain.shape(),
-                values: plain.values().into_iter().map(|x| kind.round(x)).collect(),
-            }),
-            _ => Ok(plain),
-        }
-    }
 }

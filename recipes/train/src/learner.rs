@@ -318,6 +318,7 @@ impl Learner {
         drop(seen);
         let step = Step { rates, loss_scale };
         self.constraint.mask(&mut grads);
+        self.constraint.learn(&self.model, &mut grads);
         let done = match self.optimizer.scale_on(device) {
             Some(scale) => self.step_ahead(measured, step, grads, &scale),
             None => self.step_when_known(measured, step, grads),

@@ -13,6 +13,7 @@ mod finish;
 mod generate;
 mod init;
 mod launch;
+mod learned;
 mod learner;
 mod log;
 mod loss;

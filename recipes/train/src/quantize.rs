@@ -4,14 +4,17 @@
 //! w' = s (q - z)          s, z, q of w as it stands: what the forward pass computes with
 //! w -= rate g(w')         the gradient of w' moves w, straight through the rounding (Bengio et al., arXiv 1308.3432)
 //! ```
-//! Integer levels get their scale from the range of their group (arXiv 1712.05877), clipped where that has less squared error if
+//! Steps may be learned too (see `learned.rs`). Otherwise integer levels get their scale from the range of their group (arXiv 1712.05877), clipped where that has less squared error if
 //! asked for; ternary ones from the mean size (BitNet b1.58, arXiv 2402.17764); signs too (XNOR-Net, arXiv 1603.05279).
+
+use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
 use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix, QuantError};
 use serde::{Deserialize, Serialize};
 
-use crate::selection::Selection;
+use crate::TrainError;
+use crate::selection::{Selection, matches};
 
 /// Groups of packed weights are multiples of this many inputs.
 const GROUP_ALIGN: usize = 32;
@@ -38,6 +41,13 @@ pub struct QuantizeConfig {
     /// Whether the range of integer levels is clipped to the share that has the least squared error.
     #[serde(default)]
     pub clip: bool,
+    /// Whether the steps are learned as the weights are (LSQ, arXiv 1902.08153), from those that they would have otherwise. For levels
+    /// about zero: `symmetric` integers, and ternary ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learned: bool,
+    /// Levels of layers by patterns of their names; the first that matches counts, and `encoding` where none does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub encoding_of: BTreeMap<String, Encoding>,
     /// Layers by patterns of their names, `*` standing for anything; the embedding is `tokens`.
     #[serde(default = "all")]
     pub layers: Vec<String>,
@@ -58,6 +68,8 @@ impl QuantizeConfig {
             group: 0,
             symmetric: false,
             clip: false,
+            learned: false,
+            encoding_of: BTreeMap::new(),
             layers: all(),
             except: Vec::new(),
         }
@@ -71,13 +83,58 @@ impl QuantizeConfig {
         }
     }
 
-    /// How a matrix of this shape is packed.
-    pub fn format(&self, [d_input, d_output]: [usize; 2]) -> PackedFormat {
+    /// Checks every key, and what no single one shows.
+    ///
+    /// # Errors
+    /// A group that cannot be packed, a range of levels that have none, learned steps of levels that are not about zero.
+    pub fn check(&self) -> Result<(), TrainError> {
+        if !self.group.is_multiple_of(GROUP_ALIGN) {
+            let why = "groups of packed weights are multiples of 32; 0 is one scale an output";
+            return Err(TrainError::setting("quantize.group", self.group, why));
+        }
+        let all = || self.encoding_of.values().chain([&self.encoding]);
+        let has_range = all().any(|encoding| encoding.has_zero_points());
+        for (key, given) in [
+            ("quantize.symmetric", self.symmetric),
+            ("quantize.clip", self.clip),
+        ] {
+            if given && !has_range {
+                let why = "ternary levels and signs are about zero and have no range to clip: leave the key out";
+                return Err(TrainError::setting(key, true, why));
+            }
+        }
+        let unlike = |encoding: &&Encoding| match encoding {
+            Encoding::Ternary => false,
+            Encoding::Sign => true,
+            _ => !self.symmetric,
+        };
+        match all().find(unlike).filter(|_| self.learned) {
+            None => Ok(()),
+            Some(encoding) => Err(TrainError::setting(
+                "quantize.learned",
+                "true",
+                format!(
+                    "steps are learned of levels about zero, and {encoding:?} here has others: take integers with `symmetric = true`, or `ternary`"
+                ),
+            )),
+        }
+    }
+
+    /// The levels of a layer.
+    pub fn encoding_of(&self, layer: &str) -> Encoding {
+        let mut own = self.encoding_of.iter();
+        let own = own.find(|(pattern, _)| matches(pattern, layer));
+        own.map_or(self.encoding, |(_, encoding)| *encoding)
+    }
+
+    /// How a matrix of this shape is packed in a layer.
+    pub fn format(&self, layer: &str, [d_input, d_output]: [usize; 2]) -> PackedFormat {
+        let encoding = self.encoding_of(layer);
         let multiples = (1..=self.group / GROUP_ALIGN).rev();
         let mut groups = multiples.map(|count| count * GROUP_ALIGN);
         PackedFormat {
-            encoding: self.encoding,
-            asymmetric: self.encoding.has_zero_points() && !self.symmetric,
+            encoding,
+            asymmetric: encoding.has_zero_points() && !self.symmetric,
             d_input,
             d_output,
             group: groups
@@ -127,6 +184,30 @@ impl Rounded {
             }
             _ => of(1.0),
         }
+    }
+
+    /// The levels nearest to `[d_input, d_output]` with steps that are given, `[groups, 1, d_output]`, for levels about zero.
+    pub fn with_steps(weights: Tensor<2>, format: PackedFormat, steps: Tensor<3>) -> Self {
+        let range = format.encoding.levels(false);
+        let (least, most) = (f64::from(*range.start()), f64::from(*range.end()));
+        let weights = weights.reshape([format.groups(), format.group, format.d_output]);
+        let scales = half_precision(steps);
+        Self {
+            format,
+            levels: (weights / scales.clone()).round().clamp(least, most),
+            scales,
+            zeros: None,
+        }
+    }
+
+    /// The scales, `[groups, 1, d_output]`.
+    pub fn scales(&self) -> Tensor<3> {
+        self.scales.clone()
+    }
+
+    /// The levels, `[groups, group, d_output]`.
+    pub fn levels(&self) -> Tensor<3> {
+        self.levels.clone()
     }
 
     /// The levels of `[groups, group, d_output]` within a share of the range of each group.
@@ -238,96 +319,4 @@ pub(crate) fn matrix(
 
 #[cfg(all(test, feature = "flex"))]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use burn::tensor::Device;
-
-    use super::*;
-
-    const ENCODINGS: [Encoding; 6] = Encoding::ALL;
-
-    fn weights() -> Vec<f32> {
-        let value =
-            |at: u32| ((at.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0 - 0.4) * 0.3;
-        (0..64 * 6).map(value).collect()
-    }
-
-    fn config(encoding: Encoding) -> QuantizeConfig {
-        QuantizeConfig {
-            group: 32,
-            ..QuantizeConfig::new(encoding)
-        }
-    }
-
-    /// What is trained with is bit for bit what comes out of the packed words.
-    #[test]
-    fn packed_numbers_are_those_that_were_trained_with() {
-        for encoding in ENCODINGS {
-            for (symmetric, clip) in [(false, false), (true, false), (false, true), (true, true)] {
-                let config = QuantizeConfig {
-                    symmetric,
-                    clip,
-                    ..config(encoding)
-                };
-                let matrix = matrix(weights(), [64, 6], &Device::flex());
-                let rounded = Rounded::new(matrix, config.format([64, 6]), clip);
-                let trained: Vec<f32> = rounded.values().into_data().iter().collect();
-                let packed = rounded.packed().unwrap();
-                assert_eq!(packed.format().group, 32);
-                assert_eq!(
-                    packed.dequantize(),
-                    trained,
-                    "{encoding:?} {symmetric} {clip}"
-                );
-            }
-        }
-    }
-
-    /// More levels are nearer, no weight is further than half a step, and clipping pays at few bits.
-    #[test]
-    fn levels_are_the_nearest() {
-        let error = |encoding, clip| {
-            let matrix = matrix(weights(), [64, 6], &Device::flex());
-            let format = config(encoding).format([64, 6]);
-            let rounded = Rounded::new(matrix, format, clip).values().into_data();
-            let pairs = weights().into_iter().zip(rounded.iter::<f32>());
-            pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
-        };
-        let errors: Vec<f64> = ENCODINGS
-            .iter()
-            .map(|encoding| error(*encoding, false))
-            .collect();
-        assert!(errors.is_sorted(), "{errors:?}");
-        assert!(error(Encoding::Int2, true) <= error(Encoding::Int2, false));
-        // A step is at most 0.3 / 15 of these weights.
-        let bound = 64.0 * 6.0 * (0.5 * 0.3 / 15.0_f64).powi(2);
-        assert!(errors[1] < bound, "{errors:?}");
-    }
-
-    /// Zeros stay zeros, groups of zeros too.
-    #[test]
-    fn zeros_stay() {
-        let mut values = weights();
-        values.iter_mut().step_by(3).for_each(|value| *value = 0.0);
-        values[..32 * 6].fill(0.0);
-        for encoding in &ENCODINGS[..5] {
-            let matrix = matrix(values.clone(), [64, 6], &Device::flex());
-            let rounded = Rounded::new(matrix, config(*encoding).format([64, 6]), false);
-            let found = rounded.packed().unwrap().dequantize();
-            for (before, after) in values.iter().zip(found) {
-                assert!(*before != 0.0 || after == 0.0, "{encoding:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_group_gives_way_to_the_width() {
-        let group = |d_input| {
-            let config = QuantizeConfig {
-                group: 64,
-                ..QuantizeConfig::new(Encoding::Int4)
-            };
-            config.format([d_input, 4]).group
-        };
-        assert_eq!([128, 96, 100].map(group), [64, 32, 100]);
-    }
-}
+mod tests;

@@ -68,6 +68,14 @@ fn stopped_at_a_step_and_resumed() {
         ("muon", &["optimizer.kind=muon"]),
         ("accumulated", &["train.accumulate=3"]),
         ("rounded", &["quantize.encoding=int4", "quantize.group=32"]),
+        (
+            "learned",
+            &[
+                "quantize.encoding=int4",
+                "quantize.symmetric=true",
+                "quantize.learned=true",
+            ],
+        ),
         ("shuffled", &["train.order=shuffled"]),
         (
             "frozen",

@@ -159,6 +159,9 @@ impl QuantBackend for Cube {
             Activations::Static { step } => x.clone().slice([0..x.dims()[0], 0..1]).full_like(step),
             Activations::Dynamic => x.clone().abs().max_dim(1).div_scalar(MOST), // [rows, 1]
         };
+        // What is no number may be lost on the way to integers.
+        let finite = x.clone().is_finite().all_dim(1); // [rows, 1]
+        let steps = steps.mask_fill(finite.bool_not(), f32::NAN);
         // A row of zeros has a step of zero, by which nothing is divided; its integers are zeros by any other.
         let divisors = steps.clone().mask_fill(steps.clone().equal_elem(0.0), 1.0);
         let levels = (x / divisors).round().clamp(-MOST, MOST);

@@ -4,7 +4,7 @@ use kiln_quant::{Encoding, PackedFormat, PackedMatrix};
 use kiln_train::{QuantizeConfig, Run, Stored, StoredModel};
 
 use super::recover::check_trainable;
-use super::structure;
+use super::{auto, structure};
 use crate::CompressError;
 use crate::apply::{Calibrated, Job, LayerFigures};
 use crate::layers::{Role, layers};
@@ -60,10 +60,14 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
             };
             layers = job.all_figures(&before, &model)?;
         } else {
+            // By what the weights lose, where a budget decides about bits: as many bytes are spent.
+            let grams = Calibrated::new();
+            let mut loss = |_: &StoredModel, figures: &LayerFigures| Ok(figures.weight_error);
+            let (plain, _) = auto::resolved(index + 1, &model, &grams, &plain, &mut loss)?;
             let job = Job {
                 number: index + 1,
                 stage: &plain,
-                grams: &Calibrated::new(),
+                grams: &grams,
             };
             (model, layers) = job.apply(&model)?;
         }
@@ -86,7 +90,7 @@ fn pack(
     let selected = layers(model).into_iter();
     for layer in selected.filter(|layer| selection.has(&layer.name)) {
         let codes = |format: PackedFormat| {
-            let level = i16::from(config.encoding == Encoding::Sign);
+            let level = i16::from(format.encoding == Encoding::Sign);
             let scales = format.groups() * format.d_output;
             let zeros = vec![0; scales];
             let zeros = format.asymmetric.then_some(zeros.as_slice());
@@ -99,12 +103,12 @@ fn pack(
             })
         };
         let dims = |stored: &Stored| [stored.shape()[0], stored.shape()[1]];
-        let of = |stored: &Stored| codes(config.format(dims(stored)));
+        let of = |stored: &Stored| codes(config.format(&layer.name, dims(stored)));
         let stored = &model.tensors[&layer.tensor];
         let packed = match (stored, layer.role) {
             (_, Role::Embedding) => {
                 let [vocab, width] = dims(stored);
-                Stored::PackedRows(codes(config.format([width, vocab]))?)
+                Stored::PackedRows(codes(config.format(&layer.name, [width, vocab]))?)
             }
             (Stored::LowRank { first, second }, _) => Stored::LowRank {
                 first: Box::new(Stored::Packed(of(first)?)),

@@ -96,6 +96,7 @@ impl Pipeline<'_> {
             layers: job.all_figures(stored, &model)?,
             model,
             alone: BTreeMap::new(),
+            bits: Vec::new(),
             tokens: 0,
         }))
     }

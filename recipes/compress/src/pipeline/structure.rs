@@ -179,6 +179,7 @@ impl Pipeline<'_> {
             model: after.tensors,
             layers,
             alone: BTreeMap::new(),
+            bits: Vec::new(),
             tokens,
         })
     }

@@ -9,6 +9,7 @@ use kiln_zoo::{LanguageModel, ModelConfig};
 use super::Pipeline;
 use crate::apply::{Calibrated, Job, LayerFigures};
 use crate::calibrate::calibrate;
+use crate::figures::BitsFigures;
 use crate::recipe::{Selection, Stage, Work as Kind};
 use crate::{CompressError, Gram};
 
@@ -20,6 +21,8 @@ pub(super) struct Made {
     pub layers: Vec<LayerFigures>,
     /// Tensors that are others where they alone are changed.
     pub alone: BTreeMap<String, Stored>,
+    /// What every number of bits would cost, where that decided.
+    pub bits: Vec<BitsFigures>,
     /// Tokens of the calibration.
     pub tokens: u64,
 }
@@ -33,7 +36,8 @@ impl Pipeline<'_> {
         before: &Run,
         stored: &StoredModel,
     ) -> Result<Option<Made>, CompressError> {
-        let work = &self.recipe.stage[number - 1].work;
+        let (stage, bits) = self.resolved(number, before, stored)?;
+        let work = &stage.work;
         match work {
             Kind::Structured(work) => {
                 return self.narrowed(number, before, stored, *work).map(Some);
@@ -50,6 +54,7 @@ impl Pipeline<'_> {
             model: stored.clone(),
             layers: Vec::new(),
             alone: BTreeMap::new(),
+            bits,
             tokens: 0,
         };
         let readers = before.model.clone().norm_readers();
@@ -65,7 +70,7 @@ impl Pipeline<'_> {
                 true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,
                 false => Calibrated::new(),
             };
-            let stage = Stage {
+            let part = Stage {
                 work: work.clone(),
                 layers: Selection {
                     layers: names,
@@ -74,7 +79,7 @@ impl Pipeline<'_> {
             };
             let job = Job {
                 number,
-                stage: &stage,
+                stage: &part,
                 grams: &grams,
             };
             let (after, layers) = match work {
@@ -115,7 +120,7 @@ impl Pipeline<'_> {
         })
     }
 
-    fn calibrated(
+    pub(super) fn calibrated(
         &mut self,
         model: &LanguageModel,
         wanted: &dyn Fn(&str) -> bool,

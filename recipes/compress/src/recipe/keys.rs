@@ -9,8 +9,8 @@ use kiln_train::InputSteps;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Factorize, Part, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage, Structured,
-    Work,
+    Auto, Factorize, Part, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage,
+    Structured, Work,
 };
 use crate::prune::Pattern;
 use crate::quantize::{Clip, Grid};
@@ -23,6 +23,10 @@ const DAMPING: f64 = 0.01;
 const WHITENING: f64 = 1e-4;
 /// Inputs that share a scale.
 const GROUP: usize = 64;
+/// The fewest bits that a layer can be given where a budget decides.
+const AUTO_LEAST: u8 = 2;
+/// Windows that it decides on.
+const AUTO_WINDOWS: usize = 32;
 
 /// The keys of `[[stage]]`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,11 +36,17 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     method: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    bits: Option<u8>,
+    bits: Option<Bits>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bits_of: Option<BTreeMap<String, u8>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    budget: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    windows: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     symmetric: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    learned: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +87,20 @@ pub(super) struct Keys {
     layers: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     except: Option<Vec<String>>,
+}
+
+/// Bits of a weight: a number, or `"auto"`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Bits {
+    Number(u8),
+    Word(Word),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Word {
+    Auto,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -136,10 +160,14 @@ impl Keys {
             "awq" => QuantizeMethod::Awq,
             other => return Err(unknown_method(other, KNOWN)),
         };
-        let bits = self.bits.take();
         let bits_of = self.bits_of.take().unwrap_or_default();
+        let (bits, auto) = match self.bits.take() {
+            Some(Bits::Number(bits)) => (bits, None),
+            Some(Bits::Word(Word::Auto)) => (AUTO_LEAST, Some(self.auto()?)),
+            None => return Err("a quantize stage needs `bits`: 2, 3, 4, 8 or \"auto\"".into()),
+        };
         let grid = Grid {
-            bits: bits.ok_or("a quantize stage needs `bits`: 2, 3, 4 or 8")?,
+            bits,
             symmetric: self.symmetric.take().unwrap_or(false),
         };
         for bits in bits_of.values().chain([&grid.bits]) {
@@ -152,11 +180,24 @@ impl Keys {
         Ok(Quantize {
             method,
             grid,
+            auto,
             bits_of: bits_of.into_iter().collect(),
             group: self.group.take().unwrap_or(GROUP),
             nearest_group: self.nearest_group.take().unwrap_or(false),
             clip: self.clip.take().unwrap_or_default(),
         })
+    }
+
+    fn auto(&mut self) -> Result<Auto, String> {
+        let windows = self.windows.take().unwrap_or(AUTO_WINDOWS);
+        if windows == 0 {
+            return Err("`windows` is 0, but must be at least 1".into());
+        }
+        match self.budget.take() {
+            Some(budget) if budget > 0.0 && budget < 1.0 => Ok(Auto { budget, windows }),
+            Some(budget) => Err(format!("`budget` is {budget}, but must lie in (0, 1)")),
+            None => Err("`bits = \"auto\"` needs `budget`, the share of the layers' bytes in 32 bits that they may take".into()),
+        }
     }
 
     fn prune(&mut self) -> Result<Prune, String> {
@@ -309,7 +350,12 @@ fn quantize_keys(work: Quantize) -> Keys {
     Keys {
         kind: Kind::Quantize,
         method: Some(method.into()),
-        bits: Some(work.grid.bits),
+        bits: Some(match work.auto {
+            Some(_) => Bits::Word(Word::Auto),
+            None => Bits::Number(work.grid.bits),
+        }),
+        budget: work.auto.map(|auto| auto.budget),
+        windows: work.auto.map(|auto| auto.windows),
         bits_of: Some(work.bits_of.into_iter().collect()),
         symmetric: Some(work.grid.symmetric),
         group: Some(work.group),

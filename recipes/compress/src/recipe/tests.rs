@@ -18,6 +18,11 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"recover\"\nsteps = 100\ndistill = 0.5",
         "kind = \"qat\"\nmethod = \"integer\"\nbits = 3\nclip = \"mse\"\nsteps = 50\nexcept = [\"tokens\"]",
         "kind = \"qat\"\nmethod = \"ternary\"\ngroup = 0\nsteps = 50\nlearning_rate = 1e-3",
+        "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nsymmetric = true\nlearned = true\nsteps = 50",
+        "kind = \"qat\"\nmethod = \"ternary\"\nsteps = 50\nbits_of = { tokens = 4 }\nclip = \"mse\"",
+        "kind = \"quantize\"\nmethod = \"w8a8\"\ninputs = \"static\"",
+        "kind = \"quantize\"\nmethod = \"smoothquant\"\nalpha = 0.7\nlayers = [\"blocks.*\"]",
+        "kind = \"quantize\"\nmethod = \"gptq\"\nbits = \"auto\"\nbudget = 0.13\nwindows = 8",
         "kind = \"half\"",
     ] {
         let recipe = read(stage).unwrap();
@@ -39,11 +44,31 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"quantize\"\nbits = 4",
-            "a quantize stage needs a `method`: rtn, gptq or awq",
+            "a quantize stage needs a `method`: rtn, gptq, awq, w8a8 or smoothquant",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\nbudget = 0.2",
+            "`budget` does nothing in a quantize stage of this method; leave it out",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"rtn\"\nbits = \"auto\"",
+            "`bits = \"auto\"` needs `budget`, the share of the layers' bytes in 32 bits that they may take",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"w8a8\"\nalpha = 0.5",
+            "`alpha` does nothing in a quantize stage of this method; leave it out",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"smoothquant\"\nalpha = 1.5",
+            "`alpha` is 1.5, but must lie in [0, 1]",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nlearned = true\nsteps = 1",
+            "recipe: `quantize.learned` is true, but steps are learned of levels about zero, and Int4 here has others: take integers with `symmetric = true`, or `ternary`",
         ),
         (
             "kind = \"quantize\"\nmethod = \"gtpq\"\nbits = 4",
-            "there is no method `gtpq` here; choose rtn, gptq or awq",
+            "there is no method `gtpq` here; choose rtn, gptq, awq, w8a8 or smoothquant",
         ),
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 1",

@@ -295,3 +295,44 @@ fn sizes_are_estimated_without_calibration() {
     }
     assert!(!Path::new(&corner.path("run/stages")).exists());
 }
+
+/// Bits within a budget: the model takes no more, loses less than with the same number everywhere, and what every choice costs is told.
+#[test]
+fn bits_go_where_they_are_needed() {
+    let corner = Corner::new("transformer");
+    let run = |out: &str, keys: &str| {
+        let stage = format!("kind = \"quantize\"\nmethod = \"rtn\"\ngroup = 32\n{keys}");
+        corner.compress(out, &[&stage]).unwrap().compression
+    };
+    let same = run("same", "bits = 3");
+    let bytes = |compression: &Compression| {
+        let layers = compression.last().layers.iter();
+        layers.map(|layer| layer.bytes_after).sum::<u64>()
+    };
+    let whole: usize = same
+        .last()
+        .layers
+        .iter()
+        .map(|layer| 4 * layer.shape[0] * layer.shape[1])
+        .sum();
+    let budget = bytes(&same) as f64 / whole as f64 + 1e-6;
+    let auto = run("auto", &format!("bits = \"auto\"\nbudget = {budget}"));
+    assert!(bytes(&auto) <= bytes(&same));
+    let [found, plain] = [&auto, &same].map(|compression| compression.last().quality.divergence);
+    assert!(found < plain, "{found} against {plain}");
+    let choices = &auto.last().bits;
+    assert_eq!(choices.len(), 4 * auto.last().layers.len());
+    let chosen: Vec<u8> = choices
+        .iter()
+        .filter(|choice| choice.chosen)
+        .map(|choice| choice.bits)
+        .collect();
+    assert_eq!(chosen.len(), auto.last().layers.len());
+    assert!(chosen.iter().any(|bits| *bits != chosen[0]), "{chosen:?}");
+    let report = fs::read_to_string(corner.path("auto/report.html")).unwrap();
+    assert!(report.contains("KL at 3 bits, nats"));
+    let stage =
+        "kind = \"quantize\"\nmethod = \"gptq\"\ngroup = 32\nbits = \"auto\"\nbudget = 0.01";
+    let error = corner.compress("none", &[stage]).err().unwrap().to_string();
+    assert!(error.contains("the fewest bits already take"), "{error}");
+}

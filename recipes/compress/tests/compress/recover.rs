@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use kiln_compress::estimate;
-use kiln_quant::FloatType;
+use kiln_quant::{Encoding, FloatType};
 use kiln_run::{Interrupt, Kind, RunFolder, metrics};
 use kiln_train::{Stored, StoredModel};
 
@@ -134,11 +134,26 @@ fn weights_are_packed_as_they_were_trained() {
         ("clipped", integers(2) + "\nclip = \"mse\""),
         ("ternary", qat("method = \"ternary\"")),
         ("sign", qat("method = \"sign\"\nexcept = [\"tokens\"]")),
+        (
+            "learned",
+            integers(2) + "\nsymmetric = true\nlearned = true",
+        ),
+        (
+            "mixed",
+            qat("method = \"ternary\"")
+                + "\nsymmetric = true\nlearned = true\nbits_of = { tokens = 4 }",
+        ),
     ] {
         let found = loss(name, &stage);
         assert!(found < plain[0], "{name}: {found} {}", plain[0]);
     }
-    for name in ["qat-2", "qat-3", "clipped", "ternary", "sign"] {
+    let Stored::PackedRows(rows) = &stored(&corner, "mixed").tensors["tokens"] else {
+        panic!("tokens")
+    };
+    assert_eq!(rows.format().encoding, Encoding::Int4);
+    for name in [
+        "qat-2", "qat-3", "clipped", "ternary", "sign", "learned", "mixed",
+    ] {
         let training =
             RunFolder::open(corner.path(&format!("{name}/stages/1-qat-training"))).unwrap();
         let records = metrics::read(&training.metrics()).unwrap();
@@ -159,6 +174,19 @@ fn weights_are_packed_as_they_were_trained() {
             .filter(|stored| stored.is_packed());
         assert!(quantized.count() > 8, "{name}");
     }
+}
+
+/// Training alone is a stage too: what as many updates give the model as it is.
+#[test]
+fn the_control_is_trained_on_alone() {
+    let corner = Corner::new("transformer");
+    let compression = corner.compress("control", &[RECOVER]).unwrap().compression;
+    let [before, after] = ["run", "control"].map(|name| stored(&corner, name));
+    assert_eq!(before.table(), after.table());
+    assert_ne!(before, after);
+    let [first, last] = [&compression.original, compression.last()];
+    assert_eq!(first.memory_bytes, last.memory_bytes);
+    assert!(last.quality.loss < first.quality.loss);
 }
 
 /// Pruned weights stay zero when they are rounded in training, and codes can be trained on from as numbers.

@@ -9,7 +9,6 @@ use kiln_zoo::Precision;
 
 use super::{ObjectiveKind, TrainRecipe};
 use crate::TrainError;
-use crate::quantize::QuantizeConfig;
 
 impl TrainRecipe {
     /// Checks what types cannot.
@@ -64,7 +63,7 @@ impl TrainRecipe {
             self.validate_distill(distill)?;
         }
         if let Some(quantize) = &self.quantize {
-            validate_quantize(quantize)?;
+            quantize.check()?;
         }
         if let Some(init) = self.init.as_ref().filter(|init| init.as_stored)
             && (init.layers.is_some() || !init.fresh.is_empty())
@@ -222,24 +221,6 @@ impl TrainRecipe {
         }
         Ok(())
     }
-}
-
-fn validate_quantize(config: &QuantizeConfig) -> Result<(), TrainError> {
-    if !config.group.is_multiple_of(32) {
-        let why = "groups of packed weights are multiples of 32; 0 is one scale an output";
-        return Err(TrainError::setting("quantize.group", config.group, why));
-    }
-    let has_range = config.encoding.has_zero_points();
-    for (key, given) in [
-        ("quantize.symmetric", config.symmetric),
-        ("quantize.clip", config.clip),
-    ] {
-        if given && !has_range {
-            let why = "ternary levels and signs are about zero and have no range to clip: leave the key out";
-            return Err(TrainError::setting(key, true, why));
-        }
-    }
-    Ok(())
 }
 
 /// Keys with their values, each in its closed range.

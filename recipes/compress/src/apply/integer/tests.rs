@@ -49,7 +49,7 @@ fn norms_have_no_readers_but_those_that_are_named() {
         "resnet-bk-tiny",
         "resolvent-tiny",
         "gla-tiny",
-        "conv-tiny",
+        "conv3-char-cpu",
         "nanogpt-cpu",
     ] {
         let (config, before, all) = model(preset);

@@ -3,7 +3,7 @@
 use kiln_quant::Encoding;
 use kiln_train::{QuantizeConfig, Selection};
 
-use super::{GROUP, Keys, Kind, unknown_method};
+use super::{Bits, GROUP, Keys, Kind, unknown_method};
 use crate::quantize::Clip;
 use crate::recipe::Recover;
 
@@ -49,12 +49,8 @@ impl Keys {
         const KNOWN: &str = "integer, ternary or sign";
         let encoding = match self.method("qat", KNOWN)?.as_str() {
             "integer" => match self.bits.take() {
-                Some(8) => Encoding::Int8,
-                Some(4) => Encoding::Int4,
-                Some(3) => Encoding::Int3,
-                Some(2) => Encoding::Int2,
-                Some(bits) => return Err(format!("`bits` is {bits}, but must be 2, 3, 4 or 8")),
-                None => return Err("a qat stage of integers needs `bits`: 2, 3, 4 or 8".into()),
+                Some(Bits::Number(bits)) => integers(bits)?,
+                _ => return Err("a qat stage of integers needs `bits`: 2, 3, 4 or 8".into()),
             },
             "ternary" => Encoding::Ternary,
             "sign" => Encoding::Sign,
@@ -73,11 +69,32 @@ impl Keys {
                 config.group
             ));
         }
-        if encoding.has_zero_points() {
+        for (pattern, bits) in self.bits_of.take().unwrap_or_default() {
+            config.encoding_of.insert(pattern, integers(bits)?);
+        }
+        config.learned = self.learned.take().unwrap_or(false);
+        if has_integers(&config) {
             config.symmetric = self.symmetric.take().unwrap_or(false);
             config.clip = self.clip.take() == Some(Clip::Mse);
         }
+        config.check().map_err(|error| error.to_string())?;
         self.recover(Some(config))
+    }
+}
+
+/// Whether some layer has integer levels.
+fn has_integers(config: &QuantizeConfig) -> bool {
+    let mut all = config.encoding_of.values().chain([&config.encoding]);
+    all.any(|encoding| encoding.has_zero_points())
+}
+
+fn integers(bits: u8) -> Result<Encoding, String> {
+    match bits {
+        8 => Ok(Encoding::Int8),
+        4 => Ok(Encoding::Int4),
+        3 => Ok(Encoding::Int3),
+        2 => Ok(Encoding::Int2),
+        _ => Err(format!("`bits` is {bits}, but must be 2, 3, 4 or 8")),
     }
 }
 
@@ -95,7 +112,9 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
     let Some(config) = work.quantize else {
         return keys;
     };
-    let integers = config.encoding.has_zero_points();
+    let (single, integers) = (config.encoding.has_zero_points(), has_integers(&config));
+    let bits = |encoding: Encoding| encoding.bits() as u8;
+    let bits_of = config.encoding_of.iter();
     let method = match config.encoding {
         Encoding::Ternary => "ternary",
         Encoding::Sign => "sign",
@@ -108,7 +127,13 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
     Keys {
         kind: Kind::Qat,
         method: Some(method.into()),
-        bits: integers.then_some(config.encoding.bits() as u8),
+        bits: single.then_some(Bits::Number(bits(config.encoding))),
+        bits_of: Some(
+            bits_of
+                .map(|(layer, own)| (layer.clone(), bits(*own)))
+                .collect(),
+        ),
+        learned: Some(config.learned),
         symmetric: integers.then_some(config.symmetric),
         clip: integers.then_some(clip),
         group: Some(config.group),
