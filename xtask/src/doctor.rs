@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::backend::Backend;
-use crate::probe::{first_line, free_disk_gib, is_installed, memory_gib, numbers, version_of};
+use crate::probe::{
+    first_line, free_disk_gib, is_installed, library, memory_gib, numbers, version_of,
+};
 use crate::vulkan::{self, Driver};
 use crate::workspace::{Workspace, list, read_toml};
 use crate::{Error, kiln};
@@ -244,11 +246,28 @@ fn cuda() -> Vec<Finding> {
             "headers and libraries, at CUDA_PATH or /usr/local/cuda",
         ),
         Finding::optional(
+            "NCCL",
+            nccl(),
+            "to train on several GPUs: apt-get install libnccl-dev, or a link libnccl.so to a libnccl.so.2 in a folder of LD_LIBRARY_PATH",
+        ),
+        Finding::optional(
             "LLVM",
             llvm(),
             "nothing to do where github.com is reachable: the first build with `cuda` downloads it",
         ),
     ]
+}
+
+/// It is loaded by its name without a version, which comes with the package for developers.
+fn nccl() -> Result<String, String> {
+    match (library("libnccl.so"), library("libnccl.so.2")) {
+        (Some(file), _) => Ok(file.display().to_string()),
+        (None, Some(file)) => Err(format!(
+            "{} is there, and libnccl.so is not",
+            file.display()
+        )),
+        (None, None) => Err("libnccl.so not found".into()),
+    }
 }
 
 /// cubecl-cuda links LLVM statically, from a bundle that its build script keeps in the user's data folder.

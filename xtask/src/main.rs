@@ -36,6 +36,7 @@ Run (builds the kiln binary for the backend, then passes all arguments on):
   eval RUN               evaluate a trained model
   cost RUN               measure a model's time, state, memory and energy by length
   bench step RECIPE      time the parts of a training step on random tokens
+  bench ops              time the operations that models are made of
   generate RUN           write text with a trained model
   data ...               list, prepare or import datasets
       --backend B        flex (default), wgpu, vulkan, webgpu, metal, cuda or rocm

@@ -1,7 +1,9 @@
 //! Asking the machine: what is installed, how much memory and disk there is.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Whether a program answers `--version`.
@@ -21,6 +23,21 @@ pub fn first_line(program: &str, args: &[&str]) -> Option<String> {
         .next()
         .filter(|_| output.status.success())
         .map(str::to_owned)
+}
+
+/// A shared library of exactly this name, in the folders that the loader of this machine looks through first.
+pub fn library(name: &str) -> Option<PathBuf> {
+    library_under(Path::new("/"), env::var_os("LD_LIBRARY_PATH"), name)
+}
+
+pub fn library_under(system: &Path, library_path: Option<OsString>, name: &str) -> Option<PathBuf> {
+    let multiarch = format!("usr/lib/{}-linux-gnu", env::consts::ARCH);
+    let standard = [multiarch.as_str(), "usr/lib64", "usr/lib", "usr/local/lib"];
+    let from_user = library_path.unwrap_or_default();
+    env::split_paths(&from_user)
+        .chain(standard.iter().map(|folder| system.join(folder)))
+        .map(|folder| folder.join(name))
+        .find(|file| file.exists())
 }
 
 /// The version in a line such as `rustc 1.95.0 (...)`.

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::probe::library;
 use crate::workspace::list;
 
 const DRIVER_FOLDERS: [&str; 3] = [
@@ -19,6 +20,8 @@ const SWIFTSHADER: [&str; 3] = [
 ];
 /// Mesa's software driver: crashes on the SPIR-V of cubecl 0.11, so it counts as no driver.
 const LAVAPIPE: &str = "lvp_";
+
+const LOADER: &str = "libvulkan.so.1";
 
 /// How to get a software driver on Debian.
 pub const ADVICE: &str =
@@ -108,22 +111,13 @@ fn has_gpu_for(system: &Path, file: &Path) -> bool {
 
 /// The Vulkan loader library, which programs open at run time.
 pub fn loader() -> Option<PathBuf> {
-    loader_under(Path::new("/"), env::var_os("LD_LIBRARY_PATH"))
-}
-
-fn loader_under(system: &Path, library_path: Option<OsString>) -> Option<PathBuf> {
-    let multiarch = format!("usr/lib/{}-linux-gnu", env::consts::ARCH);
-    let standard = [multiarch.as_str(), "usr/lib64", "usr/lib", "usr/local/lib"];
-    let from_user = library_path.unwrap_or_default();
-    env::split_paths(&from_user)
-        .chain(standard.iter().map(|folder| system.join(folder)))
-        .map(|folder| folder.join("libvulkan.so.1"))
-        .find(|file| file.exists())
+    library(LOADER)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::library_under;
     use std::fs;
 
     /// A made-up system that holds these files.
@@ -140,7 +134,7 @@ mod tests {
     #[test]
     fn without_files_there_is_no_driver() {
         assert_eq!(Driver::find_under(system(&[]).path(), None), None);
-        assert_eq!(loader_under(system(&[]).path(), None), None);
+        assert_eq!(library_under(system(&[]).path(), None, LOADER), None);
     }
 
     #[test]
@@ -179,7 +173,7 @@ mod tests {
     fn the_loader_is_found_in_the_library_path() {
         let root = system(&["opt/vk/libvulkan.so.1"]);
         let folder = root.path().join("opt/vk");
-        let found = loader_under(root.path(), Some(folder.clone().into()));
+        let found = library_under(root.path(), Some(folder.clone().into()), LOADER);
         assert_eq!(found, Some(folder.join("libvulkan.so.1")));
     }
 }

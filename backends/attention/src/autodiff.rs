@@ -1,4 +1,4 @@
-//! One node: it keeps the projections, the output and the logarithms of the sums.
+//! One node: it keeps the projections, the output, the logarithms of the sums and the seed of dropout.
 
 use burn::backend::{
     Autodiff,
@@ -7,7 +7,7 @@ use burn::backend::{
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::FloatTensor,
+    tensor::{FloatTensor, IntTensor},
 };
 
 use crate::backend::{FlashAdjoint, FlashBackend, Heads};
@@ -16,7 +16,8 @@ use crate::backend::{FlashAdjoint, FlashBackend, Heads};
 struct Attention;
 
 impl<B: FlashAdjoint> Backward<B, 1> for Attention {
-    type State = ([FloatTensor<B>; 3], Heads);
+    /// Projections, output and sums; the seed of dropout.
+    type State = ([FloatTensor<B>; 3], Option<IntTensor<B>>, Heads);
 
     fn backward(
         self,
@@ -24,11 +25,11 @@ impl<B: FlashAdjoint> Backward<B, 1> for Attention {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let ([packed, output, sums], heads) = ops.state;
+        let ([packed, output, sums], seed, heads) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            let grad = B::flash_adjoint(packed, output, sums, grad, heads);
+            let grad = B::flash_adjoint(packed, output, sums, seed, grad, heads);
             grads.register::<B>(parent.id, grad);
         }
     }
@@ -36,14 +37,30 @@ impl<B: FlashAdjoint> Backward<B, 1> for Attention {
 
 impl<B: FlashBackend + FlashAdjoint, C: CheckpointStrategy> FlashBackend for Autodiff<B, C> {
     fn flash_attention(packed: FloatTensor<Self>, heads: Heads) -> FloatTensor<Self> {
-        let node = packed.node();
-        let packed = packed.into_primitive();
-        match Attention.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let (output, sums) = B::flash_forward(packed.clone(), heads);
-                prep.finish(([packed, output.clone(), sums], heads), output)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::flash_attention(packed, heads)),
+        attention::<B, C>(packed, None, heads)
+    }
+
+    fn flash_attention_with_dropout(
+        packed: FloatTensor<Self>,
+        seed: IntTensor<Self>,
+        heads: Heads,
+    ) -> FloatTensor<Self> {
+        attention::<B, C>(packed, Some(seed), heads)
+    }
+}
+
+fn attention<B: FlashAdjoint, C: CheckpointStrategy>(
+    packed: FloatTensor<Autodiff<B, C>>,
+    seed: Option<IntTensor<B>>,
+    heads: Heads,
+) -> FloatTensor<Autodiff<B, C>> {
+    let node = packed.node();
+    let packed = packed.into_primitive();
+    match Attention.prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let (output, sums) = B::flash_forward(packed.clone(), seed.clone(), heads);
+            prep.finish(([packed, output.clone(), sums], seed, heads), output)
         }
+        OpsKind::UnTracked(prep) => prep.finish(B::flash_forward(packed, seed, heads).0),
     }
 }

@@ -6,6 +6,9 @@
 //! d v_j = sum_i p_ij g_i          d s_ij = p_ij (g_i . v_j - g_i . y_i)
 //! d q_i = sum_j d s_ij k_j / sqrt(d)                  d k_j = sum_i d s_ij q_i / sqrt(d)
 //! ```
+//! With dropout a weight p_ij is multiplied by z_ij, 0 or one over the probability of being kept, and so is g_i . v_j; sums and
+//! logarithms are those without ([`WeightDropout`]). Both passes draw the same z_ij from the seed, so that none is kept.
+//!
 //! Blocks of 64 queries meet blocks of 64 keys in registers; kept for backward are the input, the output and the L_i. Backward
 //! goes over the blocks twice, once for the queries' gradients and once for those of keys and values, so that nothing is added up
 //! atomically and results are the same on every run.
@@ -31,10 +34,12 @@ mod autodiff;
 mod backend;
 #[cfg(feature = "_cube")]
 mod cube;
+mod dropout;
 
 pub use backend::{FlashAdjoint, FlashBackend, Heads};
+pub use dropout::WeightDropout;
 
-use burn::tensor::Tensor;
+use burn::{backend::Dispatch, tensor::Tensor};
 
 /// Whether [`flash_attention`] takes these projections, `[batch, seq, 3 * heads * d_head]`.
 pub fn serves(packed: &Tensor<3>, heads: usize) -> bool {
@@ -47,7 +52,8 @@ pub fn serves(packed: &Tensor<3>, heads: usize) -> bool {
     false
 }
 
-/// Softmax attention of each head by itself on the projections as the linear layer leaves them.
+/// Softmax attention of each head by itself on the projections as the linear layer leaves them, with dropout of its weights if
+/// asked for.
 ///
 /// # Shapes
 /// - packed `[batch, seq, 3 * heads * d_head]`: all heads' queries, then keys, then values
@@ -55,7 +61,12 @@ pub fn serves(packed: &Tensor<3>, heads: usize) -> bool {
 ///
 /// # Panics
 /// If [`serves`] says no.
-pub fn flash_attention(packed: Tensor<3>, heads: usize, causal: bool) -> Tensor<3> {
+pub fn flash_attention(
+    packed: Tensor<3>,
+    heads: usize,
+    causal: bool,
+    dropout: Option<WeightDropout>,
+) -> Tensor<3> {
     assert!(
         serves(&packed, heads),
         "flash_attention: {:?} with {heads} heads, {:?}, is not served on {:?}",
@@ -63,11 +74,16 @@ pub fn flash_attention(packed: Tensor<3>, heads: usize, causal: bool) -> Tensor<
         packed.dtype(),
         packed.device()
     );
-    Tensor::from_dispatch(burn::backend::Dispatch::flash_attention(
-        packed.into_dispatch(),
-        Heads {
-            count: heads,
-            causal,
-        },
-    ))
+    let heads = |dropped| Heads {
+        count: heads,
+        causal,
+        dropped,
+    };
+    let packed = packed.into_dispatch();
+    Tensor::from_dispatch(match dropout.and_then(WeightDropout::into_parts) {
+        Some((seed, dropped)) => {
+            Dispatch::flash_attention_with_dropout(packed, seed.into_dispatch(), heads(dropped))
+        }
+        None => Dispatch::flash_attention(packed, heads(0)),
+    })
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use kiln_attention::{flash_attention, serves};
+use kiln_attention::{WeightDropout, flash_attention, serves};
 
 fn device() -> Device {
     match std::env::var("KILN_TEST_BACKEND").as_deref() {
@@ -35,7 +35,7 @@ fn has(dtype: DType) -> bool {
     has
 }
 
-fn vector(tensor: Tensor<3>) -> Vec<f64> {
+fn vector<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     let data = tensor.cast(DType::F32).into_data();
     data.iter::<f32>().map(f64::from).collect()
 }
@@ -68,14 +68,17 @@ impl Shape {
         ((batch * self.seq + position) * self.heads + head) * self.d_head
     }
 
-    /// Output and gradient of the projections, from the projections and the gradient of the output.
-    fn oracle(&self, packed: &[f64], grad: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    /// Output and gradient of the projections, from the projections, the gradient of the output and what each weight is multiplied
+    /// with after the softmax.
+    fn oracle(&self, packed: &[f64], grad: &[f64], factors: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let mut output = vec![0.0; grad.len()];
         let mut slopes = vec![0.0; packed.len()];
         for batch in 0..self.batch {
             for head in 0..self.heads {
                 for query in 0..self.seq {
-                    self.row([batch, head, query], packed, grad, &mut output, &mut slopes);
+                    let at = ((batch * self.heads + head) * self.seq + query) * self.seq;
+                    let inputs = [packed, grad, &factors[at..at + self.seq]];
+                    self.row([batch, head, query], inputs, &mut output, &mut slopes);
                 }
             }
         }
@@ -85,8 +88,7 @@ impl Shape {
     fn row(
         &self,
         [batch, head, query]: [usize; 3],
-        packed: &[f64],
-        grad: &[f64],
+        [packed, grad, factors]: [&[f64]; 3],
         output: &mut [f64],
         slopes: &mut [f64],
     ) {
@@ -108,12 +110,13 @@ impl Shape {
         let g = &grad[first..first + d_head];
         for (key, weight) in weights.iter().enumerate() {
             for (i, value) in packed[at(key, 2)].iter().enumerate() {
-                output[first + i] += weight * value;
+                output[first + i] += weight * factors[key] * value;
             }
         }
         let delta = dot(g, &output[first..first + d_head]);
         for (key, weight) in weights.iter().enumerate() {
-            let d_score = weight * (dot(g, &packed[at(key, 2)]) - delta) * scale;
+            let change = factors[key] * dot(g, &packed[at(key, 2)]);
+            let d_score = weight * (change - delta) * scale;
             let parts = [(query, 0, 1, key), (key, 1, 0, query)];
             for (to, part, other, from) in parts {
                 let from = at(from, other).start;
@@ -122,7 +125,7 @@ impl Shape {
                 }
             }
             for (i, slope) in at(key, 2).enumerate() {
-                slopes[slope] += weight * g[i];
+                slopes[slope] += weight * factors[key] * g[i];
             }
         }
     }
@@ -140,6 +143,10 @@ fn distance(expected: &[f64], found: &[f64], scale: f64) -> f64 {
 }
 
 fn agrees(shape: Shape, dtype: DType, spread: f64) {
+    agrees_with_dropout(shape, dtype, spread, 0.0);
+}
+
+fn agrees_with_dropout(shape: Shape, dtype: DType, spread: f64, probability: f64) {
     if !has(dtype) {
         return;
     }
@@ -161,10 +168,12 @@ fn agrees(shape: Shape, dtype: DType, spread: f64) {
         return;
     }
     let grad = random(1, 1.0);
-    let output = flash_attention(packed.clone(), heads, causal);
+    let dropout = WeightDropout::seeded(probability, [7, batch as u32], &device);
+    let factors = vector(dropout.factors([batch, heads, seq, seq]));
+    let output = flash_attention(packed.clone(), heads, causal, Some(dropout));
     let grads = (output.clone() * grad.clone()).sum().backward();
     let slopes = vector(packed.grad(&grads).unwrap());
-    let (expected, expected_slopes) = shape.oracle(&vector(packed), &vector(grad));
+    let (expected, expected_slopes) = shape.oracle(&vector(packed), &vector(grad), &factors);
     let tolerance = match dtype {
         DType::F16 => 4e-3,
         _ => 2e-2,
@@ -233,6 +242,115 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
         // Scores up to some hundreds: softmax is nearly a choice.
         agrees(shape, DType::BF16, 8.0);
     }
+}
+
+/// The masks of both layouts of scores are that of the definition, up to odd ends and in every block.
+#[test]
+fn dropout_agrees_with_its_definition() {
+    for d_head in [32, 64, 128] {
+        for seq in [1, 17, 64, 130, 257] {
+            for causal in [true, false] {
+                let shape = Shape {
+                    batch: 2,
+                    seq,
+                    heads: 3,
+                    d_head,
+                    causal,
+                };
+                agrees_with_dropout(shape, DType::BF16, 1.0, 0.3);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_probability_of_zero_is_no_dropout_and_a_seed_is_a_mask() {
+    let device = device();
+    if !has(DType::BF16) {
+        return;
+    }
+    let uniform = Distribution::Uniform(-1.0, 1.0);
+    let packed = Tensor::<3>::random([2, 100, 3 * 64], uniform, &device).cast(DType::BF16);
+    if !serves(&packed, 1) {
+        assert!(!on_cuda(), "heads of 64 in bf16 are not served on CUDA");
+        return;
+    }
+    let run = |dropout| vector(flash_attention(packed.clone(), 1, true, dropout));
+    let seeded = |probability, seed| Some(WeightDropout::seeded(probability, seed, &device));
+    assert_eq!(run(None), run(seeded(0.0, [1, 2])));
+    assert_eq!(run(seeded(0.2, [1, 2])), run(seeded(0.2, [1, 2])));
+    for other in [[1, 3], [2, 2]] {
+        assert_ne!(run(seeded(0.2, [1, 2])), run(seeded(0.2, other)));
+    }
+}
+
+fn share_kept(factors: &[f64]) -> f64 {
+    factors.iter().filter(|&&x| x > 0.0).count() as f64 / factors.len() as f64
+}
+
+/// Of independent draws the share that is kept is within four standard deviations, over all weights and over those of every
+/// query and every key; kept weights are divided by the probability.
+#[test]
+fn the_share_of_weights_that_is_kept_is_what_was_asked_for() {
+    for (probability, seed) in [(0.2, [1, 2]), (0.5, [3, 4]), (0.01, [5, 6])] {
+        let [batch, heads, queries, keys] = [2, 3, 128, 256];
+        let dropout = WeightDropout::seeded(probability, seed, &device());
+        let factors = vector(dropout.factors([batch, heads, queries, keys]));
+        let within = |found: f64, count: usize, sigmas: f64| {
+            let sigma = (probability * (1.0 - probability) / count as f64).sqrt();
+            assert!(
+                (found - (1.0 - probability)).abs() < sigmas * sigma,
+                "{probability} {seed:?}: kept {found} of {count}"
+            );
+        };
+        within(share_kept(&factors), factors.len(), 4.0);
+        for row in factors.chunks(keys) {
+            // The largest of 768 rows.
+            within(
+                share_kept(row),
+                keys,
+                if probability < 0.1 { 8.0 } else { 5.5 },
+            );
+        }
+        for key in 0..keys {
+            let column: Vec<f64> = factors.iter().skip(key).step_by(keys).copied().collect();
+            within(share_kept(&column), column.len(), 5.5);
+        }
+        for factor in factors.iter().filter(|&&x| x > 0.0) {
+            assert!((factor * (1.0 - probability) - 1.0).abs() < 2e-5);
+        }
+    }
+}
+
+/// Batches, heads, seeds and neighbours have masks of their own: two of them agree as often as chance has them.
+#[test]
+fn masks_are_independent_of_each_other() {
+    let mask = |seed| {
+        let dropout = WeightDropout::seeded(0.5, seed, &device());
+        vector(dropout.factors([2, 2, 64, 64]))
+    };
+    let (first, second, third) = (mask([1, 2]), mask([1, 3]), mask([2, 2]));
+    let head = 64 * 64;
+    let agreements = |a: &[f64], b: &[f64]| {
+        let pairs = a.iter().zip(b).filter(|(x, y)| x == y).count();
+        let share = pairs as f64 / a.len().min(b.len()) as f64;
+        let sigma = 0.5 / (a.len().min(b.len()) as f64).sqrt();
+        assert!((share - 0.5).abs() < 4.0 * sigma, "{share} agree");
+    };
+    agreements(&first, &second);
+    agreements(&first, &third);
+    for other in 1..4 {
+        agreements(&first[..head], &first[other * head..(other + 1) * head]);
+    }
+    for shift in [1, 2, 8, 16, 24, 32, 64, 8 * 64] {
+        agreements(&first[..first.len() - shift], &first[shift..]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "the probability is 1, but must lie in [0, 1)")]
+fn a_probability_of_one_is_refused() {
+    WeightDropout::seeded(1.0, [0, 0], &device());
 }
 
 #[test]

@@ -118,6 +118,7 @@ pub mod cube;
 mod error;
 #[cfg(feature = "flex")]
 mod flex;
+mod gates;
 mod ops;
 pub mod reference;
 mod rule;
@@ -128,6 +129,7 @@ pub use attention::{
 };
 pub use backend::{BkAdjoint, BkBackend};
 pub use error::BkError;
+pub use gates::{GatesAdjoint, GatesBackend};
 pub use ops::{
     BkLeft, BkSolveCausal, SolveState, bk_diagonal, bk_diagonal_with_rule, bk_left,
     bk_left_with_rule, bk_solve, bk_solve_causal, check_parameters,

@@ -252,7 +252,7 @@ impl Bench {
     }
 
     fn loss(&self) {
-        let [rows, _, vocab] = self.shape;
+        let [rows, width, vocab] = self.shape;
         let targets = Tensor::<1, Int>::arange(0..rows as i64, &self.device) % vocab as i32;
         let targets = |x: &Tensor<2>| match x.device().is_autodiff() {
             true => Tensor::from_inner(targets.clone()),
@@ -264,6 +264,25 @@ impl Bench {
             moved: [1.0, 2.0],
             fused: &|x| fused::cross_entropy(x[0].clone(), targets(&x[0])).unsqueeze(),
             reference: &|x| reference::cross_entropy(x[0].clone(), targets(&x[0])).unsqueeze(),
+        });
+        // With the head. Counted are the scores: written and read, then turned into their gradient and read twice. Beside it are
+        // the two operations that it is made of, whose forward pass leaves the gradient to the backward pass.
+        let scores = vocab as f64 / width as f64;
+        self.operation(&Operation {
+            name: "linear_cross_entropy",
+            inputs: vec![self.random([rows, width]), self.random([vocab, width])],
+            moved: [2.0 * scores, 3.0 * scores],
+            fused: &|x| {
+                let (rows, weight) = (x[0].clone(), x[1].clone());
+                let options = fused::LossOptions::default();
+                let found = fused::linear_cross_entropy(rows, weight, targets(&x[0]), options);
+                found.minimised.unsqueeze()
+            },
+            reference: &|x| {
+                let scores = fused::linear(x[0].clone(), x[1].clone().transpose(), None);
+                let nats = fused::cross_entropy(scores, targets(&x[0]));
+                nats.sum().unsqueeze()
+            },
         });
     }
 

@@ -16,7 +16,7 @@ use burn::backend::{
 use crate::backend::{FusedAdjoint, FusedBackend};
 
 /// Adds the gradients of those parents that take one.
-fn register<B: Backend, const N: usize>(
+pub(crate) fn register<B: Backend, const N: usize>(
     parents: [Option<NodeId>; N],
     values: [FloatTensor<B>; N],
     grads: &mut Gradients,
@@ -107,9 +107,13 @@ impl<B: FusedAdjoint> Backward<B, 2> for Norm {
         let (x, gamma, epsilon, centred) = ops.state;
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
-        let inputs = B::norm_adjoint(x, gamma, epsilon, centred, grad);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 2>(parents, inputs, grads);
+        let [on_x, on_gamma] = ops.parents.map(|parent| parent.map(|node| node.id));
+        let asked = on_gamma.is_some();
+        let (d_x, d_gamma) = B::norm_adjoint(x, gamma, epsilon, centred, grad, asked);
+        register::<B, 1>([on_x], [d_x], grads);
+        if let Some(d_gamma) = d_gamma {
+            register::<B, 1>([on_gamma], [d_gamma], grads);
+        }
     }
 }
 

@@ -78,14 +78,15 @@ pub trait FusedAdjoint: Backend {
     /// Gradient of z.
     fn cayley_adjoint(z: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Gradients of x and gamma.
+    /// Gradients of x and, if it is asked for, gamma.
     fn norm_adjoint(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         epsilon: f32,
         centred: bool,
         grad: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 2];
+        gamma_asked: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>);
 
     /// Gradient of the packed projections: the turn undone.
     fn rotate_adjoint(

@@ -17,7 +17,11 @@
 //! attention            y_i = sum_{j seen} softmax_j(q_i k_j) v_j      packed q, k, v
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
 //! select_rows          y_i = table_(n_i), embedding                   n
+//! softplus             y = ln(1 + e^x) + floor                        x
+//! add_weighted         z = x + w y, a weight for each column          y, w
+//! scale_written        y = (1 - e^l) x, a factor for each row         x, l
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
+//! linear_cross_entropy its sum for l = x W^T, without all of l       gradients of x, W
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
 //! ```
 //!
@@ -25,7 +29,8 @@
 //! On Flex in `f32`, with the Cargo feature `flex`; on CubeCL backends (CUDA, ROCm, Vulkan, WebGPU, Metal) in `f32`, `f16` and
 //! `bf16` with `f32` arithmetic, but for `linear` and `attention`. Everything else runs the equations in
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
-//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends.
+//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_weighted` and
+//! `scale_written` have kernels on CubeCL backends only.
 //!
 //! # Precision
 //! Inputs may be f32, bf16 or f16, weights are f32. The output is as x, but for `cross_entropy`, which is f32. In the smaller types
@@ -52,9 +57,18 @@ mod autodiff;
 mod backend;
 #[cfg(feature = "_cube")]
 mod cube;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod device;
 #[cfg(feature = "flex")]
 mod flex;
 mod gradient;
+mod head;
 mod linear;
 mod mask;
 mod ops;
@@ -64,12 +78,20 @@ mod rows;
 
 pub use attention::{AttentionAdjoint, AttentionBackend};
 pub use backend::{FusedAdjoint, FusedBackend};
+#[cfg(feature = "_cube")]
+pub use cube::ln_one_plus;
+pub use device::{DeviceAdjoint, DeviceBackend, add_weighted, scale_written, softplus};
 pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
+pub use head::{
+    CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,
+    chunk_rows, cross_entropy_sum, linear_cross_entropy,
+};
+pub use kiln_attention::WeightDropout;
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
 pub use ops::{
-    attention, causal_conv, cayley, cross_entropy, gelu, layer_norm, linear, rms_norm, rotate,
-    soft_bound, swiglu,
+    attention, attention_with_dropout, causal_conv, cayley, cross_entropy, drops_in_kernel, gelu,
+    layer_norm, linear, rms_norm, rotate, soft_bound, swiglu,
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -6,6 +6,8 @@ use burn::{
     tensor::{Int, Tensor, assert_shape},
 };
 
+use kiln_attention::WeightDropout;
+
 use crate::{
     attention::AttentionBackend, backend::FusedBackend, linear::LinearBackend, mask::AttentionMask,
     reference,
@@ -272,6 +274,21 @@ pub fn rotate(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: usize) -
 /// # Panics
 /// If the last axis is not a multiple of `3 * heads`, or a window is 0.
 pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor<3> {
+    check_attention(&packed, heads, mask);
+    if !on_flex(&packed) {
+        return match flash_serves(&packed, heads, mask) {
+            true => kiln_attention::flash_attention(packed, heads, is_causal(mask), None),
+            false => reference::attention(packed, heads, mask),
+        };
+    }
+    Tensor::from_dispatch(Dispatch::fused_attention(
+        packed.into_dispatch(),
+        heads,
+        mask,
+    ))
+}
+
+fn check_attention(packed: &Tensor<3>, heads: usize, mask: AttentionMask) {
     let [_, _, width] = packed.dims();
     assert!(
         heads > 0 && width % (3 * heads) == 0,
@@ -282,19 +299,45 @@ pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor
         !matches!(mask, AttentionMask::Window { window: 0, .. }),
         "attention: a window of 0 sees no key; it must be at least 1"
     );
-    if !on_flex(&packed) {
-        let causal = mask == AttentionMask::Causal;
-        let whole = causal || mask == AttentionMask::Full;
-        return match whole && kiln_attention::serves(&packed, heads) {
-            true => kiln_attention::flash_attention(packed, heads, causal),
-            false => reference::attention(packed, heads, mask),
-        };
+}
+
+fn is_causal(mask: AttentionMask) -> bool {
+    mask == AttentionMask::Causal
+}
+
+/// Whether flash attention takes these projections under this mask.
+fn flash_serves(packed: &Tensor<3>, heads: usize, mask: AttentionMask) -> bool {
+    let whole = is_causal(mask) || mask == AttentionMask::Full;
+    whole && kiln_attention::serves(packed, heads)
+}
+
+/// Whether [`attention_with_dropout`] draws its mask inside a kernel here; if not, it draws it on the host.
+pub fn drops_in_kernel(packed: &Tensor<3>, heads: usize, mask: AttentionMask) -> bool {
+    !on_flex(packed) && flash_serves(packed, heads, mask)
+}
+
+/// [`attention`] with dropout of its weights after the softmax.
+///
+/// # Shapes
+/// - those of [`attention`]
+///
+/// # Cost
+/// Where [`drops_in_kernel`], that of [`attention`] and some 10 operations a weight for its random number, twice in backward;
+/// else [`reference`](mod@reference) runs, on a mask of the whole square from the host.
+///
+/// # Panics
+/// If the last axis is not a multiple of `3 * heads`, or a window is 0.
+pub fn attention_with_dropout(
+    packed: Tensor<3>,
+    heads: usize,
+    mask: AttentionMask,
+    dropout: WeightDropout,
+) -> Tensor<3> {
+    check_attention(&packed, heads, mask);
+    match drops_in_kernel(&packed, heads, mask) {
+        true => kiln_attention::flash_attention(packed, heads, is_causal(mask), Some(dropout)),
+        false => reference::attention_with_dropout(packed, heads, mask, &dropout),
     }
-    Tensor::from_dispatch(Dispatch::fused_attention(
-        packed.into_dispatch(),
-        heads,
-        mask,
-    ))
 }
 
 /// Causal depthwise convolution, `u_t = sum_j w_j x_{t - (width - 1) + j}` in each channel by itself, and `silu(u)` if asked

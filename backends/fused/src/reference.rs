@@ -9,7 +9,9 @@ use burn::tensor::{
     module,
 };
 
-use crate::mask::AttentionMask;
+use kiln_attention::WeightDropout;
+
+use crate::{head::LossTerms, mask::AttentionMask};
 
 /// What a sum over elements of a type is taken in: f32 at least.
 fn wide(dtype: DType) -> DType {
@@ -49,6 +51,43 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         let up = up.cast(gate.dtype());
         activation::silu(gate) * up
     })
+}
+
+/// `ln(1 + e^x) + floor`
+pub fn softplus<const D: usize>(x: Tensor<D>, floor: f64) -> Tensor<D> {
+    in_wide(x, |x| {
+        let y = activation::softplus(x, 1.0);
+        if floor == 0.0 { y } else { y.add_scalar(floor) }
+    })
+}
+
+/// `x + weight y`, a weight for each column.
+///
+/// # Shapes
+/// - x and y `[.., width]`, weight `[width]`; output as x
+pub fn add_weighted<const D: usize>(x: Tensor<D>, y: Tensor<D>, weight: Tensor<1>) -> Tensor<D> {
+    let weight = weight.cast(x.dtype());
+    x + y * weight.unsqueeze()
+}
+
+/// `(1 - e^log_kept) x`
+///
+/// # Shapes
+/// - x `[batch, seq, heads, width]`, log_kept `[batch, seq, heads]`; output as x
+pub fn scale_written(x: Tensor<4>, log_kept: Tensor<3>) -> Tensor<4> {
+    in_wide(x, |x| x * -expm1(log_kept).unsqueeze_dim::<4>(3))
+}
+
+/// `e^x - 1` for x not positive; near zero seven terms of its series, which are single precision there.
+fn expm1(x: Tensor<3>) -> Tensor<3> {
+    const SERIES_ABOVE: f32 = -0.25;
+    let small = x.clone().clamp_min(SERIES_ABOVE); // finite in the branch that is not taken, and so is its gradient
+    let mut series = small.clone() / 8.0 + 1.0;
+    for term in (2..=7).rev() {
+        series = series * small.clone() / f64::from(term) + 1.0;
+    }
+    let is_small = x.clone().greater_elem(SERIES_ABOVE);
+    (x.exp() - 1.0).mask_where(is_small, series * small)
 }
 
 /// `bound tanh(x / bound)`
@@ -163,6 +202,24 @@ pub fn attention(packed: Tensor<3>, heads: usize, mask: AttentionMask) -> Tensor
     attend(unpack(packed, heads), mask, |weights| weights)
 }
 
+/// [`attention`] with dropout of its weights, the mask of the whole square as tensor.
+///
+/// # Shapes
+/// - packed `[batch, seq, 3 * heads * d_head]`; output `[batch, seq, heads * d_head]`
+pub fn attention_with_dropout(
+    packed: Tensor<3>,
+    heads: usize,
+    mask: AttentionMask,
+    dropout: &WeightDropout,
+) -> Tensor<3> {
+    let [batch, seq, _] = packed.dims();
+    let factors = dropout.factors([batch, heads, seq, seq]);
+    attend(unpack(packed, heads), mask, |weights| {
+        let dtype = weights.dtype();
+        weights * factors.cast(dtype)
+    })
+}
+
 /// [`attention`] where keys and values of the past stand before the first query, with a map of the weights for dropout.
 ///
 /// The last `seq` keys are those of the queries. Between sinks and window, where no query looks, keys may be left out.
@@ -257,6 +314,21 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         .gather(1, targets.reshape([tokens, 1]))
         .reshape([tokens])
         .neg()
+}
+
+/// What [`LossTerms`] add to cross-entropy, for each row: `s (l_target - mean_j l_j) + z (log sum_j exp(l_j))^2`, in f32.
+///
+/// # Shapes
+/// - logits `[tokens, vocab]`, targets `[tokens, 1]`; output `[tokens]`
+pub fn loss_terms(logits: Tensor<2>, targets: Tensor<2, Int>, terms: LossTerms) -> Tensor<1> {
+    let wide = wide(logits.dtype());
+    let logits = logits.cast(wide);
+    let of_target = logits.clone().gather(1, targets.clone()); // [tokens, 1]
+    let nats = log_softmax(logits.clone(), 1).gather(1, targets).neg();
+    let log_sum = nats + of_target.clone();
+    let smoothed = (of_target - logits.mean_dim(1)).mul_scalar(terms.label_smoothing);
+    let added = smoothed + log_sum.square().mul_scalar(terms.z_loss);
+    added.squeeze_dim(1)
 }
 
 /// `sum x^2`

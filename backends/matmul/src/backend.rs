@@ -38,6 +38,14 @@ pub trait ProductAdjoint: Backend {
         sides: Sides,
         dtype: DType,
     ) -> FloatTensor<Self>;
+
+    /// `sum + a b`, in the buffer of the sum if nothing else holds it: products of many pieces need no memory of their own.
+    fn add_product(
+        sum: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        sides: Sides,
+    ) -> FloatTensor<Self>;
 }
 
 /// An operand in the element type that it is multiplied in.

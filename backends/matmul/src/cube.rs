@@ -29,6 +29,24 @@ impl ProductAdjoint for Cube {
         let of = counted(&a, &b, sides, dtype);
         kiln_profile::operation(|| of, || multiplied(a, b, sides, dtype))
     }
+
+    fn add_product(
+        sum: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        sides: Sides,
+    ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        {
+            let of = counted(&a, &b, sides, sum.dtype());
+            let add = || crate::cublas::add_product(&sum, &a, &b, sides);
+            if kiln_profile::operation(|| of, add) {
+                return sum;
+            }
+        }
+        let dtype = sum.dtype();
+        Self::float_add(sum, Self::product(a, b, sides, dtype))
+    }
 }
 
 fn multiplied(

@@ -1,4 +1,4 @@
-//! The autodiff rules: x takes a gradient, packed weights take none.
+//! The autodiff rules: x takes a gradient, straight through its rounding to integers if there is one; packed weights take none.
 
 use burn::backend::{
     Autodiff, AutodiffBackend, TensorMetadata,
@@ -11,7 +11,7 @@ use burn::backend::{
 };
 use burn::tensor::IntDType;
 
-use crate::{backend::QuantBackend, format::PackedFormat};
+use crate::{activations::Activations, backend::QuantBackend, format::PackedFormat};
 
 #[derive(Debug)]
 struct PackedLinear;
@@ -38,18 +38,40 @@ impl<B: QuantBackend> Backward<B, 1> for PackedLinear {
     }
 }
 
+/// A product with packed weights, with the node for its gradient.
+fn recorded<B: QuantBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    words: IntTensor<B>,
+    format: PackedFormat,
+    product: impl FnOnce(FloatTensor<B>) -> FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let node = x.node();
+    let y = product(x.into_primitive());
+    match PackedLinear.prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((words, format), y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    }
+}
+
 impl<B: QuantBackend, C: CheckpointStrategy> QuantBackend for Autodiff<B, C> {
     fn packed_linear(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         format: PackedFormat,
     ) -> FloatTensor<Self> {
-        let node = x.node();
-        let y = B::packed_linear(x.into_primitive(), words.clone(), format);
-        match PackedLinear.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((words, format), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        recorded::<B, C>(x, words.clone(), format, |x| {
+            B::packed_linear(x, words, format)
+        })
+    }
+
+    fn integer_linear(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        format: PackedFormat,
+        activations: Activations,
+    ) -> FloatTensor<Self> {
+        let product = |x| B::integer_linear(x, words.clone(), format, activations);
+        recorded::<B, C>(x, words.clone(), format, product)
     }
 
     fn packed_columns(

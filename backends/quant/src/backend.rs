@@ -5,7 +5,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
-use crate::format::PackedFormat;
+use crate::{activations::Activations, format::PackedFormat};
 
 /// A backend that computes from packed weights. `Dispatch` implements it by asking the backend of the tensors it is given, and
 /// `Autodiff` by recording a node for x: words are constants.
@@ -16,6 +16,14 @@ pub trait QuantBackend: Backend {
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         format: PackedFormat,
+    ) -> FloatTensor<Self>;
+
+    /// See [`integer_linear`](crate::integer_linear); x is `[rows, d_input]`.
+    fn integer_linear(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        format: PackedFormat,
+        activations: Activations,
     ) -> FloatTensor<Self>;
 
     /// See [`packed_columns`](crate::packed_columns).

@@ -141,6 +141,20 @@ pub enum QuantError {
         /// Rows.
         d_input: usize,
     },
+    /// Weights that are not multiplied as integers.
+    #[error(
+        "these weights make no integer product, as {why}; it takes int8 without zero points and one scale an output, of at most 131072 inputs"
+    )]
+    NoIntegers {
+        /// What stands against it.
+        why: &'static str,
+    },
+    /// A step of inputs that is no positive number.
+    #[error("the step of the inputs is {step}, but must be positive and finite")]
+    Step {
+        /// The step.
+        step: f32,
+    },
     /// Words that break a rule of the layout.
     #[error("these words are no such matrix: {0}")]
     Corrupt(&'static str),

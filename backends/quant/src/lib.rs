@@ -8,6 +8,8 @@
 //! scales and zero points stand for a matrix is the affair of the caller: this crate stores them ([`PackedMatrix`], host data in
 //! the layout that the kernels read) and computes from them.
 //!
+//! [`integer_linear`] takes the inputs of int8 weights in 8 bits too ([`Activations`]), and adds their products up as integers.
+//!
 //! A [`SparseMatrix`] holds the entries of a pruned matrix that are not zero, and where they are.
 //!
 //! ```
@@ -29,6 +31,7 @@
 //! # }
 //! ```
 
+mod activations;
 mod autodiff;
 #[cfg_attr(
     not(any(feature = "flex", feature = "_cube")),
@@ -49,10 +52,11 @@ mod matrix;
 mod ops;
 mod sparse;
 
+pub use activations::Activations;
 pub use backend::QuantBackend;
 pub use encoding::{Encoding, FloatType};
 pub use error::QuantError;
 pub use format::{LAYOUT_VERSION, PackedFormat};
 pub use matrix::PackedMatrix;
-pub use ops::{packed_columns, packed_linear};
+pub use ops::{integer_linear, packed_columns, packed_linear};
 pub use sparse::{SparseFormat, SparseMatrix, SparsePattern};

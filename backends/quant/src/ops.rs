@@ -5,7 +5,9 @@ use burn::{
     tensor::{DType, Device, Int, IntDType, Tensor, TensorData, assert_shape},
 };
 
-use crate::{backend::QuantBackend, format::PackedFormat, matrix::PackedMatrix};
+use crate::{
+    activations::Activations, backend::QuantBackend, format::PackedFormat, matrix::PackedMatrix,
+};
 
 impl PackedMatrix {
     /// The words as a tensor `[words]` of `u32`, as [`packed_linear`] takes them.
@@ -40,6 +42,48 @@ pub fn packed_linear<const D: usize>(
     words: Tensor<1, Int>,
     format: PackedFormat,
 ) -> Tensor<D> {
+    rows_of(x, words, format, |x, words| {
+        let y = Dispatch::packed_linear(x.into_dispatch(), words.into_dispatch(), format);
+        Tensor::from_dispatch(y)
+    })
+}
+
+/// A linear layer of int8 weights whose inputs are rounded to 8 bits too: products and sums are those of integers, in 32 bits.
+/// Gradients reach x as those of [`packed_linear`] do, straight through the rounding (arXiv 1308.3432); W takes none.
+///
+/// A row with an input that is infinite or no number gives no numbers.
+///
+/// # Shapes
+/// - x `[.., d_input]`; words `[words]` of `u32` (see [`PackedMatrix::to_tensor`]); output `[.., d_output]`
+///
+/// # Cost
+/// `2 rows d_input d_output` operations on integers; words are read once for every four rows.
+///
+/// # Panics
+/// If the shapes do not fit, or [`PackedFormat::check_integers`] or [`Activations::check`] refuses.
+pub fn integer_linear<const D: usize>(
+    x: Tensor<D>,
+    words: Tensor<1, Int>,
+    format: PackedFormat,
+    activations: Activations,
+) -> Tensor<D> {
+    if let Err(error) = format.check_integers().and_then(|()| activations.check()) {
+        panic!("integer_linear: {error}");
+    }
+    rows_of(x, words, format, |x, words| {
+        let (x, words) = (x.into_dispatch(), words.into_dispatch());
+        let y = Dispatch::integer_linear(x, words, format, activations);
+        Tensor::from_dispatch(y)
+    })
+}
+
+/// A product of rows `[rows, d_input]` in f32, for x `[.., d_input]` of any type.
+fn rows_of<const D: usize>(
+    x: Tensor<D>,
+    words: Tensor<1, Int>,
+    format: PackedFormat,
+    product: impl FnOnce(Tensor<2>, Tensor<1, Int>) -> Tensor<2>,
+) -> Tensor<D> {
     let PackedFormat {
         d_input, d_output, ..
     } = format;
@@ -50,8 +94,7 @@ pub fn packed_linear<const D: usize>(
     shape[D - 1] = d_output;
     let dtype = x.dtype();
     let x = x.cast(DType::F32).reshape([rows, d_input]);
-    let y = Dispatch::packed_linear(x.into_dispatch(), words.into_dispatch(), format);
-    Tensor::<2>::from_dispatch(y).cast(dtype).reshape(shape)
+    product(x, words).cast(dtype).reshape(shape)
 }
 
 /// Columns of a packed matrix: the rows of an embedding `[d_output, d_input]` that is packed transposed, so that a tied head is

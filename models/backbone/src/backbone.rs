@@ -8,6 +8,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::dropout::dropout;
 use crate::embedding::Embedding;
 use crate::layers::{Mlp, MlpKind, Norm, NormKind};
 use crate::linear::{Linear, project};
@@ -210,7 +211,7 @@ impl<M: Mixer> Block<M> {
         let (mixed, state) = self
             .mixer
             .forward(self.norm_mixer.forward(x.clone()), state);
-        (self.mlp(x + self.dropout.forward(mixed)), state)
+        (self.mlp(x + dropout(&self.dropout, mixed)), state)
     }
 
     /// What the mixer makes of the residual stream before the block, without dropout.
@@ -235,11 +236,26 @@ impl<M: Mixer> Block<M> {
         layers
     }
 
+    /// Its norms with the linear layers that read them.
+    pub(crate) fn norm_readers(&mut self) -> Vec<(&'static str, Vec<String>)> {
+        let mixer = self.mixer.readers().into_iter();
+        let mixer = mixer.map(|path| format!("mixer.{path}")).collect();
+        let mut all = vec![("norm_mixer", mixer)];
+        if let Some(mlp) = &mut self.mlp {
+            let layers = mlp.readers().into_iter();
+            all.push((
+                "norm_mlp",
+                layers.map(|path| format!("mlp.{path}")).collect(),
+            ));
+        }
+        all
+    }
+
     fn mlp<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match (&self.norm_mlp, &self.mlp) {
             (Some(norm), Some(mlp)) => {
                 let y = mlp.forward(norm.forward(x.clone()));
-                x + self.dropout.forward(y)
+                x + dropout(&self.dropout, y)
             }
             _ => x,
         }
@@ -306,6 +322,29 @@ impl<M: Mixer> Backbone<M> {
         let x = self.embed(tokens, 0)?;
         let blocks = self.blocks.iter();
         Ok(blocks.fold(x, |x, block| block.forward(x, None).0))
+    }
+
+    /// The residual stream before the first block.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, seq]`, ids below `vocab_size`
+    /// - returns `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    pub fn embedded(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
+        self.embed(tokens, 0)
+    }
+
+    /// The residual stream after block `number`, from that before it.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`; returns the same
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn block(&self, number: usize, x: Tensor<3>) -> Tensor<3> {
+        self.blocks[number].forward(x, None).0
     }
 
     /// The residual stream before every block and after the last, which is [`Backbone::hidden`].
@@ -435,7 +474,7 @@ impl<M: Mixer> Backbone<M> {
             }
             x = x + positions.val().narrow(0, offset, seq).unsqueeze_dim(0);
         }
-        Ok(self.dropout.forward(x.cast(self.precision.dtype())))
+        Ok(dropout(&self.dropout, x.cast(self.precision.dtype())))
     }
 
     /// Scores over the vocabulary: the last norm and the head.

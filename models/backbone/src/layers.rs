@@ -118,6 +118,12 @@ impl Mlp {
         ])
     }
 
+    /// The layers that read what it is given.
+    pub(crate) fn readers(&mut self) -> Vec<String> {
+        let paths = self.linears_mut().into_iter().map(|(path, _)| path);
+        paths.filter(|path| path != "down").collect()
+    }
+
     /// Two for each weight.
     pub(crate) fn flops_per_token(&self) -> u64 {
         let gate = self.gate.as_ref().map_or(0, Linear::flops_per_row);

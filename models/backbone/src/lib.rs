@@ -8,6 +8,7 @@
 
 mod backbone;
 mod conv;
+mod dropout;
 mod embedding;
 mod energies;
 mod error;
@@ -22,6 +23,7 @@ mod weights;
 
 pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
 pub use conv::ShortConv;
+pub use dropout::{dropout, of_stream, reseed, seed_dropout};
 pub use embedding::{Embedding, Factorised, Rows};
 pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;
@@ -34,4 +36,4 @@ pub use preset::Preset;
 pub use projection::{
     ConvHistory, ConvProjection, QueryKeyValue, QueryKeyValueConfig, Readout, unit_spread,
 };
-pub use weights::{NamedLinears, below, fields};
+pub use weights::{NamedLinears, NormReaders, below, fields};

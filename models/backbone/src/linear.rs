@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! dense     W as trained
-//! packed    w_io = s_go (q_io - z_go), codes of a few bits (see `kiln-quant`)
+//! packed    w_io = s_go (q_io - z_go), codes of a few bits (see `kiln-quant`); of 8 bits also as products of integers, with x in 8
+//!           bits too
 //! low rank  W = down up, both dense or packed
 //! ```
-//! Inputs may be scaled before W, as activation-aware quantization asks for.
+//! Inputs may be scaled before W, as activation-aware quantization and smoothing ask for.
 //!
 //! Dense weights have the paths `NAME.weight` and `NAME.bias` that they have in `burn::nn::Linear`; packed ones
 //! `NAME.weight.words`, and factors `NAME.weight.down` and `NAME.weight.up`.
@@ -16,7 +17,10 @@ use std::sync::Arc;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor};
 use kiln_fused::linear;
-use kiln_quant::{PackedFormat, PackedMatrix, QuantError, packed_columns, packed_linear};
+use kiln_quant::{
+    Activations, PackedFormat, PackedMatrix, QuantError, integer_linear, packed_columns,
+    packed_linear,
+};
 
 use crate::precision::single;
 
@@ -28,7 +32,7 @@ pub struct Linear {
     /// b, `[d_output]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// What each input is multiplied by before W, `[d_input]`, where W was packed after its rows were divided by it (AWQ, arXiv
-    /// 2306.00978).
+    /// 2306.00978; SmoothQuant, arXiv 2211.10438).
     pub input_scale: Option<Param<Tensor<1>>>,
     #[module(skip)]
     inputs: Option<InputSink>,
@@ -58,6 +62,9 @@ pub struct PackedWeight {
     words: Param<Tensor<1, Int>>,
     #[module(skip)]
     format: PackedFormat,
+    /// How inputs become integers, where they do.
+    #[module(skip)]
+    activations: Option<Activations>,
 }
 
 /// `down up`: through `rank` numbers in between.
@@ -92,7 +99,24 @@ impl PackedWeight {
         Self {
             words: Param::initialized(ParamId::new(), matrix.to_tensor(device)),
             format: matrix.format(),
+            activations: None,
         }
+    }
+
+    /// The same with inputs that are rounded to integers of 8 bits, and sums of integers.
+    ///
+    /// # Errors
+    /// Weights that are not int8 with one scale an output, and a step that is not positive.
+    pub fn with_activations(mut self, activations: Activations) -> Result<Self, QuantError> {
+        self.format.check_integers()?;
+        activations.check()?;
+        self.activations = Some(activations);
+        Ok(self)
+    }
+
+    /// How inputs become integers, where they do.
+    pub fn activations(&self) -> Option<Activations> {
+        self.activations
     }
 
     /// Shape and encoding.
@@ -111,8 +135,12 @@ impl PackedWeight {
 
     /// `[.., d_input]` to `[.., d_output]`.
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let dtype = x.dtype();
-        packed_linear(single(x), self.words.val(), self.format).cast(dtype)
+        let (dtype, x, words) = (x.dtype(), single(x), self.words.val());
+        let y = match self.activations {
+            Some(activations) => integer_linear(x, words, self.format, activations),
+            None => packed_linear(x, words, self.format),
+        };
+        y.cast(dtype)
     }
 
     /// Columns `[n, d_input]` of `[n]` outputs.
@@ -232,6 +260,19 @@ impl Linear {
     pub fn weight_id(&self) -> Option<ParamId> {
         match &self.weight {
             Weight::Matrix(Matrix::Dense(weight)) => Some(weight.id),
+            _ => None,
+        }
+    }
+
+    /// `[d_input, d_output]`, if the layer is a product with one trained matrix and nothing else.
+    pub(crate) fn matrix(&self) -> Option<Tensor<2>> {
+        match self {
+            Self {
+                weight: Weight::Matrix(Matrix::Dense(weight)),
+                bias: None,
+                input_scale: None,
+                inputs: None,
+            } => Some(weight.val()),
             _ => None,
         }
     }

@@ -53,6 +53,13 @@ pub trait Mixer: Module {
     /// Its linear layers with their paths below the mixer, in the order in which a token passes them.
     fn linears_mut(&mut self) -> NamedLinears<'_>;
 
+    /// Paths of the linear layers that read what the mixer is given; nothing else of it does. By convention these are all but the one
+    /// that writes the mixer's output, whose path ends with `output`.
+    fn readers(&mut self) -> Vec<String> {
+        let paths = self.linears_mut().into_iter().map(|(path, _)| path);
+        paths.filter(|path| !path.ends_with("output")).collect()
+    }
+
     /// Multiplications and additions a token in a sequence of `seq` tokens costs forward.
     fn flops_per_token(&self, seq: usize) -> u64;
 

@@ -9,7 +9,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use kiln_fused::{rms_norm, swiglu};
+use kiln_fused::{add_weighted, rms_norm, swiglu};
 
 use crate::layers::EPSILON;
 use crate::mixer::tensor_bytes;
@@ -235,8 +235,10 @@ impl Readout {
         let read = read.cast(x.dtype());
         let read = match &self.skip {
             Some(skip) => {
-                let skip = skip.val().cast(x.dtype());
-                read + values * skip.reshape([1, 1, heads, d_value])
+                let [read, values] =
+                    [read, values].map(|x| x.reshape([batch, seq, heads * d_value]));
+                let sum = add_weighted(read, values, skip.val());
+                sum.reshape([batch, seq, heads, d_value])
             }
             None => read,
         };

@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
-use crate::embedding::Embedding;
+use crate::embedding::{Embedding, Rows};
 use crate::linear::Linear;
 use crate::{Backbone, Mixer};
 
@@ -24,7 +24,39 @@ pub fn fields<'a>(
     layers.into_iter().filter_map(named).collect()
 }
 
+/// A norm, and the linear layers that read what comes out of it; nothing else does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NormReaders {
+    /// Path of the norm; `PATH.gamma` is the name of its gains in a file, `PATH.beta` that of its shifts.
+    pub norm: String,
+    /// Paths of the layers.
+    pub layers: Vec<String>,
+}
+
 impl<M: Mixer> Backbone<M> {
+    /// Every norm that only linear layers read, with those: a factor for each channel can be moved from the norm's gains (and shifts)
+    /// into the layers' rows without changing the model.
+    pub fn norm_readers(&mut self) -> Vec<NormReaders> {
+        let mut all = Vec::new();
+        for (at, block) in self.blocks.iter_mut().enumerate() {
+            for (norm, layers) in block.norm_readers() {
+                let layer = |layer| format!("blocks.{at}.{layer}");
+                all.push(NormReaders {
+                    norm: format!("blocks.{at}.{norm}"),
+                    layers: layers.into_iter().map(layer).collect(),
+                });
+            }
+        }
+        if self.head.is_some() {
+            all.push(NormReaders {
+                norm: "norm".into(),
+                layers: vec!["head".into()],
+            });
+        }
+        all.retain(|readers| !readers.layers.is_empty());
+        all
+    }
+
     /// Every linear layer with its path, in the order in which a token passes them; `PATH.weight` is the name of its weights in a
     /// file. The embedding is no linear layer: see [`Backbone::embedding_mut`].
     pub fn linears_mut(&mut self) -> NamedLinears<'_> {
@@ -54,6 +86,16 @@ impl<M: Mixer> Backbone<M> {
     /// What the head reads: the last norm of rows of [`Backbone::hidden`], `[.., d_model]`.
     pub fn head_inputs<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.norm.forward(x)
+    }
+
+    /// The head as one trained matrix `[vocab, d_model]`, whose products with [`Backbone::head_inputs`] are the scores; none where it
+    /// is more than that: packed, of low rank, with a bias or a scale of its inputs, or observed.
+    pub fn head_matrix(&self) -> Option<Tensor<2>> {
+        match (&self.head, &self.tokens) {
+            (Some(head), _) => head.matrix().map(Tensor::transpose),
+            (None, Embedding::Rows(Rows::Dense(rows))) => Some(rows.val()),
+            (None, _) => None,
+        }
     }
 
     /// Numbers that the model consists of: those of its tensors, and the entries of packed matrices. (Burn's `num_params` does not

@@ -5,14 +5,13 @@
 //! diagonal G_ii of the whole resolvent. Axes: batch, seq, heads. State: one complex number a head.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields,
     inverse_softplus, project, single, spread_energies, tensor_bytes,
 };
 use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
-use kiln_fused::{cayley, soft_bound, swiglu};
+use kiln_fused::{cayley, soft_bound, softplus, swiglu};
 use serde::{Deserialize, Serialize};
 
 /// Learned widths stay above this: |L| <= 1/eta then bounds every feature by 1000.
@@ -238,13 +237,13 @@ impl BkMixer {
 
     /// z as `[2, heads]`: Re z, then Im z.
     fn z(&self) -> Tensor<2> {
-        let eta = softplus(self.eta_raw.val(), 1.0).add_scalar(ETA_FLOOR);
+        let eta = softplus(self.eta_raw.val(), ETA_FLOOR);
         Tensor::stack(vec![self.energy.val(), eta], 0)
     }
 
     /// beta, `[heads]`.
     fn hopping(&self) -> Tensor<1> {
-        softplus(self.hopping_raw.val(), 1.0)
+        softplus(self.hopping_raw.val(), 0.0)
     }
 
     /// The resolvent entries that each lane reads, `[batch, seq, 2 * heads]` as given.

@@ -12,15 +12,14 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
-use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
-    QueryKeyValueConfig, Readout, attention_operand, below, fields, inverse_softplus, project,
-    single, spread_energies, tensor_bytes, unit_spread,
+    QueryKeyValueConfig, Readout, attention_operand, below, dropout, fields, inverse_softplus,
+    project, single, spread_energies, tensor_bytes, unit_spread,
 };
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
-use kiln_fused::soft_bound;
+use kiln_fused::{soft_bound, softplus};
 
 use crate::ResolventConfig;
 use crate::config::ETA_FLOOR;
@@ -129,13 +128,13 @@ impl ResolventMixer {
 
     /// z as `[2, heads]`: Re z, then Im z.
     fn z(&self) -> Tensor<2> {
-        let eta = softplus(self.eta_raw.val(), 1.0).add_scalar(ETA_FLOOR);
+        let eta = softplus(self.eta_raw.val(), ETA_FLOOR);
         Tensor::stack(vec![self.energy.val(), eta], 0)
     }
 
     /// beta, `[heads]`.
     fn hopping(&self) -> Tensor<1> {
-        softplus(self.hopping_raw.val(), 1.0)
+        softplus(self.hopping_raw.val(), 0.0)
     }
 
     /// Leaves out the keys of some tokens, in training only: p_j = 0 for all i takes column j out of the weights and, as those
@@ -147,7 +146,7 @@ impl ResolventMixer {
         let [batch, seq, heads, _] = keys.dims();
         let options = (&keys.device(), keys.dtype());
         let kept = Tensor::ones([batch, seq, heads, 1], options);
-        keys * self.key_dropout.forward(kept)
+        keys * dropout(&self.key_dropout, kept)
     }
 }
 

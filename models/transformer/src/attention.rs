@@ -9,10 +9,12 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::{
-    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields, project,
-    tensor_bytes,
+    BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, dropout, fields,
+    of_stream, project, tensor_bytes,
 };
-use kiln_fused::{AttentionMask, attention, reference};
+use kiln_fused::{
+    AttentionMask, WeightDropout, attention, attention_with_dropout, drops_in_kernel, reference,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Rope;
@@ -213,6 +215,11 @@ impl SelfAttention {
         }
     }
 
+    /// Whether weights are dropped, as [`Dropout`] has it: in training, of what is trained.
+    fn drops_on(&self, device: &Device) -> bool {
+        self.dropout.prob > 0.0 && self.dropout.training.is_enabled() && device.is_autodiff()
+    }
+
     /// Positions out of `seq` that a query after them can see; of bidirectional attention there is no query after them.
     fn held(&self, seq: usize) -> usize {
         match self.mask {
@@ -257,14 +264,23 @@ impl Mixer for SelfAttention {
         // A bidirectional mixer has no past.
         let state = state.filter(|_| self.is_causal());
         let past = state.as_ref().map_or(0, KvCache::past);
-        let drops = self.dropout.prob > 0.0 && x.device().is_autodiff();
+        let drops = self.drops_on(&x.device());
         let packed = self.pack(x, past);
-        if past == 0 && !drops {
+        let fused = !drops || drops_in_kernel(&packed, self.heads, self.mask);
+        if past == 0 && fused {
             let next = state.and_then(|_| {
                 let [_, k, v] = reference::unpack(packed.clone(), self.heads);
                 self.cache(seq, k, v)
             });
-            let mixed = attention(packed, self.heads, self.mask);
+            let mixed = match drops {
+                true => {
+                    let device = packed.device();
+                    let draw = || WeightDropout::draw(self.dropout.prob, &device);
+                    let dropout = of_stream(&device, draw);
+                    attention_with_dropout(packed, self.heads, self.mask, dropout)
+                }
+                false => attention(packed, self.heads, self.mask),
+            };
             return (project(&self.output, mixed), next);
         }
         let [q, k, v] = reference::unpack(packed, self.heads);
@@ -276,7 +292,7 @@ impl Mixer for SelfAttention {
             None => (k, v),
         };
         let next = self.cache(past + seq, k.clone(), v.clone());
-        let drop = |weights| self.dropout.forward(weights);
+        let drop = |weights| dropout(&self.dropout, weights);
         let mixed = reference::attend([q, k, v], self.mask, drop);
         (project(&self.output, mixed), next)
     }

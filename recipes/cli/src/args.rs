@@ -82,6 +82,9 @@ pub struct Train {
     pub recipe: String,
     #[command(flatten)]
     pub compute: Compute,
+    /// Devices that share every batch, from --device on; on flex, replicas on one processor
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub devices: u32,
     #[command(flatten)]
     pub folders: Folders,
     /// Run folder; the default is runs/RECIPE-TIME
@@ -248,6 +251,8 @@ pub struct Cost {
 pub enum Bench {
     /// Time the training step of a recipe on random tokens: warm-up, throughput, and part by part
     Step(BenchStep),
+    /// Time the operations that models are made of, forward and with their gradients
+    Ops(BenchOps),
 }
 
 #[derive(Debug, Group)]
@@ -262,6 +267,24 @@ pub struct BenchStep {
     /// Change a key of the recipe, such as train.batch=8
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Write the figures to a file as well
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub struct BenchOps {
+    #[command(flatten)]
+    pub compute: Compute,
+    /// Only operations that have this in their names
+    #[arg(long, value_name = "NAME")]
+    pub filter: Option<String>,
+    /// What models compute in: f32, bf16 or f16; a GPU's default is bf16, if it has that
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
+    /// Small shapes and few runs: whether all of it runs, and not how fast
+    #[arg(long)]
+    pub quick: bool,
     /// Write the figures to a file as well
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

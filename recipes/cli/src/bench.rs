@@ -3,12 +3,14 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use kiln_cost::Outcome;
+use kiln_cost::ops::{self, OpsBench, bench_ops};
 use kiln_cost::step::{StepBench, bench_step, check, tables};
 use kiln_run::hardware::{Hardware, Provenance};
 use kiln_run::recipe;
 use kiln_train::{Resolved, TrainError, TrainRecipe, known_vocab};
 
-use crate::args::{Bench, BenchStep};
+use crate::args::{Bench, BenchOps, BenchStep};
 use crate::commands::{CommandError, open};
 use crate::place;
 
@@ -19,6 +21,7 @@ const STAND_IN_VOCAB: usize = 256;
 pub fn bench(args: &Bench) -> Result<ExitCode, CommandError> {
     match args {
         Bench::Step(args) => step(args),
+        Bench::Ops(args) => ops(args),
     }
 }
 
@@ -49,6 +52,28 @@ fn step(args: &BenchStep) -> Result<ExitCode, CommandError> {
         writeln!(out, "{}", table.text())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Times the catalogue of operations. Some that failed are told in the table, and by the exit code.
+fn ops(args: &BenchOps) -> Result<ExitCode, CommandError> {
+    let device = open(&args.compute)?;
+    let hardware = Hardware::detect(Some(device.name.clone()));
+    let cost = bench_ops(OpsBench {
+        device: &device,
+        precision: args.precision,
+        filter: args.filter.clone(),
+        quick: args.quick,
+        provenance: Provenance::gather(&place::workspace(), hardware, place::versions(), 0),
+    })?;
+    if let Some(path) = &args.json {
+        cost.write(path)?;
+    }
+    writeln!(io::stdout().lock(), "{}", ops::table(&cost).text())?;
+    let failed = |op: &ops::OpCost| matches!(op.figures, Outcome::Failed { .. });
+    Ok(match cost.operations.iter().any(failed) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
 }
 
 /// Tokens of the tokenizer: what the recipe says, else as many as the model is said to have, else as many as there are bytes.

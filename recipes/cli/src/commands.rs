@@ -9,8 +9,9 @@ use kiln_loader::Split;
 use kiln_run::recipe::{self, Recipe};
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
 use kiln_train::{
-    Backend, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run, RunResult,
-    SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, known_vocab,
+    Backend, DeviceError, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run,
+    RunResult, SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, generate, has_nccl,
+    known_vocab,
 };
 use thiserror::Error;
 
@@ -114,6 +115,19 @@ pub fn open(compute: &Compute) -> Result<OpenDevice, CommandError> {
     Ok(backend.open(compute.device).map_err(TrainError::from)?)
 }
 
+/// Opens the devices of a training: as many as `--devices` says, from `--device` on. On the processor, which is one, all are that.
+fn open_all(args: &Train) -> Result<Vec<OpenDevice>, CommandError> {
+    let backend = Backend::from_str(&args.compute.backend)
+        .map_err(|error| CommandError::Usage(error.to_string()))?;
+    let first = args.compute.device;
+    let number = |at| match backend {
+        Backend::Flex => first,
+        _ => first + at,
+    };
+    let open = |at| Ok(backend.open(number(at)).map_err(TrainError::from)?);
+    (0..args.devices as usize).map(open).collect()
+}
+
 fn dry_run(args: &Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, CommandError> {
     // How large a cache gets follows from the text.
     let is_cached = recipe.value.distill.as_ref().is_some_and(|it| it.cache);
@@ -145,7 +159,9 @@ pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comma
     if args.dry_run {
         return dry_run(&args, recipe);
     }
-    let device = open(&args.compute)?;
+    let mut devices = open_all(&args)?;
+    let beside = devices.split_off(1);
+    let device = devices.swap_remove(0);
     let out = args
         .out
         .unwrap_or_else(|| RunFolder::default_path(&recipe.name));
@@ -154,6 +170,7 @@ pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comma
         out,
         resume: args.resume,
         device,
+        beside,
         data: &place::data(&args.folders),
         source: &place::workspace(),
         versions: place::versions(),
@@ -368,12 +385,17 @@ fn doctor() -> Result<ExitCode, CommandError> {
         .filter(|backend| backend.is_compiled())
     {
         match backend.open(0) {
-            Ok(device) => match device.shortcoming() {
-                None => writeln!(out, "{:8} answers", backend.name())?,
-                Some(shortcoming) => {
-                    writeln!(out, "{:8} answers, but {shortcoming}", backend.name())?
-                }
-            },
+            Ok(device) => {
+                let several = (backend == Backend::Cuda && !has_nccl())
+                    .then(|| format!("for several devices: {}", DeviceError::NoNccl));
+                let remarks = [device.shortcoming(), several];
+                let remarks = remarks
+                    .into_iter()
+                    .flatten()
+                    .map(|text| format!("; {text}"));
+                let remarks: String = remarks.collect();
+                writeln!(out, "{:8} answers{remarks}", backend.name())?;
+            }
             Err(error) => writeln!(out, "{:8} {error}", backend.name())?,
         }
     }

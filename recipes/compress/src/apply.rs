@@ -2,6 +2,7 @@
 
 mod factorise;
 mod half;
+pub(crate) mod integer;
 mod pack;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,10 @@ impl Job<'_> {
         &self,
         model: &StoredModel,
     ) -> Result<(StoredModel, Vec<LayerFigures>), CompressError> {
+        if let Work::Integer(work) = self.stage.work {
+            let made = self.integers(model, work, &[])?;
+            return Ok((made.model, made.layers));
+        }
         let selected = self.selected(model)?;
         let changed: Vec<Stored> = match &self.stage.work {
             Work::LowRank(work) => self.factorise(model, &selected, *work)?,
@@ -100,7 +105,10 @@ impl Job<'_> {
             Work::Half => tensors(model),
             _ => layers(model),
         };
-        if matches!(self.stage.work, Work::Prune(_) | Work::LowRank(_)) {
+        if matches!(
+            self.stage.work,
+            Work::Prune(_) | Work::LowRank(_) | Work::Integer(_)
+        ) {
             known.retain(|layer| layer.role == Role::Linear);
         }
         let names: Vec<_> = known.iter().map(|layer| layer.name.clone()).collect();
@@ -120,8 +128,11 @@ impl Job<'_> {
             Work::Quantize(work) => self.quantized(layer, stored, gram, work),
             Work::Prune(work) => self.pruned(layer, stored, gram, *work),
             Work::Half => self.halved(layer, stored),
-            // Ranks are shared among layers, see `factorise`; the others work on the whole model.
-            Work::LowRank(_) | Work::Structured(_) | Work::Recover(_) => Ok(stored.clone()),
+            // Ranks are shared among layers, see `factorise`, and smoothing among those behind a norm, see `integers`; the others
+            // work on the whole model.
+            Work::LowRank(_) | Work::Integer(_) | Work::Structured(_) | Work::Recover(_) => {
+                Ok(stored.clone())
+            }
         }
     }
 
@@ -153,7 +164,10 @@ impl Job<'_> {
                     second: Box::new(self.quantized(layer, second, behind.as_ref(), &work)?),
                 })
             }
-            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => Err(self.order(
+            Stored::Packed(_)
+            | Stored::PackedRows(_)
+            | Stored::Scaled { .. }
+            | Stored::Integer { .. } => Err(self.order(
                 layer,
                 stored,
                 "quantizing",
@@ -251,7 +265,10 @@ impl Job<'_> {
                     second: Box::new(self.pruned(layer, second, behind.as_ref(), work)?),
                 });
             }
-            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => {
+            Stored::Packed(_)
+            | Stored::PackedRows(_)
+            | Stored::Scaled { .. }
+            | Stored::Integer { .. } => {
                 return Err(self.order(layer, stored, "pruning", "take its codes apart"));
             }
         };

@@ -16,6 +16,8 @@ pub struct Gram {
     products: Vec<f64>,
     /// Sum of |x|, `[d_input]`.
     sizes: Vec<f64>,
+    /// Largest |x|, `[d_input]`.
+    peaks: Vec<f64>,
 }
 
 impl Gram {
@@ -26,6 +28,7 @@ impl Gram {
             tokens: 0,
             products: vec![0.0; d_input * d_input],
             sizes: vec![0.0; d_input],
+            peaks: vec![0.0; d_input],
         }
     }
 
@@ -54,8 +57,10 @@ impl Gram {
         let rows = inputs.len() / width;
         let x: Vec<f64> = inputs.iter().map(|&value| value.into()).collect();
         for row in x.chunks_exact(width) {
-            for (size, value) in self.sizes.iter_mut().zip(row) {
+            let channels = self.sizes.iter_mut().zip(&mut self.peaks);
+            for ((size, peak), value) in channels.zip(row) {
                 *size += value.abs();
+                *peak = peak.max(value.abs());
             }
         }
         let x = view(&x, rows, width);
@@ -90,8 +95,13 @@ impl Gram {
         self.sizes[input] / self.tokens as f64
     }
 
+    /// Largest size of a channel.
+    pub fn peak(&self, input: usize) -> f64 {
+        self.peaks[input]
+    }
+
     /// Of z = x A for the same inputs: Z^T Z = A^T X^T X A. The sizes of channels are those of normally distributed ones,
-    /// sqrt(2 / pi) of their root mean square, as absolute values do not pass a product.
+    /// sqrt(2 / pi) of their root mean square, as absolute values do not pass a product; the largest ones are bounds.
     pub fn through(&self, first: &Matrix) -> Self {
         let width = first.d_output();
         let a = first.to_f64();
@@ -103,9 +113,16 @@ impl Gram {
             let mean_square = products[(k, k)].max(0.0) / tokens;
             tokens * (mean_square * std::f64::consts::FRAC_2_PI).sqrt()
         };
+        let peak = |k: usize| {
+            let terms = self.peaks.iter().enumerate();
+            terms
+                .map(|(i, peak)| peak * f64::from(first.row(i)[k].abs()))
+                .sum()
+        };
         Self {
             d_input: width,
             tokens: self.tokens,
+            peaks: (0..width).map(peak).collect(),
             sizes: (0..width).map(size).collect(),
             products: (0..width * width)
                 .map(|at| products[(at / width, at % width)])

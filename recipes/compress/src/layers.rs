@@ -70,7 +70,10 @@ pub(crate) fn transposed(matrix: &Matrix) -> Result<Matrix, MethodError> {
 pub(crate) fn form(stored: &Stored) -> &'static str {
     match stored {
         Stored::Float { .. } => "dense",
-        Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => "quantized",
+        Stored::Packed(_)
+        | Stored::PackedRows(_)
+        | Stored::Scaled { .. }
+        | Stored::Integer { .. } => "quantized",
         Stored::Sparse(_) => "pruned",
         Stored::LowRank { .. } => "factorised",
     }

@@ -187,12 +187,16 @@ impl Pipeline<'_> {
             config,
             model,
             mut layers,
+            alone,
             tokens,
         } = made;
         let seconds = start.elapsed().as_secs_f64();
         // A layer of another shape cannot be changed alone.
         if !stage.work.is_whole() {
-            self.sensitivities(before, &stored, &model, &mut layers)?;
+            let changed = StoredModel {
+                tensors: model.tensors.clone().into_iter().chain(alone).collect(),
+            };
+            self.sensitivities(before, &stored, &changed, &mut layers)?;
         }
         let work = Work {
             what,

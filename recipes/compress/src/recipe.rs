@@ -1,5 +1,6 @@
 //! What a compression recipe says: where the model is, what it is calibrated on, and the stages in their order.
 
+mod integer;
 mod keys;
 mod recover;
 mod structured;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::CompressError;
 use crate::prune::Pattern;
 use crate::quantize::{Clip, Grid};
+pub use integer::Integer;
 use keys::Keys;
 pub use kiln_train::Selection;
 use kiln_train::matches;
@@ -111,6 +113,8 @@ pub struct Stage {
 pub enum Work {
     /// Weights become codes of a few bits.
     Quantize(Quantize),
+    /// Weights and the inputs that they multiply become integers of 8 bits.
+    Integer(Integer),
     /// Weights become zero.
     Prune(Prune),
     /// Units go, and tensors get smaller.
@@ -242,6 +246,7 @@ impl Stage {
                 clip: Clip::None,
                 ..quantize
             }),
+            Work::Integer(integer) => Work::Integer(integer.without_calibration()),
             Work::Prune(prune) => Work::Prune(Prune {
                 method: PruneMethod::Magnitude,
                 ..prune
@@ -269,6 +274,7 @@ impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Quantize(quantize) => quantize.fmt(f),
+            Self::Integer(integer) => integer.fmt(f),
             Self::Prune(Prune { pattern, method }) => {
                 let method = match method {
                     PruneMethod::Magnitude => "magnitude",
@@ -328,7 +334,7 @@ impl Work {
     /// Its kind, as recipes call it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Quantize(_) => "quantize",
+            Self::Quantize(_) | Self::Integer(_) => "quantize",
             Self::Prune(_) => "prune",
             Self::Structured(_) => "structured",
             Self::Recover(Recover { quantize: None, .. }) => "recover",
@@ -342,6 +348,7 @@ impl Work {
     pub fn is_calibrated(&self) -> bool {
         match self {
             Self::Quantize(quantize) => quantize.method != QuantizeMethod::RoundToNearest,
+            Self::Integer(integer) => integer.is_calibrated(),
             Self::Prune(prune) => prune.method != PruneMethod::Magnitude,
             Self::LowRank(factorize) => factorize.whitened.is_some(),
             Self::Structured(structured) => !matches!(

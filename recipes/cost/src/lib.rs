@@ -11,6 +11,7 @@
 //! | [`mod@measure`] | the measurement: a training step, then row by row |
 //! | [`mod@crossover`] | the length from which one model is cheaper than another |
 //! | [`page`] | tables, and `cost.html` |
+//! | [`ops`] | times of single operations |
 //! | [`mod@step`] | where the time of a training step goes |
 //!
 //! Nothing here prints.
@@ -23,6 +24,7 @@ pub mod crossover;
 mod error;
 pub mod measure;
 mod meters;
+pub mod ops;
 pub mod page;
 pub mod settings;
 pub mod step;

@@ -165,6 +165,8 @@ impl Worker<'_> {
         let scale = LossScale::of(model.precision());
         let mut learner = Some(Learner {
             scale,
+            terms: lesson.terms,
+            recompute: lesson.recompute,
             ..Learner::new(model, optimizer)
         });
         let step = self.pace(share, tokens, || {
@@ -345,7 +347,7 @@ impl Worker<'_> {
 }
 
 /// Runs a piece of the measurement; errors and panics of a backend, such as memory that ran out, are its outcome.
-fn outcome<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Outcome<T> {
+pub(crate) fn outcome<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Outcome<T> {
     let result = catch_unwind(AssertUnwindSafe(work));
     match result.unwrap_or_else(|payload| Err(Trouble::Panic(words_of(payload.as_ref())))) {
         Ok(figures) => Outcome::Measured(figures),

@@ -149,6 +149,8 @@ impl Stepper {
             flops_per_token: resolved.model.flops_per_token(&model, lesson.seq),
             learner: Some(Learner {
                 scale: LossScale::of(recipe.precision),
+                terms: lesson.terms,
+                recompute: lesson.recompute,
                 ..Learner::new(model, optimizer)
             }),
             device,

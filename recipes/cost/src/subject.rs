@@ -5,7 +5,9 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use kiln_run::{FileError, RunFolder};
-use kiln_train::{Objective, ObjectiveKind, OptimizerConfig, Resolved, Run, TrainConfig};
+use kiln_train::{
+    LossTerms, Objective, ObjectiveKind, OptimizerConfig, Resolved, Run, TrainConfig,
+};
 use kiln_zoo::{LanguageModel, ModelConfig};
 
 use crate::{CostError, Files, Parameters, Weights};
@@ -47,6 +49,10 @@ pub struct Lesson {
     pub accumulate: usize,
     /// What is predicted.
     pub objective: Objective,
+    /// What is minimised beside cross-entropy.
+    pub terms: LossTerms,
+    /// Whether blocks are computed again in backward, and the seed of what they draw.
+    pub recompute: Option<u64>,
     /// What updates the weights.
     pub optimizer: OptimizerConfig,
 }
@@ -161,6 +167,8 @@ impl Lesson {
             seq,
             accumulate: train.accumulate,
             objective,
+            terms: train.loss_terms(),
+            recompute: train.recompute.then_some(0),
             optimizer,
         }
     }

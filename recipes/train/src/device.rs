@@ -1,5 +1,6 @@
 //! From a backend's name to a device that answers.
 
+mod nccl;
 mod precision;
 mod shortcoming;
 
@@ -8,6 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
+pub use nccl::has_nccl;
 pub use precision::check_precision;
 
 /// A backend of Burn, chosen at run time among those compiled in.
@@ -84,6 +86,11 @@ pub enum DeviceError {
         /// The largest difference of an entry; infinite for one that is no number or missing.
         error: f32,
     },
+    /// Several devices of CUDA have nothing to add up with.
+    #[error(
+        "several devices of `cuda` add their gradients up through NCCL, and there is no libnccl.so to load: install the package `libnccl-dev` of NVIDIA or the distribution, or put a link of this name to the libnccl.so.2 of `pip install nvidia-nccl-cu13` into a folder of LD_LIBRARY_PATH; or train on one device"
+    )]
+    NoNccl,
     /// The device has no arithmetic of this type.
     #[error(
         "the device does not compute in {precision}, but in {others}: set `precision` to one of these, or give it with --precision where a finished run is used"

@@ -99,6 +99,34 @@ pub enum TrainError {
     /// The device stopped answering.
     #[error("the device stopped answering: {0}; `cargo xtask doctor` says which devices do")]
     DeviceLost(String),
+    /// One of several devices that train together failed.
+    #[error(
+        "the replica on {device} failed, and with it the run: {why}; go on from the last checkpoint with --resume, on fewer devices if this one is gone"
+    )]
+    Replica {
+        /// Its device.
+        device: String,
+        /// What it said.
+        why: String,
+    },
+    /// Replicas of one model are not equal any more.
+    #[error(
+        "step {step}: the weights of device {rank} of those that train together differ from the first one's; the last checkpoint is from when they were equal. Go on from it with --resume; if it happens again, one of the devices computes wrongly: `cargo xtask doctor`"
+    )]
+    Drift {
+        /// Which of the devices.
+        rank: usize,
+        /// When it was found.
+        step: u64,
+    },
+    /// Replicas brought gradients of different sizes.
+    #[error(
+        "the devices that train together have gradients of different sizes, so that they cannot be added up; train on one device"
+    )]
+    Lengths,
+    /// Another device that trains with this one failed, and said why.
+    #[error("another of the devices that train together ended the run")]
+    Abandoned,
     /// A teacher's answers cannot be kept or read.
     #[error(transparent)]
     Cache(#[from] kiln_distill::CacheError),

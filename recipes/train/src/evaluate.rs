@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor};
 use kiln_distill::{ResponseLoss, Target};
-use kiln_fused::cross_entropy;
+use kiln_fused::{CHUNK_BYTES, chunk_rows, cross_entropy};
 use kiln_loader::{Loader, LoaderConfig, Order, TokenBatch, Windows};
 use kiln_text::TokenStore;
 use kiln_zoo::LanguageModel;
@@ -92,6 +92,43 @@ impl TeacherScore {
     }
 }
 
+/// What the scores of some targets say, which the host may not know yet.
+struct Marks {
+    /// `[targets]`
+    nats: Tensor<1>,
+    /// Whether a target is scored highest, `[targets]`.
+    is_best: Tensor<1, Bool>,
+}
+
+impl Marks {
+    /// From logits `[targets, vocab]`.
+    fn new(targets: Tensor<1, Int>, logits: Tensor<2>) -> Self {
+        let best = logits.clone().argmax(1).squeeze_dim(1); // [targets]
+        Self {
+            is_best: best.equal(targets.clone()),
+            nats: cross_entropy(logits, targets),
+        }
+    }
+}
+
+/// Scores of the lanes of a batch from its targets that count, in their order.
+fn lanes_from(batch: &TokenBatch, marks: Vec<Marks>) -> Vec<Score> {
+    let mut lanes = vec![Score::default(); batch.batch];
+    let mut counted = (0..batch.mask.len()).filter(|at| batch.mask[*at]);
+    for marks in marks {
+        let (nats, is_best) = (marks.nats.into_data(), marks.is_best.into_data());
+        let of_targets = nats.iter::<f32>().zip(is_best.iter::<bool>());
+        for ((nats, is_best), at) in of_targets.zip(&mut counted) {
+            lanes[at / batch.seq].add(&Score {
+                nats: nats.into(),
+                tokens: 1,
+                correct: is_best.into(),
+            });
+        }
+    }
+    lanes
+}
+
 /// Which windows of a split are scored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Choice {
@@ -125,25 +162,24 @@ impl Evaluator<'_> {
             return Ok(vec![Score::default(); batch.batch]);
         }
         let on_device = DeviceBatch::new(batch, self.device);
-        let logits = on_device.logits(model)?;
-        Ok(Self::lanes_of(batch, on_device.targets, logits))
+        let rows = on_device.rows(model)?;
+        let count = rows.dims()[0];
+        // Not the scores of all rows at once: with a large vocabulary they are most of the memory.
+        let row_bytes = self.vocab * model.precision().bytes();
+        let chunk = chunk_rows(count, row_bytes, CHUNK_BYTES);
+        let chunks = (0..count).step_by(chunk).map(|first| {
+            let range = first..count.min(first + chunk);
+            let logits = model.logits(rows.clone().slice([range.clone()]));
+            Marks::new(on_device.targets.clone().slice([range]), logits)
+        });
+        // All are in the device's queue before the first is read back.
+        let chunks: Vec<_> = chunks.collect();
+        Ok(lanes_from(batch, chunks))
     }
 
     /// Scores of the lanes of a batch from the logits of the targets that count, `[counted, vocab]`. Sums in f64.
     pub fn lanes_of(batch: &TokenBatch, targets: Tensor<1, Int>, logits: Tensor<2>) -> Vec<Score> {
-        let mut lanes = vec![Score::default(); batch.batch];
-        let best = logits.clone().argmax(1).squeeze_dim(1); // [counted]
-        let is_best = best.equal(targets.clone()).into_data();
-        let nats = cross_entropy(logits, targets).into_data();
-        let counted = (0..batch.mask.len()).filter(|at| batch.mask[*at]);
-        for ((at, nats), is_best) in counted.zip(nats.iter::<f32>()).zip(is_best.iter::<bool>()) {
-            lanes[at / batch.seq].add(&Score {
-                nats: nats.into(),
-                tokens: 1,
-                correct: is_best.into(),
-            });
-        }
-        lanes
+        lanes_from(batch, vec![Marks::new(targets, logits)])
     }
 
     /// Scores of random windows, the same ones for the same `seed`, so that scores over a run differ by the model alone.
@@ -301,5 +337,43 @@ impl Evaluator<'_> {
             seen += filled;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    /// Scores that come in pieces belong to the same lanes, whatever the pieces and wherever targets do not count.
+    #[test]
+    fn pieces_of_scores_are_the_scores() {
+        let device = Device::flex();
+        let (lanes, seq, vocab) = (3, 5, 7);
+        let batch = TokenBatch {
+            batch: lanes,
+            seq,
+            inputs: vec![0; lanes * seq],
+            targets: (0..15).map(|at| at * 3 % vocab).collect(),
+            mask: (0..15).map(|at| at % 4 != 2 && at / 5 != 1).collect(),
+        };
+        let on_device = DeviceBatch::new(&batch, &device);
+        let [counted] = on_device.targets.dims();
+        let normal = Distribution::Normal(0.0, 2.0);
+        let logits = Tensor::<2>::random([counted, vocab as usize], normal, &device);
+        let whole = Evaluator::lanes_of(&batch, on_device.targets.clone(), logits.clone());
+        assert_eq!(
+            whole.iter().map(|lane| lane.tokens).sum::<u64>(),
+            counted as u64
+        );
+        assert_eq!(whole[1], Score::default());
+        for size in [1, 3, 4] {
+            let pieces = (0..counted).step_by(size).map(|first| {
+                let range = first..counted.min(first + size);
+                let targets = on_device.targets.clone().slice([range.clone()]);
+                Marks::new(targets, logits.clone().slice([range]))
+            });
+            assert_eq!(lanes_from(&batch, pieces.collect()), whole, "{size}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::outcome::{HeldOut, RunResult};
 use crate::recipe::ObjectiveKind;
 use crate::report;
 use crate::setup::Setup;
-use crate::state::{self, COMPRESSED_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig};
+use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
 use crate::storage::StoredModel;
 use crate::tutor::Tutor;
 use crate::windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
@@ -134,7 +134,7 @@ fn write_model(
     let text = setup.data.source.text();
     let config = RunConfig {
         version: match &storage {
-            Some(_) => COMPRESSED_CONFIG_VERSION,
+            Some(table) => table.config_version(),
             None => RUN_CONFIG_VERSION,
         },
         model: setup.resolved.model.clone(),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
-use kiln_fused::{GradientScale, clip_factor, cross_entropy};
+use burn::tensor::{Device, Gradients, Tensor};
+use kiln_fused::{GradientScale, LossOptions, LossTerms, clip_factor, cross_entropy_sum};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
+use crate::objective::mix;
 use crate::optimizer::{TrainOptimizer, global_norm, scale, square_sum};
+use crate::recompute::Stream;
+use crate::replicas::Share;
 use crate::scale::LossScale;
 use crate::tutor::Tutor;
 
@@ -26,6 +29,11 @@ pub struct Learner {
     pub constraint: Constraint,
     /// What the loss is multiplied by for the backward pass; none does not scale it.
     pub scale: Option<LossScale>,
+    /// What is minimised beside cross-entropy.
+    pub terms: LossTerms,
+    /// If set, backward computes the blocks again instead of keeping their activations, but with a teacher, whose losses look at
+    /// the whole model at once; what blocks draw then follows from this seed.
+    pub recompute: Option<u64>,
 }
 
 /// What an update minimises.
@@ -55,13 +63,37 @@ pub enum Phase {
     Optimizer,
 }
 
-/// The loss of a batch, summed over the targets that count.
+/// The loss of a batch.
 struct BatchLoss {
-    /// What is minimised.
+    /// What is minimised, summed over the targets that count and divided by [`LossOptions::divisor`].
     minimised: Tensor<1>,
-    /// Its numbers, which the host may not know yet: cross-entropy in nats and, with a teacher, the divergence in nats and the value
-    /// of what is minimised. Without one, the first is all of it.
+    /// Sums which the host may not know yet: cross-entropy in nats, with a teacher the divergence in nats, and with either a teacher
+    /// or [`LossTerms`] what is minimised. Otherwise the first is all of it.
     sums: Tensor<1>,
+}
+
+impl BatchLoss {
+    /// Cross-entropy, from the model's residual stream after the last block, `[batch, seq, d_model]`.
+    fn of_hidden(
+        model: &LanguageModel,
+        on_device: &DeviceBatch,
+        hidden: Tensor<3>,
+        options: LossOptions,
+    ) -> Self {
+        let found = on_device.loss_of(model, hidden, options);
+        let nats = found.nats.inner().sum();
+        let sums = match options.terms.is_plain() {
+            true => nats,
+            false => {
+                let minimised = found.minimised.clone().inner();
+                Tensor::cat(vec![nats, minimised.mul_scalar(options.divisor)], 0)
+            }
+        };
+        Self {
+            minimised: found.minimised,
+            sums,
+        }
+    }
 }
 
 impl Loss<'_> {
@@ -70,13 +102,11 @@ impl Loss<'_> {
         model: &LanguageModel,
         batch: &TokenBatch,
         on_device: DeviceBatch,
+        options: LossOptions,
     ) -> Result<BatchLoss, TrainError> {
         let Self::Distill { tutor, weight } = self else {
-            let nats = on_device.nats(model)?.sum();
-            return Ok(BatchLoss {
-                sums: nats.clone().inner(),
-                minimised: nats,
-            });
+            let hidden = model.hidden(on_device.inputs.clone())?;
+            return Ok(BatchLoss::of_hidden(model, &on_device, hidden, options));
         };
         let answers = tutor.answers(batch, &on_device)?;
         let (logits, features) = match &answers.trace {
@@ -89,11 +119,15 @@ impl Loss<'_> {
                 (on_device.logits_of(model, hidden), features)
             }
         };
-        let nats = cross_entropy(logits.clone(), on_device.targets).sum();
+        let summed = LossOptions {
+            divisor: 1.0,
+            ..options
+        };
+        let labels = cross_entropy_sum(logits.clone(), on_device.targets, summed);
         let divergence = tutor.divergence(answers.target, logits).sum();
         let answered =
-            nats.clone().mul_scalar(1.0 - *weight) + divergence.clone().mul_scalar(*weight);
-        let mut sums = vec![nats.inner(), divergence.inner()];
+            labels.minimised.mul_scalar(1.0 - *weight) + divergence.clone().mul_scalar(*weight);
+        let mut sums = vec![labels.nats.inner().sum(), divergence.inner()];
         let minimised = match features {
             None => answered,
             Some((features, 1.0)) => features.mul_scalar(batch.num_tokens() as f64),
@@ -104,7 +138,7 @@ impl Loss<'_> {
         };
         sums.push(minimised.clone().inner());
         Ok(BatchLoss {
-            minimised,
+            minimised: minimised.div_scalar(options.divisor),
             sums: Tensor::cat(sums, 0),
         })
     }
@@ -125,7 +159,7 @@ pub struct Update {
     pub loss: f64,
     /// Mean divergence from the teacher, in nats a token as it goes into the loss; none without a teacher.
     pub divergence: Option<f64>,
-    /// Mean of what the update makes smaller: cross-entropy, or the whole of what a teacher adds to it.
+    /// Mean of what the update makes smaller: cross-entropy, with all that [`LossTerms`] and a teacher add to it.
     pub objective: f64,
     /// Part of the update's time that the teacher took.
     pub teacher_time: Duration,
@@ -147,7 +181,14 @@ impl Learner {
             optimizer,
             constraint: Constraint::default(),
             scale: None,
+            terms: LossTerms::default(),
+            recompute: None,
         }
+    }
+
+    /// Lets what blocks draw follow from a seed, where they are computed twice.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.recompute = self.recompute.map(|_| seed);
     }
 
     /// The model as it computes, on a device with autodiff.
@@ -174,6 +215,22 @@ impl Learner {
         self.update_watched(batches, loss, learning_rate, clip_norm, device, &mut |_| ())
     }
 
+    /// [`Learner::update`] with a share of the batches of several replicas, all of which make the update of the whole; with none,
+    /// the batches are the whole.
+    ///
+    /// # Errors
+    /// As [`Learner::update`], and the failure of another replica.
+    pub(crate) fn update_shared(
+        self,
+        batches: &[TokenBatch],
+        loss: &mut Loss<'_>,
+        rates: Rates,
+        device: &Device,
+        share: Option<Share<'_>>,
+    ) -> Result<(Self, Update), TrainError> {
+        self.update_all(batches, loss, rates, device, share, &mut |_| ())
+    }
+
     /// [`Learner::update`], where `watch` is told of every phase when all its work is given to the device: of the first three for
     /// each batch.
     ///
@@ -188,36 +245,78 @@ impl Learner {
         device: &Device,
         watch: &mut dyn FnMut(Phase),
     ) -> Result<(Self, Update), TrainError> {
-        let tokens: usize = batches.iter().map(TokenBatch::num_tokens).sum();
+        let rates = Rates {
+            learning_rate,
+            clip_norm,
+        };
+        self.update_all(batches, loss, rates, device, None, watch)
+    }
+
+    fn update_all(
+        self,
+        batches: &[TokenBatch],
+        loss: &mut Loss<'_>,
+        rates: Rates,
+        device: &Device,
+        share: Option<Share<'_>>,
+        watch: &mut dyn FnMut(Phase),
+    ) -> Result<(Self, Update), TrainError> {
+        let counted = || batches.iter().map(TokenBatch::num_tokens).sum();
+        let tokens = share.map_or_else(counted, |share| share.tokens);
         let loss_scale = self.scale.map_or(1.0, |scale| scale.factor());
         let mut accumulator = GradientsAccumulator::new();
         let seen = self.seen();
+        let options = LossOptions {
+            terms: self.terms,
+            // Without targets there is no mean, which is found out below.
+            divisor: tokens.max(1) as f64 / loss_scale,
+            ..LossOptions::default()
+        };
         let mut sums = Vec::new();
         for batch in batches {
+            // Only a share of a batch can be without targets.
+            if batch.num_tokens() == 0 {
+                // Those of a plain batch; replicas have no teacher.
+                let count = 1 + usize::from(!self.terms.is_plain());
+                sums.push(Tensor::zeros([count], &device.clone().inner()));
+                continue;
+            }
             let on_device = DeviceBatch::new(batch, device);
             watch(Phase::Data);
-            let batch_loss = loss.of(&seen, batch, on_device)?;
-            watch(Phase::Forward);
-            sums.push(batch_loss.sums);
-            let share = batch_loss.minimised.div_scalar(tokens as f64 / loss_scale);
-            let grads = GradientsParams::from_grads(share.backward(), &seen);
-            accumulator.accumulate(&seen, grads);
+            let mut found = |grads| {
+                let grads = GradientsParams::from_grads(grads, &seen);
+                accumulator.accumulate(&seen, grads);
+            };
+            sums.push(match self.recompute {
+                Some(seed) if matches!(loss, Loss::CrossEntropy) => {
+                    let seed = mix(&[seed, sums.len() as u64]);
+                    let found = &mut found;
+                    self.blockwise(&seen, &on_device, options, seed, watch, found)?
+                }
+                _ => {
+                    let batch_loss = loss.of(&seen, batch, on_device, options)?;
+                    watch(Phase::Forward);
+                    found(batch_loss.minimised.backward());
+                    batch_loss.sums
+                }
+            });
             watch(Phase::Backward);
         }
+        let mut grads = accumulator.grads();
+        let mut sums = Tensor::cat(sums, 0);
+        if let Some(share) = share {
+            (grads, sums) = share.add_up(&seen, grads, sums)?;
+        }
         let measured = Measured {
-            sums: Tensor::cat(sums, 0),
+            sums,
             tokens,
             is_taught: matches!(loss, Loss::Distill { .. }),
+            has_terms: !self.terms.is_plain(),
             teacher_time: loss.teacher_time(),
         };
         // Nothing else may hold the weights, which are updated in place.
         drop(seen);
-        let step = Step {
-            learning_rate,
-            clip_norm,
-            loss_scale,
-        };
-        let mut grads = accumulator.grads();
+        let step = Step { rates, loss_scale };
         self.constraint.mask(&mut grads);
         let done = match self.optimizer.scale_on(device) {
             Some(scale) => self.step_ahead(measured, step, grads, &scale),
@@ -225,6 +324,28 @@ impl Learner {
         };
         watch(Phase::Optimizer);
         Ok(done)
+    }
+
+    /// Gradients of a batch's cross-entropy, a block at a time, and the batch's sums.
+    fn blockwise(
+        &self,
+        seen: &LanguageModel,
+        on_device: &DeviceBatch,
+        options: LossOptions,
+        seed: u64,
+        watch: &mut dyn FnMut(Phase),
+        found: &mut dyn FnMut(Gradients),
+    ) -> Result<Tensor<1>, TrainError> {
+        let mut stream = Stream::new(seen, on_device.inputs.clone(), seed)?;
+        let last = stream.last();
+        let loss = BatchLoss::of_hidden(seen, on_device, last.clone(), options);
+        watch(Phase::Forward);
+        let mut grads = loss.minimised.backward();
+        let gradient = last.grad_remove(&mut grads);
+        found(grads);
+        let gradient = gradient.expect("the loss is a function of the last block's output");
+        stream.backward(&|| self.seen(), gradient, found)?;
+        Ok(loss.sums)
     }
 
     /// The step of a device that runs behind: norm, clipping and the decision to leave the step out stay on it.
@@ -239,7 +360,7 @@ impl Learner {
         let Some(squares) = square_sum(&self.model, &grads) else {
             return self.step_when_known(measured, step, grads);
         };
-        let [norm, factor] = clip_factor(squares, loss, step.clip_norm, step.loss_scale);
+        let [norm, factor] = clip_factor(squares, loss, step.rates.clip_norm, step.loss_scale);
         scale.set(Some(factor.clone()));
         self = self.moved(step, grads);
         scale.set(None);
@@ -274,8 +395,8 @@ impl Learner {
         if lost {
             return (self, update);
         }
-        let clip = match step.clip_norm > 0.0 && update.grad_norm > step.clip_norm {
-            true => step.clip_norm / update.grad_norm,
+        let clip = match step.rates.clip_norm > 0.0 && update.grad_norm > step.rates.clip_norm {
+            true => step.rates.clip_norm / update.grad_norm,
             false => 1.0,
         };
         let factor = clip / step.loss_scale;
@@ -287,7 +408,9 @@ impl Learner {
 
     /// The learner with its weights moved, and taken back to what they keep to.
     fn moved(mut self, step: Step, grads: GradientsParams) -> Self {
-        let model = self.optimizer.step(step.learning_rate, self.model, grads);
+        let model = self
+            .optimizer
+            .step(step.rates.learning_rate, self.model, grads);
         self.model = self.constraint.keep(model);
         self
     }
@@ -304,11 +427,17 @@ impl Learner {
     }
 }
 
+/// What the recipe says of a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Rates {
+    pub learning_rate: f64,
+    pub clip_norm: f64,
+}
+
 /// How far a step goes.
 #[derive(Clone, Copy)]
 struct Step {
-    learning_rate: f64,
-    clip_norm: f64,
+    rates: Rates,
     /// What the loss was multiplied by.
     loss_scale: f64,
 }
@@ -319,6 +448,7 @@ struct Measured {
     sums: Tensor<1>,
     tokens: usize,
     is_taught: bool,
+    has_terms: bool,
     teacher_time: Duration,
 }
 
@@ -326,10 +456,17 @@ impl Measured {
     /// An update before its step, from the values of the sums; left out, if they are not finite.
     fn update(&self, sums: &[f32]) -> Update {
         let (mut nats, mut divergence, mut objective) = (0.0, 0.0, 0.0);
-        for batch in sums.chunks_exact(if self.is_taught { 3 } else { 1 }) {
+        let of_batch = match (self.is_taught, self.has_terms) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        for batch in sums.chunks_exact(of_batch) {
             nats += f64::from(batch[0]);
-            divergence += batch.get(1).map_or(0.0, |&sum| f64::from(sum));
-            objective += f64::from(batch.get(2).copied().unwrap_or(batch[0]));
+            if self.is_taught {
+                divergence += f64::from(batch[1]);
+            }
+            objective += f64::from(batch[of_batch - 1]);
         }
         let tokens = self.tokens as f64;
         let is_finite = (nats / tokens + divergence + objective).is_finite();

@@ -1,7 +1,8 @@
 //! Training, evaluation and generation.
 //!
 //! [`train`] turns a [`TrainRecipe`] into a run folder; [`Run`] opens a finished one to evaluate it or generate from it.
-//! The loop is in `trainer`, what it starts from in `setup`, one update in `learner`, and everything a checkpoint holds in `state`.
+//! A run begins in `launch`, with what `setup` has for it. The loop is in `trainer`, one update in `learner` and, by several devices,
+//! `replicas`, and everything a checkpoint holds in `state`.
 
 mod constraint;
 mod data;
@@ -11,6 +12,7 @@ mod evaluate;
 mod finish;
 mod generate;
 mod init;
+mod launch;
 mod learner;
 mod log;
 mod loss;
@@ -21,6 +23,8 @@ mod plan;
 mod probe;
 mod quantize;
 mod recipe;
+mod recompute;
+mod replicas;
 mod report;
 mod run;
 mod scale;
@@ -35,12 +39,14 @@ mod windows;
 
 pub use constraint::Constraint;
 pub use data::{Source, Text, known_vocab};
-pub use device::{Backend, DeviceError, OpenDevice, check_precision};
+pub use device::{Backend, DeviceError, OpenDevice, check_precision, has_nccl};
 pub use error::TrainError;
 pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
 pub use init::InitConfig;
 pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
+pub use kiln_fused::LossTerms;
+pub use launch::{Request, train};
 pub use learner::{Learner, Loss, Phase, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
@@ -57,10 +63,9 @@ pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use selection::{Selection, matches};
 pub use state::{
-    COMPRESSED_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model,
-    load_stored, save_model,
+    COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
+    hash_file, load_model, load_stored, save_model,
 };
-pub use storage::{Storage, StorageTable, Stored, StoredModel};
-pub use trainer::{Request, train};
+pub use storage::{InputSteps, Storage, StorageTable, Stored, StoredModel};
 pub use tutor::{TeacherCost, Tutor};
 pub use windows::{WINDOWS_VERSION, WindowColumns, WindowScores};

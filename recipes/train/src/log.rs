@@ -21,6 +21,8 @@ pub(crate) struct Log {
     /// None for a task.
     bits_per_nat: Option<f64>,
     interval: Interval,
+    /// Of the devices that tell, by the name of the value.
+    device_memory: BTreeMap<String, f64>,
 }
 
 /// Sums since the last record.
@@ -38,15 +40,20 @@ struct Interval {
 }
 
 impl Interval {
-    /// What is noted of a teacher: how far the student is from it, and what each of the two takes.
-    fn of_teacher(&self) -> BTreeMap<String, f64> {
+    /// What is noted of a loss that is more than cross-entropy, and of a teacher: how far the student is from it, and what each of
+    /// the two takes.
+    fn beside_nats(&self) -> BTreeMap<String, f64> {
+        let objective = self.objective / self.counted as f64;
         let Some(divergence) = self.divergence else {
-            return BTreeMap::new();
+            // Without anything beside it, the very sum of cross-entropy.
+            let is_more = self.objective != self.nats;
+            let noted = is_more.then(|| ("objective".into(), objective));
+            return noted.into_iter().collect();
         };
         let rate = |time: Duration| self.tokens as f64 / time.as_secs_f64();
         BTreeMap::from([
             ("distill_loss".into(), divergence / self.counted as f64),
-            ("objective".into(), self.objective / self.counted as f64),
+            ("objective".into(), objective),
             ("teacher_tokens_per_s".into(), rate(self.teacher)),
             (
                 "student_tokens_per_s".into(),
@@ -111,6 +118,7 @@ impl Log {
             every: setup.resolved.recipe.value.train.log_every,
             bits_per_nat: setup.data.bits_per_byte(Split::Train, 1.0),
             interval: Interval::default(),
+            device_memory: BTreeMap::new(),
         })
     }
 
@@ -156,7 +164,8 @@ impl Log {
             if let Some(scale) = position.loss_scale {
                 values.insert("loss_scale".into(), scale.factor());
             }
-            values.extend(self.interval.of_teacher());
+            values.extend(self.interval.beside_nats());
+            values.extend(self.device_memory.clone());
             if let Some(memory) = progress.memory_bytes {
                 values.insert("memory_bytes".into(), memory as f64);
             }
@@ -164,6 +173,17 @@ impl Log {
             self.interval = Interval::default();
         }
         Ok(())
+    }
+
+    /// Notes the bytes that the allocator of each device has reserved, for the next record.
+    pub fn device_memory(&mut self, of: &[Option<u64>]) {
+        let known = of.iter().enumerate();
+        let known = known.filter_map(|(rank, bytes)| Some((rank, (*bytes)? as f64)));
+        let named = known.map(|(rank, bytes)| match rank {
+            0 => ("device_memory_bytes".into(), bytes),
+            _ => (format!("device_memory_bytes_{rank}"), bytes),
+        });
+        self.device_memory = named.collect();
     }
 
     /// Notes a probe of the gradient.

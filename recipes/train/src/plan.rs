@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
+use kiln_fused::CHUNK_BYTES;
 use kiln_loader::Split;
 use kiln_run::format;
 use kiln_zoo::{MixerKind, Precision};
@@ -174,8 +175,8 @@ impl Plan {
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
 /// hidden width, for attention four of the width and two of every score, for BK eight a head, for resolvent attention six of the
 /// width, eight of all keys' and four a head, for the convolution four of the width, for gated linear attention five of the width,
-/// six of all keys' and three a head, for Fourier mixing three of the width; then logits and their softmax. What is counted a head
-/// and the softmax are f32 in every precision.
+/// six of all keys' and three a head, for Fourier mixing three of the width; then a chunk of logits, or with a teacher all of them and
+/// their softmax. What is counted a head and the softmax are f32 in every precision.
 fn activation_bytes(resolved: &Resolved) -> u64 {
     let model = &resolved.model;
     let backbone = &model.backbone;
@@ -202,7 +203,12 @@ fn activation_bytes(resolved: &Resolved) -> u64 {
     let [mixers, scalars] = mixers.fold([0, 0], |sum, of| [sum[0] + of[0], sum[1] + of[1]]);
     let layers = backbone.n_layers * (10 * backbone.d_model + 3 * backbone.d_hidden);
     let recipe = &resolved.recipe.value;
-    let bytes = recipe.precision.bytes() * (mixers + layers + backbone.vocab_size)
-        + size_of::<f32>() * (scalars + 2 * backbone.vocab_size);
-    (bytes * recipe.train.batch * resolved.seq) as u64
+    let tokens = recipe.train.batch * resolved.seq;
+    let (size, vocab) = (recipe.precision.bytes(), backbone.vocab_size);
+    let logits = match recipe.distill {
+        None => (size * vocab * tokens).min(CHUNK_BYTES),
+        Some(_) => (size + 2 * size_of::<f32>()) * vocab * tokens,
+    };
+    let bytes = size * (mixers + layers) + size_of::<f32>() * scalars;
+    (bytes * tokens + logits) as u64
 }

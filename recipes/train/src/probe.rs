@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
+use kiln_fused::{LossOptions, LossTerms};
 use kiln_loader::TokenBatch;
 use kiln_zoo::{GradRule, LanguageModel, potential_weights, with_grad_rule};
 
@@ -29,7 +30,7 @@ pub struct Agreement {
     pub exact_norm: f64,
 }
 
-/// Computes the gradient of the mean loss of `batch` twice, with the model's own rule and with [`GradRule::Exact`], and changes
+/// Computes the gradient of the mean loss of `batch`, `terms` included, twice, with the model's own rule and with [`GradRule::Exact`], and changes
 /// nothing. `reseed` is called before each, so that both draw the same dropout.
 ///
 /// # Errors
@@ -37,14 +38,20 @@ pub struct Agreement {
 pub fn probe(
     model: &LanguageModel,
     batch: &TokenBatch,
+    terms: LossTerms,
     device: &Device,
     reseed: &dyn Fn(),
 ) -> Result<GradientProbe, TrainError> {
     let gradient = |model: &LanguageModel| -> Result<GradientsParams, TrainError> {
         reseed();
-        let nats = DeviceBatch::new(batch, device).nats(model)?.sum();
-        let mean = nats.div_scalar(batch.num_tokens() as f64);
-        Ok(GradientsParams::from_grads(mean.backward(), model))
+        let options = LossOptions {
+            terms,
+            divisor: batch.num_tokens().max(1) as f64,
+            ..LossOptions::default()
+        };
+        let mean = DeviceBatch::new(batch, device).loss(model, options)?;
+        let grads = mean.minimised.backward();
+        Ok(GradientsParams::from_grads(grads, model))
     };
     let own = gradient(model)?;
     let exact = gradient(&with_grad_rule(model.clone(), GradRule::Exact))?;

@@ -7,6 +7,7 @@ use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::data::Source;
+use crate::loss::words_of;
 use crate::outcome::{HeldOut, RunResult};
 use crate::setup::Setup;
 use crate::state::Position;
@@ -109,6 +110,8 @@ fn facts(
         )
     };
     let named = |name: &str, value: String| (name.to_string(), value);
+    let terms = recipe.train.loss_terms();
+    let minimised = words_of(terms).unwrap_or_else(|| "cross-entropy".into());
     let mut facts = vec![
         named("device", setup.device_name.clone()),
         named("seed", recipe.seed.to_string()),
@@ -128,6 +131,7 @@ fn facts(
             format!("{} (best: {})", position.step, result.best_step),
         ),
         named("skipped steps", position.skipped.to_string()),
+        named("minimised", minimised),
         named("learning rate", recipe.optimizer.learning_rate.to_string()),
         named(
             "forward FLOPs a token",

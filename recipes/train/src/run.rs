@@ -12,7 +12,8 @@ use crate::TrainError;
 use crate::device::check_precision;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{
-    COMPRESSED_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored,
+    COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file,
+    load_model, load_stored,
 };
 use crate::storage::StoredModel;
 
@@ -168,18 +169,29 @@ pub fn read_config(folder: &RunFolder) -> Result<RunConfig, TrainError> {
     // The version comes first: a later layout may have what this Kiln cannot read.
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
-    let known = [RUN_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION];
+    let known = [
+        RUN_CONFIG_VERSION,
+        COMPRESSED_CONFIG_VERSION,
+        INTEGER_CONFIG_VERSION,
+    ];
     if let Some(version) = version.filter(|version| !known.map(u64::from).contains(version)) {
         return Err(bad(format!(
-            "its version is {version}, and this Kiln reads {} and {}",
-            known[0], known[1]
+            "its version is {version}, and this Kiln reads {}, {} and {}",
+            known[0], known[1], known[2]
         )));
     }
     let config: RunConfig = serde_json::from_value(value).map_err(damaged)?;
-    match (config.version, config.storage.is_some()) {
-        (RUN_CONFIG_VERSION, false) | (COMPRESSED_CONFIG_VERSION, true) => Ok(config),
-        (version, has) => {
-            let with = if has { "with" } else { "without" };
+    // A table that needs a later version than the file says would be read by a Kiln that does not know it.
+    let least = config.storage.as_ref().map(|table| table.config_version());
+    match (config.version, least) {
+        (RUN_CONFIG_VERSION, None) => Ok(config),
+        (COMPRESSED_CONFIG_VERSION.., Some(least)) if config.version >= least => Ok(config),
+        (version, table) => {
+            let with = if table.is_some() {
+                "with this"
+            } else {
+                "without"
+            };
             Err(bad(format!(
                 "its version is {version}, {with} `storage`, which does not go together"
             )))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use kiln_loader::{Loader, LoaderConfig};
 use kiln_run::hardware::{Hardware, Provenance};
-use kiln_run::{CheckpointStore, RunFolder, View};
+use kiln_run::{Checkpoint, CheckpointStore, RunFolder, View};
 
 use crate::TrainError;
 use crate::data::{Data, Source};
@@ -76,14 +76,15 @@ impl Setup {
         Ok(())
     }
 
-    /// A learner of the model that a new run starts with, or the newest checkpoint's.
+    /// A learner of the model that a new run starts with, or the newest checkpoint's, and that.
     pub(crate) fn start(
         &self,
         new: Option<Start>,
         view: &mut View,
-    ) -> Result<(Learner, Position), TrainError> {
+    ) -> Result<(Learner, Position, Option<Checkpoint>), TrainError> {
         if let Some(start) = new {
-            return self.fresh(start, view);
+            let (learner, position) = self.fresh(start, view)?;
+            return Ok((learner, position, None));
         }
         let training = self.device.clone().autodiff();
         let recovered = self.checkpoints.recover()?;
@@ -100,31 +101,55 @@ impl Setup {
             }
             view.message("no checkpoint was written yet: starting from step 0");
             let start = first_model(&self.resolved, &self.data.source, &self.device)?;
-            return self.fresh(start, view);
+            let (learner, position) = self.fresh(start, view)?;
+            return Ok((learner, position, None));
         };
+        let (learner, mut position) = self.restored(&checkpoint, &training)?;
+        self.reconcile_best(&mut position)?;
+        view.message(&format!("resuming after step {}", position.step));
+        Ok((learner, position, Some(checkpoint)))
+    }
+
+    /// The same learner once more, on another device.
+    pub(crate) fn replica(
+        &self,
+        checkpoint: Option<&Checkpoint>,
+        device: &Device,
+    ) -> Result<Learner, TrainError> {
+        match checkpoint {
+            Some(checkpoint) => Ok(self.restored(checkpoint, &device.clone().autodiff())?.0),
+            None => {
+                let start = first_model(&self.resolved, &self.data.source, device)?;
+                Ok(self.learner(start))
+            }
+        }
+    }
+
+    /// The learner of a checkpoint.
+    fn restored(
+        &self,
+        checkpoint: &Checkpoint,
+        training: &Device,
+    ) -> Result<(Learner, Position), TrainError> {
         // Groups of parameters follow from the model's shape, which may be that of a compressed run.
-        let shape = init::shape(&self.resolved, &training)?;
+        let shape = init::shape(&self.resolved, training)?;
         let optimizer = self.recipe().optimizer.init(&shape.model);
-        let mut restored = state::load_checkpoint(&checkpoint, shape.model, optimizer)?;
-        self.reconcile_best(&mut restored.position)?;
-        view.message(&format!("resuming after step {}", restored.position.step));
+        let restored = state::load_checkpoint(checkpoint, shape.model, optimizer)?;
         let learner = Learner {
             model: restored.model,
             optimizer: restored.optimizer,
             constraint: shape.constraint,
             scale: restored.position.loss_scale,
+            terms: self.recipe().train.loss_terms(),
+            // A step says what it draws.
+            recompute: self.recipe().train.recompute.then_some(0),
         };
         Ok((learner, restored.position))
     }
 
     /// A learner before its first step.
     fn fresh(&self, start: Start, view: &mut View) -> Result<(Learner, Position), TrainError> {
-        let Start {
-            model,
-            origin,
-            constraint,
-        } = start;
-        if let Some(origin) = origin {
+        if let Some(origin) = &start.origin {
             view.message(&format!("starting from {origin}"));
         }
         let position = Position {
@@ -137,14 +162,19 @@ impl Setup {
             loss_scale: LossScale::of(self.recipe().precision),
             elapsed_s: 0.0,
         };
-        let optimizer = self.recipe().optimizer.init(&model);
-        let learner = Learner {
-            model,
-            optimizer,
-            constraint,
-            scale: position.loss_scale,
-        };
-        Ok((learner, position))
+        Ok((self.learner(start), position))
+    }
+
+    fn learner(&self, start: Start) -> Learner {
+        Learner {
+            optimizer: self.recipe().optimizer.init(&start.model),
+            model: start.model,
+            constraint: start.constraint,
+            scale: LossScale::of(self.recipe().precision),
+            terms: self.recipe().train.loss_terms(),
+            // A step says what it draws.
+            recompute: self.recipe().train.recompute.then_some(0),
+        }
     }
 
     /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the

@@ -2,24 +2,26 @@
 //!
 //! `config.json` names the storage of every tensor of a compressed run, and `model.safetensors` has the parts that it names: a
 //! float tensor under its own name, packed and sparse words as `NAME.words`, the two factors of a low rank as `NAME.first` and
-//! `NAME.second` (each stored in its own way), and the divisors of a layer's inputs as `NAME.divisors` beside `NAME.scaled`.
+//! `NAME.second` (each stored in its own way), the divisors of a layer's inputs as `NAME.divisors` beside `NAME.scaled`, and the step of
+//! inputs that become integers as `NAME.step`.
 
 pub(crate) mod packed;
+mod parts;
 mod read;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use half::f16;
 use kiln_quant::{
-    FloatType, LAYOUT_VERSION, PackedFormat, PackedMatrix, SparseFormat, SparseMatrix,
+    Activations, FloatType, LAYOUT_VERSION, PackedFormat, PackedMatrix, SparseFormat, SparseMatrix,
 };
 use kiln_run::{FileError, atomic_write};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::state::{COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION};
+use parts::Part;
 use read::Reader;
 
 /// What `config.json` says of a compressed run's tensors.
@@ -53,6 +55,23 @@ pub enum Storage {
     },
     /// A matrix whose row i is what is stored over divisor i.
     Scaled(Box<Storage>),
+    /// A matrix `[d_input, d_output]` of int8, whose inputs become integers of 8 bits too.
+    Integer {
+        /// Codes and scales of the weights.
+        weights: PackedFormat,
+        /// Where the step of the inputs comes from.
+        inputs: InputSteps,
+    },
+}
+
+/// Where the step of inputs that become integers comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InputSteps {
+    /// It is stored.
+    Static,
+    /// It is that of each row.
+    Dynamic,
 }
 
 /// A tensor on the host, in the form that it is stored in.
@@ -87,6 +106,13 @@ pub enum Stored {
         /// `[d_input, d_output]`.
         weights: Box<Stored>,
     },
+    /// See [`Storage::Integer`].
+    Integer {
+        /// How inputs become integers.
+        activations: Activations,
+        /// `[d_input, d_output]`.
+        weights: PackedMatrix,
+    },
 }
 
 /// All tensors of a model by name.
@@ -109,6 +135,16 @@ impl Stored {
                 second: Box::new(second.storage()),
             },
             Self::Scaled { weights, .. } => Storage::Scaled(Box::new(weights.storage())),
+            Self::Integer {
+                activations,
+                weights,
+            } => Storage::Integer {
+                weights: weights.format(),
+                inputs: match activations {
+                    Activations::Static { .. } => InputSteps::Static,
+                    Activations::Dynamic => InputSteps::Dynamic,
+                },
+            },
         }
     }
 
@@ -116,7 +152,10 @@ impl Stored {
     pub fn shape(&self) -> Vec<usize> {
         match self {
             Self::Float { shape, .. } => shape.clone(),
-            Self::Packed(matrix) => vec![matrix.format().d_input, matrix.format().d_output],
+            Self::Packed(matrix)
+            | Self::Integer {
+                weights: matrix, ..
+            } => vec![matrix.format().d_input, matrix.format().d_output],
             Self::PackedRows(matrix) => vec![matrix.format().d_output, matrix.format().d_input],
             Self::Sparse(matrix) => vec![matrix.format().d_input, matrix.format().d_output],
             Self::LowRank { first, second } => vec![first.shape()[0], second.shape()[1]],
@@ -128,7 +167,10 @@ impl Stored {
     pub fn values(&self) -> Vec<f32> {
         match self {
             Self::Float { values, .. } => values.clone(),
-            Self::Packed(matrix) => matrix.dequantize(),
+            Self::Packed(matrix)
+            | Self::Integer {
+                weights: matrix, ..
+            } => matrix.dequantize(),
             Self::PackedRows(matrix) => transposed(&matrix.dequantize(), matrix.format().d_output),
             Self::Sparse(matrix) => matrix.dense(),
             Self::LowRank { first, second } => product(first, second),
@@ -151,13 +193,20 @@ impl Stored {
             Self::Sparse(matrix) => matrix.bytes(),
             Self::LowRank { first, second } => first.bytes() + second.bytes(),
             Self::Scaled { divisors, weights } => 4 * divisors.len() as u64 + weights.bytes(),
+            Self::Integer {
+                activations,
+                weights,
+            } => match activations {
+                Activations::Static { .. } => 4 + weights.bytes(),
+                Activations::Dynamic => weights.bytes(),
+            },
         }
     }
 
     /// Whether any part of it is in codes.
     pub fn is_packed(&self) -> bool {
         match self {
-            Self::Packed(_) | Self::PackedRows(_) => true,
+            Self::Packed(_) | Self::PackedRows(_) | Self::Integer { .. } => true,
             Self::Scaled { weights, .. } => weights.is_packed(),
             Self::LowRank { first, second } => first.is_packed() || second.is_packed(),
             Self::Float { .. } | Self::Sparse(_) => false,
@@ -182,86 +231,35 @@ impl Stored {
     /// Whether a model computes from it as it is.
     fn is_kept(&self) -> bool {
         match self {
-            Self::Packed(_) | Self::PackedRows(_) | Self::LowRank { .. } => true,
-            Self::Scaled { weights, .. } => matches!(**weights, Self::Packed(_)),
+            Self::Packed(_) | Self::PackedRows(_) | Self::LowRank { .. } | Self::Integer { .. } => {
+                true
+            }
+            Self::Scaled { weights, .. } => {
+                matches!(**weights, Self::Packed(_) | Self::Integer { .. })
+            }
             Self::Float { .. } | Self::Sparse(_) => false,
         }
     }
+}
 
-    /// Adds its parts under their names.
-    fn parts(&self, name: &str, parts: &mut BTreeMap<String, Part>) {
-        let words = |words: &[u32]| Part {
-            dtype: Dtype::U32,
-            shape: vec![words.len()],
-            data: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-        };
-        match self {
-            Self::Float {
-                kind,
-                shape,
-                values,
-            } => {
-                parts.insert(name.into(), Part::of(*kind, shape.clone(), values));
-            }
-            Self::Packed(matrix) | Self::PackedRows(matrix) => {
-                parts.insert(format!("{name}.words"), words(matrix.words()));
-            }
-            Self::Sparse(matrix) => {
-                parts.insert(format!("{name}.words"), words(matrix.words()));
-            }
-            Self::LowRank { first, second } => {
-                first.parts(&format!("{name}.first"), parts);
-                second.parts(&format!("{name}.second"), parts);
-            }
-            Self::Scaled { divisors, weights } => {
-                let part = Part::of(FloatType::F32, vec![divisors.len()], divisors);
-                parts.insert(format!("{name}.divisors"), part);
-                weights.parts(&format!("{name}.scaled"), parts);
-            }
+impl StorageTable {
+    /// The layout version of a `config.json` with this table: the least that a Kiln has to know to read it.
+    pub fn config_version(&self) -> u32 {
+        match self.tensors.values().any(Storage::is_integer) {
+            true => INTEGER_CONFIG_VERSION,
+            false => COMPRESSED_CONFIG_VERSION,
         }
     }
 }
 
-/// A tensor of the file.
-struct Part {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    data: Vec<u8>,
-}
-
-impl Part {
-    fn of(kind: FloatType, shape: Vec<usize>, values: &[f32]) -> Self {
-        let (dtype, data) = match kind {
-            FloatType::F32 => {
-                let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-                (Dtype::F32, bytes.collect())
-            }
-            FloatType::F16 => {
-                let bytes = values
-                    .iter()
-                    .flat_map(|value| f16::from_f32(*value).to_le_bytes());
-                (Dtype::F16, bytes.collect())
-            }
-        };
-        Self { dtype, shape, data }
-    }
-}
-
-impl View for &Part {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.data)
-    }
-
-    fn data_len(&self) -> usize {
-        self.data.len()
+impl Storage {
+    fn is_integer(&self) -> bool {
+        match self {
+            Self::Integer { .. } => true,
+            Self::Scaled(weights) => weights.is_integer(),
+            Self::LowRank { first, second } => first.is_integer() || second.is_integer(),
+            Self::Float(_) | Self::Packed(_) | Self::PackedRows(_) | Self::Sparse(_) => false,
+        }
     }
 }
 

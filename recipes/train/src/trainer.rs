@@ -1,141 +1,31 @@
 //! The training loop: updates, evaluation, checkpoints, the end.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
 use kiln_loader::{Prefetcher, Split, TokenBatch};
-use kiln_run::hardware;
-use kiln_run::recipe::Recipe;
-use kiln_run::{Interrupt, Mode, Progress, RunFolder, View, format};
-use kiln_text::DataEnv;
+use kiln_run::{Interrupt, Progress, format, hardware};
 
-use crate::data::{Data, Source};
-use crate::device::check_precision;
+use crate::TrainError;
 use crate::evaluate::{Choice, Score};
-use crate::init;
-use crate::learner::{Learner, Loss, Update};
+use crate::learner::{Learner, Loss, Rates, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
 use crate::outcome::{HeldOut, Outcome, Stop};
 use crate::probe::probe;
-use crate::recipe::{Resolved, TrainRecipe};
-use crate::run::read_resolved;
-use crate::setup::{Setup, first_model, stream};
+use crate::replicas::{Team, reserved};
+use crate::setup::{Setup, stream};
 use crate::state::{self, Position};
 use crate::tutor::Tutor;
-use crate::{OpenDevice, TrainError};
 
 /// Batches the background thread may be ahead.
 const PREFETCH: usize = 4;
 
-/// A run to be made.
-pub struct Request<'a> {
-    /// What to train.
-    pub recipe: Recipe<TrainRecipe>,
-    /// Run folder.
-    pub out: PathBuf,
-    /// Whether to go on from the newest checkpoint in `out`.
-    pub resume: bool,
-    /// Where to compute.
-    pub device: OpenDevice,
-    /// Where data comes from.
-    pub data: &'a DataEnv,
-    /// Folder of the source, for its commit.
-    pub source: &'a Path,
-    /// Versions of what the binary was built with, by name.
-    pub versions: BTreeMap<String, String>,
-    /// Face of the progress view.
-    pub view: Mode,
-    /// Asks for a clean stop.
-    pub interrupt: Interrupt,
-}
-
-/// Trains a model as a recipe says, into a run folder.
-///
-/// # Errors
-/// Any of [`TrainError`]; what was checkpointed before stays usable.
-pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
-    request.recipe.value.validate()?;
-    check_precision(&request.device.device, request.recipe.value.precision)?;
-    // Before the data is prepared, which can take minutes.
-    let started = match request.resume {
-        true => written_recipe(&request.out)?,
-        false => {
-            RunFolder::check_free(&request.out)?;
-            None
-        }
-    };
-    let mut recipe = request.recipe;
-    init::note_weights(&mut recipe.value, started.as_ref())?;
-    let mut view = View::new(0, request.view);
-    if let Some(shortcoming) = request.device.shortcoming() {
-        view.message(&format!("note: {shortcoming}"));
-    }
-    let source = Source::open(&recipe.value, request.data, &mut view)?;
-    let resolved = Resolved::new(recipe, source.vocab_size()?)?;
-    let data = Data::new(source, resolved.seq)?;
-    let mut tutor = Tutor::open(&resolved, &data.source, &request.device.device)?;
-    // What the recipe's runs do not fit is found before there is a folder.
-    let first = match request.resume {
-        true => None,
-        false => Some(first_model(
-            &resolved,
-            &data.source,
-            &request.device.device,
-        )?),
-    };
-    let folder = match request.resume {
-        true => RunFolder::resume(&request.out)?,
-        false => RunFolder::create(&request.out)?,
-    };
-    let setup = Setup {
-        checkpoints: folder.checkpoints(),
-        resolved,
-        data,
-        folder,
-        device: request.device.device,
-        device_name: request.device.name,
-    };
-    setup.describe(request.resume, request.source, request.versions)?;
-    let (learner, position) = setup.start(first, &mut view)?;
-    if let Some(tutor) = &mut tutor {
-        let (windows, source) = (&setup.data.train, &setup.data.source);
-        let caches = &request.data.cache_dir;
-        if !tutor.prepare(windows, source, caches, &mut view, &request.interrupt)? {
-            view.message("stopped as asked; go on with --resume");
-            return Ok(Outcome {
-                folder: setup.folder.path().into(),
-                step: position.step,
-                stop: Stop::Interrupted,
-                result: None,
-            });
-        }
-    }
-    let log = Log::open(&setup, request.resume.then_some(position.step), view)?;
-    Loop {
-        setup: &setup,
-        tutor,
-        position,
-        log,
-        interrupt: request.interrupt,
-        started: Instant::now(),
-        reached: false,
-    }
-    .run(learner)
-}
-
-/// The recipe that a run was started with; none if it was killed before it wrote it.
-fn written_recipe(out: &Path) -> Result<Option<TrainRecipe>, TrainError> {
-    match RunFolder::open(out) {
-        Ok(folder) => Ok(Some(read_resolved(&folder)?.recipe.value)),
-        Err(_) => Ok(None),
-    }
-}
-
-struct Loop<'a> {
+/// The loop of a run.
+pub(crate) struct Loop<'a> {
     setup: &'a Setup,
+    /// The replicas beside this one, if there are more devices.
+    team: Option<Team>,
     tutor: Option<Tutor>,
     position: Position,
     log: Log,
@@ -145,8 +35,29 @@ struct Loop<'a> {
     reached: bool,
 }
 
-impl Loop<'_> {
-    fn run(mut self, mut learner: Learner) -> Result<Outcome, TrainError> {
+impl<'a> Loop<'a> {
+    pub fn new(
+        setup: &'a Setup,
+        team: Option<Team>,
+        tutor: Option<Tutor>,
+        position: Position,
+        log: Log,
+        interrupt: Interrupt,
+    ) -> Self {
+        Self {
+            setup,
+            team,
+            tutor,
+            position,
+            log,
+            interrupt,
+            started: Instant::now(),
+            reached: false,
+        }
+    }
+
+    /// Trains until something ends it.
+    pub fn run(mut self, mut learner: Learner) -> Result<Outcome, TrainError> {
         let setup = self.setup;
         let (recipe, steps) = (setup.recipe(), setup.resolved.steps);
         let (train, training) = (&recipe.train, setup.device.clone().autodiff());
@@ -161,20 +72,27 @@ impl Loop<'_> {
             let step = self.position.step;
             let micro = self.next_batches(&mut batches, step)?;
             // Dropout of a step follows from the seed and the step, so a resumed run draws the same.
-            let reseed = || {
-                let seed = mix(&[recipe.seed, stream::DROPOUT, step]);
-                setup.device.seed(seed);
+            let seed = mix(&[recipe.seed, stream::DROPOUT, step]);
+            let reseed = || match &self.team {
+                None => setup.device.seed(seed),
+                Some(team) => team.reseed(seed),
             };
             let due = train.gradient_probe_every > 0
                 && (step + 1).is_multiple_of(train.gradient_probe_every);
             let probed = match micro.first().filter(|_| due) {
-                Some(batch) => Some(probe(&learner.seen(), batch, &training, &reseed)?),
+                Some(batch) => {
+                    let (seen, terms) = (learner.seen(), learner.terms);
+                    Some(probe(&seen, batch, terms, &training, &reseed)?)
+                }
                 None => None,
             };
             reseed();
             let decay = recipe.schedule.fraction(step, steps, self.share_of_time());
             let rate = recipe.optimizer.learning_rate * decay;
-            let clip = recipe.optimizer.clip_norm;
+            let rates = Rates {
+                learning_rate: rate,
+                clip_norm: recipe.optimizer.clip_norm,
+            };
             let share = self.share(steps);
             let mut loss = match &mut self.tutor {
                 None => Loss::CrossEntropy,
@@ -184,13 +102,27 @@ impl Loop<'_> {
                 },
             };
             let began = Instant::now();
+            learner.reseed(seed);
             let update;
-            (learner, update) = learner.update(&micro, &mut loss, rate, clip, &training)?;
+            (learner, update) = match &self.team {
+                None => learner.update_shared(&micro, &mut loss, rates, &training, None)?,
+                Some(team) => {
+                    let noted = (step + 1).is_multiple_of(train.log_every);
+                    team.update(learner, &micro, rates, &training, (seed, noted))?
+                }
+            };
             self.position.step = step + 1;
             self.position.tokens += update.tokens;
             self.position.loss_scale = learner.scale;
             self.position.elapsed_s = before + self.started.elapsed().as_secs_f64();
             skipped_in_a_row = self.count_skip(&update, skipped_in_a_row)?;
+            if (step + 1).is_multiple_of(train.log_every) {
+                let memory = match &self.team {
+                    None => vec![reserved(&setup.device)],
+                    Some(team) => team.memory(),
+                };
+                self.log.device_memory(&memory);
+            }
             self.log.step(
                 &self.position,
                 &update,
@@ -381,6 +313,9 @@ impl Loop<'_> {
     fn save(&mut self, learner: &Learner) -> Result<u64, TrainError> {
         let setup = self.setup;
         let began = Instant::now();
+        if let Some(team) = &self.team {
+            team.check_equal(learner, self.position.step)?;
+        }
         let written = state::save_checkpoint(
             &setup.checkpoints,
             &learner.model,

@@ -170,6 +170,7 @@ fn child_trains_until_killed() {
             device: burn::tensor::Device::flex(),
             name: "flex".into(),
         },
+        beside: Vec::new(),
         data: &kiln_text::DataEnv {
             cache_dir: folder.join("cache"),
             data_dir: None,

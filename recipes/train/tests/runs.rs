@@ -276,3 +276,47 @@ fn orders_of_windows() {
         "found out before the run, not at the end of the data"
     );
 }
+
+/// Smoothing and z-loss are in the metrics as what is minimised, in the report by name, and nowhere in the losses.
+#[test]
+fn terms_of_the_loss_show_where_they_are() {
+    let corner = Corner::cyclic();
+    let terms = ["train.label_smoothing=0.1", "train.z_loss=1e-4"];
+    let steps = ["train.steps=60", "train.eval_every=30"];
+    corner.start("plain", &steps).unwrap();
+    let outcome = corner.start("terms", &with(&terms, &steps)).unwrap();
+    let report = |run: &str| std::fs::read_to_string(corner.path(run).join("report.html")).unwrap();
+    let words = "cross-entropy with label smoothing 0.1 and z-loss 0.0001";
+    assert!(report("terms").contains(words) && !report("plain").contains("label smoothing"));
+    let told = corner.series("terms", Kind::Train, "loss");
+    let minimised = corner.series("terms", Kind::Train, "objective");
+    assert_eq!(told.len(), 60);
+    // Both begin with the same weights, at which the loss is the same.
+    assert_eq!(told[0], corner.series("plain", Kind::Train, "loss")[0]);
+    for ((step, told), (_, minimised)) in told.iter().zip(&minimised).skip(20) {
+        assert!(minimised > told, "step {step}: {minimised} {told}");
+    }
+    let plain = corner.records("plain", Kind::Train);
+    assert!(
+        plain
+            .iter()
+            .all(|record| !record.values.contains_key("objective"))
+    );
+    // Smoothed labels of 36 characters have an entropy of 0.66 nats, below which nothing minimised can get; what is told does.
+    let loss = outcome.result.unwrap().validation.score.loss();
+    assert!(loss < 0.6, "{loss}");
+    for (change, expected) in [
+        (
+            "train.label_smoothing=1.0",
+            "recipe: `train.label_smoothing` is 1, but",
+        ),
+        (
+            "train.z_loss=-1e-4",
+            "recipe: `train.z_loss` is -0.0001, but",
+        ),
+    ] {
+        let error = corner.start("refused", &[change]).map(|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert!(!corner.path("refused").exists());
+    }
+}

@@ -11,7 +11,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use common::{distance, values};
 use kiln_loader::TokenBatch;
-use kiln_train::{Learner, Loss, OptimizerConfig, OptimizerKind, Update};
+use kiln_train::{Learner, Loss, LossTerms, OptimizerConfig, OptimizerKind, Update};
 use kiln_zoo::ModelConfig;
 
 const VOCAB: usize = 32;
@@ -369,4 +369,89 @@ fn blow_head(model: kiln_zoo::LanguageModel, factor: f64) -> kiln_zoo::LanguageM
         inside: false,
         blow: Blow(factor),
     })
+}
+
+/// The loss that is told stays plain cross-entropy, what is minimised is more, and gradients accumulate as without.
+#[test]
+fn terms_are_minimised_and_not_told() {
+    let config = config("transformer-tiny");
+    let optimizer = OptimizerConfig::default();
+    let whole = batch(16, &[16, 9, 16, 3]);
+    let with = |terms: LossTerms, batches: &[TokenBatch]| {
+        let learner = Learner {
+            terms,
+            ..learner(&config, &optimizer)
+        };
+        update(learner, batches, 1e-3, 0.0)
+    };
+    let batches = [whole.clone()];
+    let (plain, told) = with(LossTerms::default(), &batches);
+    assert_eq!(told.objective, told.loss);
+    for terms in [
+        LossTerms {
+            label_smoothing: 0.2,
+            z_loss: 0.0,
+        },
+        LossTerms {
+            label_smoothing: 0.0,
+            z_loss: 0.1,
+        },
+    ] {
+        let (after, found) = with(terms, &batches);
+        assert_eq!(found.loss, told.loss);
+        // Scores are small: log Z is a little above ln 32, and the mean score about that of a target.
+        let z_loss = terms.z_loss * (VOCAB as f64).ln().powi(2);
+        let added = found.objective - found.loss;
+        assert!((added - z_loss).abs() < 0.1, "{terms:?}: {added}");
+        assert_ne!(found.grad_norm, told.grad_norm);
+        let (after, plain) = (values(&after.model), values(&plain.model));
+        assert!(distance(&after, &plain) > 1e-3, "{terms:?}");
+        let (accumulated, parts) = with(terms, &split(&whole, 2));
+        assert!((parts.objective / found.objective - 1.0).abs() < 1e-6);
+        assert!((parts.grad_norm / found.grad_norm - 1.0).abs() < 1e-5);
+        let off = distance(&values(&accumulated.model), &after);
+        assert!(off < 1e-4, "{terms:?}: {off}");
+    }
+}
+
+/// Blocks that are computed twice give the gradients of those that are kept, whatever their mixer, head and precision of weights.
+#[test]
+fn recomputed_blocks_give_the_same_update() {
+    let batches = [batch(16, &[16, 9]), batch(16, &[16, 16])];
+    for (preset, tied) in [
+        ("transformer-tiny", true),
+        ("transformer-tiny", false),
+        ("resnet-bk-tiny", true),
+        ("resolvent-tiny", true),
+    ] {
+        let mut config = config(preset);
+        config.backbone.tie_embeddings = tied;
+        let run = |recompute| {
+            let mut learner = learner(&config, &OptimizerConfig::default());
+            learner.recompute = recompute;
+            let mut last = None;
+            for _ in 0..3 {
+                let (next, update) = update(learner, &batches, 1e-2, 1.0);
+                (learner, last) = (next, Some((update.loss, update.grad_norm)));
+            }
+            (values(&learner.model), last.unwrap())
+        };
+        let (kept, (loss, norm)) = run(None);
+        let (computed, (loss_again, norm_again)) = run(Some(7));
+        assert!(
+            (loss - loss_again).abs() < 1e-6,
+            "{preset}: {loss} {loss_again}"
+        );
+        assert!(
+            (norm / norm_again - 1.0).abs() < 1e-5,
+            "{preset}: {norm} {norm_again}"
+        );
+        let moved = distance(
+            &kept,
+            &values(&learner(&config, &OptimizerConfig::default()).model),
+        );
+        let apart = distance(&kept, &computed);
+        // Adam's steps have the size of the rate however small a gradient is, and with it its rounding.
+        assert!(apart < 1e-3 * moved, "{preset}: {apart} of {moved}");
+    }
 }

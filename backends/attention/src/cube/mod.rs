@@ -3,7 +3,10 @@
 mod kernels;
 
 use burn::{
-    backend::{Cube, tensor::FloatTensor},
+    backend::{
+        Cube,
+        tensor::{FloatTensor, IntTensor},
+    },
     tensor::{DType, Shape, bf16, f16},
 };
 use burn_cubecl::{
@@ -40,9 +43,15 @@ pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
     let client = device.client();
     let properties = client.properties();
     let (hardware, matmul) = (&properties.hardware, &properties.features.matmul);
+    // Neither mask nor dropout takes memory.
+    const HEADS: Heads = Heads {
+        count: 1,
+        causal: true,
+        dropped: 0,
+    };
     let formats = [
-        Format::forward(d_head, true),
-        Format::gradient(d_head, true),
+        Format::forward(d_head, HEADS, false),
+        Format::gradient(d_head, HEADS, false),
     ];
     let shared = formats.map(Format::shared_bytes);
     let [operand, single] = [kind, FloatKind::F32].map(ElemType::Float);
@@ -62,23 +71,29 @@ pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
             .all(|&bytes| bytes <= hardware.max_shared_memory_size)
 }
 
+/// Whether kernels are compiled by LLVM for NVIDIA: the code generator through C++ has asynchronous copies, this one has not.
+fn native(client: &Client) -> bool {
+    cfg!(feature = "cuda") && !client.properties().features.copy_async
+}
+
 /// Launches a kernel with a cube for every block of rows of every head.
 macro_rules! launch {
-    ($kernel:ident, $problem:expr, $format:expr, $dtype:expr, [$($buffer:expr),*]) => {{
+    ($kernel:ident, $problem:expr, $format:expr, $dtype:expr, [$($buffer:expr),*], $seed:expr) => {{
         let (problem, format): (&Problem, Format) = ($problem, $format);
         let address = [$($buffer.required_address_type()),*].into_iter().max().unwrap_or_default();
         let (count, dim) = problem.cubes(format);
+        let seed: &Option<CubeTensor> = $seed;
         // SAFETY: cubes stay inside the shapes that `Problem` gives, which are those of the tensors, and surplus ones leave at
         // once.
         unsafe {
             match $dtype {
                 DType::F16 => kernels::$kernel::launch_unchecked::<f16>(
                     &problem.client, count, dim, address, $($buffer.clone().into_buffer_arg(),)*
-                    problem.dims(format), problem.scale(), format
+                    seed.clone().map(CubeTensor::into_buffer_arg).into(), problem.dims(format), problem.scale(), format
                 ),
                 _ => kernels::$kernel::launch_unchecked::<bf16>(
                     &problem.client, count, dim, address, $($buffer.clone().into_buffer_arg(),)*
-                    problem.dims(format), problem.scale(), format
+                    seed.clone().map(CubeTensor::into_buffer_arg).into(), problem.dims(format), problem.scale(), format
                 ),
             }
         }
@@ -115,9 +130,9 @@ impl Problem {
         DimsLaunch::new(self.seq, self.heads, blocks, self.total(format))
     }
 
-    /// Scores are the products times this.
+    /// Scores are the products times this, to base two.
     fn scale(&self) -> f32 {
-        1.0 / (self.d_head as f32).sqrt()
+        std::f32::consts::LOG2_E / (self.d_head as f32).sqrt()
     }
 
     fn cubes(&self, format: Format) -> (CubeCount, CubeDim) {
@@ -144,19 +159,28 @@ fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor
 
 impl FlashBackend for Cube {
     fn flash_attention(packed: FloatTensor<Self>, heads: Heads) -> FloatTensor<Self> {
-        Self::flash_forward(packed, heads).0
+        Self::flash_forward(packed, None, heads).0
+    }
+
+    fn flash_attention_with_dropout(
+        packed: FloatTensor<Self>,
+        seed: IntTensor<Self>,
+        heads: Heads,
+    ) -> FloatTensor<Self> {
+        Self::flash_forward(packed, Some(seed), heads).0
     }
 }
 
 impl FlashAdjoint for Cube {
     fn flash_forward(
         packed: FloatTensor<Self>,
+        seed: Option<IntTensor<Self>>,
         heads: Heads,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let packed = into_contiguous(packed);
         let problem = Problem::new(&packed, heads);
         let width = problem.heads * problem.d_head;
-        let format = Format::forward(problem.d_head, heads.causal);
+        let format = Format::forward(problem.d_head, heads, native(&problem.client));
         let output = empty(&packed, [problem.batch, problem.seq, width], packed.dtype);
         let sums = empty(&packed, problem.sums(), DType::F32);
         launch!(
@@ -164,7 +188,8 @@ impl FlashAdjoint for Cube {
             &problem,
             format,
             packed.dtype,
-            [packed, output, sums]
+            [packed, output, sums],
+            &seed
         );
         (output, sums)
     }
@@ -173,12 +198,13 @@ impl FlashAdjoint for Cube {
         packed: FloatTensor<Self>,
         output: FloatTensor<Self>,
         sums: FloatTensor<Self>,
+        seed: Option<IntTensor<Self>>,
         grad: FloatTensor<Self>,
         heads: Heads,
     ) -> FloatTensor<Self> {
         let [packed, output, grad] = [packed, output, grad].map(into_contiguous);
         let problem = Problem::new(&packed, heads);
-        let format = Format::gradient(problem.d_head, heads.causal);
+        let format = Format::gradient(problem.d_head, heads, native(&problem.client));
         let deltas = deltas(&problem, &output, &grad);
         let d_packed = empty(&packed, packed.meta.shape().clone(), packed.dtype);
         let dtype = packed.dtype;
@@ -187,14 +213,16 @@ impl FlashAdjoint for Cube {
             &problem,
             format,
             dtype,
-            [packed, grad, sums, deltas, d_packed]
+            [packed, grad, sums, deltas, d_packed],
+            &seed
         );
         launch!(
             key_gradient,
             &problem,
             format,
             dtype,
-            [packed, grad, sums, deltas, d_packed]
+            [packed, grad, sums, deltas, d_packed],
+            &seed
         );
         d_packed
     }

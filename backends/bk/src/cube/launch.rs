@@ -276,6 +276,51 @@ pub(super) fn diagonal_adjoint(
     [d_potential, hopping, energy]
 }
 
+/// Positions of a unit of the gates, forward and backward, where it leaves a row of sums.
+const GATES: [usize; 2] = [4, 16];
+
+/// `ln(1 - p_i)`, `[batch, seq, heads]`, from features, left, hopping and energy.
+pub(super) fn log_kept(inputs: [CubeTensor; 4]) -> CubeTensor {
+    let [features, left, hopping, energy] = inputs.map(into_contiguous);
+    let plan = gates(&features, GATES[0]);
+    let kept = empty(&features, [plan.batch, plan.seq, plan.heads]);
+    launch!(
+        log_kept,
+        plan,
+        [features, left, hopping, energy, kept],
+        [],
+        []
+    );
+    kept
+}
+
+/// Gradients of features, hopping and energy, from features, left, hopping, energy and the gradient of the gates.
+pub(super) fn log_kept_adjoint(inputs: [CubeTensor; 5]) -> [CubeTensor; 3] {
+    let [features, left, hopping, energy, grad] = inputs.map(into_contiguous);
+    let plan = gates(&features, GATES[1]);
+    let d_features = empty(&features, [plan.batch, plan.seq, 2 * plan.heads]);
+    let sums = empty(&features, [plan.rows(), 3 * plan.heads]);
+    launch!(
+        log_kept_adjoint,
+        plan,
+        [features, left, hopping, energy, grad, d_features, sums],
+        [],
+        []
+    );
+    let heads = plan.heads;
+    let [d_energy, d_hopping] = parameters(sums);
+    [
+        d_features,
+        burn_cubecl::ops::reshape(d_hopping, [heads].into()),
+        burn_cubecl::ops::reshape(d_energy, [2, heads].into()),
+    ]
+}
+
+fn gates(features: &CubeTensor, positions: usize) -> Plan {
+    let [batch, seq, width] = features.meta.shape().dims();
+    Plan::cut([batch, seq, width / 2], positions)
+}
+
 /// Whether the rule is exact, and if not its weight.
 fn blend(rule: GradRule) -> (bool, f32) {
     let blend = rule.blend();

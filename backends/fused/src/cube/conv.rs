@@ -14,6 +14,8 @@ use super::{
 
 /// Positions of a run: enough to make up for the rows around it that are read twice.
 const RUN: usize = 16;
+/// Numbers that a unit of the gradient has of a row: of more it would keep so much in registers that few units run at once.
+const BACK_WIDE: usize = 4;
 /// Taps up to which loops over them are unrolled.
 const UNROLLED: usize = 16;
 
@@ -92,7 +94,7 @@ pub(super) fn adjoint(
     let weight_type = weight.dtype;
     let taps = taps(weight);
     let d_x = empty_like(&x);
-    let wide = vector(&x, channels);
+    let wide = vector(&x, channels).min(BACK_WIDE);
     let runs = length.div_ceil(RUN);
     let partial = empty(&x, [batch * runs, width * channels], DType::F32);
     let total = batch * runs * channels / wide;
@@ -128,9 +130,37 @@ fn row_before<E: Float, N: Size>(
     back: usize,
     lanes: &Lanes,
 ) -> Vector<f32, N> {
-    let mut value = Vector::<f32, N>::new(0.0f32);
+    Vector::<f32, N>::cast_from(stored_before::<E, N>(x, first, row, back, lanes))
+}
+
+/// The same as it is stored: what is not looked at yet can still be on its way.
+#[cube]
+fn stored_before<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    first: usize,
+    row: usize,
+    back: usize,
+    lanes: &Lanes,
+) -> Vector<E, N> {
+    let mut value = Vector::<E, N>::cast_from(Vector::<f32, N>::new(0.0f32));
     if row >= back && row - back < lanes.length {
-        value = Vector::<f32, N>::cast_from(x[first + (row - back) * lanes.channels]);
+        value = x[first + (row - back) * lanes.channels];
+    }
+    value
+}
+
+/// The gradient of the output at row `row - back` of a lane, zeros where there is none; `first` is that of row `past`.
+#[cube]
+fn gradient_before<E: Float, N: Size>(
+    grad: &[Vector<E, N>],
+    first: usize,
+    row: usize,
+    back: usize,
+    lanes: &Lanes,
+) -> Vector<E, N> {
+    let mut value = Vector::<E, N>::cast_from(Vector::<f32, N>::new(0.0f32));
+    if row >= back + lanes.past && row - back < lanes.length {
+        value = grad[first + (row - back - lanes.past) * lanes.channels];
     }
     value
 }
@@ -251,30 +281,32 @@ fn convolve_back<E: Float, N: Size>(
         slopes[i] = zero;
         d_taps[i] = zero;
     }
+    // The rows of the next step are loaded while this one is worked on.
+    let first_grad = batch * seq * lanes.channels + channel;
+    let mut coming = stored_before::<E, N>(x, first, last, width, &lanes);
+    let mut coming_grad = gradient_before::<E, N>(grad, first_grad, last, 1usize, &lanes);
     for step in 0..comptime!(RUN + width - 1) {
         let row = last - 1 - step;
         shift::<N>(&mut rows, format);
         shift::<N>(&mut slopes, format);
-        rows[0] = row_before::<E, N>(x, first, row, comptime!(width - 1), &lanes);
-        slopes[0] = zero;
-        if row >= lanes.past && row < lanes.length {
-            let at = (batch * seq + row - lanes.past) * lanes.channels + channel;
-            let mut slope = Vector::<f32, N>::cast_from(grad[at]);
-            if comptime!(format.silu) {
-                let mut u = zero;
-                #[unroll(format.unrolled())]
-                for i in 0..width {
-                    u += rows[i] * taps[i];
-                }
-                #[unroll]
-                for i in 0..u.vector_size() {
-                    let each = u.extract(i);
-                    let s = sigmoid(each);
-                    slope.insert(i, slope.extract(i) * (s * (1.0f32 + each * (1.0f32 - s))));
-                }
+        let next = stored_before::<E, N>(x, first, row, width, &lanes);
+        let next_grad = gradient_before::<E, N>(grad, first_grad, row, 1usize, &lanes);
+        rows[0] = Vector::<f32, N>::cast_from(coming);
+        let mut slope = Vector::<f32, N>::cast_from(coming_grad);
+        if comptime!(format.silu) {
+            let mut u = zero;
+            #[unroll(format.unrolled())]
+            for i in 0..width {
+                u += rows[i] * taps[i];
             }
-            slopes[0] = slope;
+            #[unroll]
+            for i in 0..u.vector_size() {
+                let each = u.extract(i);
+                let s = sigmoid(each);
+                slope.insert(i, slope.extract(i) * (s * (1.0f32 + each * (1.0f32 - s))));
+            }
         }
+        slopes[0] = slope;
         if row < min(end, lanes.length) {
             #[unroll(format.unrolled())]
             for i in 0..width {
@@ -283,6 +315,8 @@ fn convolve_back<E: Float, N: Size>(
             let value = weigh::<N>(&slopes, &taps, format);
             d_x[first + row * lanes.channels] = Vector::<E, N>::cast_from(value);
         }
+        coming = next;
+        coming_grad = next_grad;
     }
     let sums = (batch * lanes.runs + run) * width * lanes.channels + channel;
     #[unroll(format.unrolled())]

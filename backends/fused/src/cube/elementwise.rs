@@ -1,4 +1,4 @@
-//! GELU, SwiGLU and the soft bound: each unit takes one vector.
+//! GELU, SwiGLU, softplus and the soft bound: each unit takes one vector.
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::{
@@ -9,7 +9,7 @@ use burn_cubecl::{
 
 use super::{
     CUBE_UNITS, address_type, empty_like,
-    math::{normal, sigmoid, tanh},
+    math::{ln_one_plus, normal, sigmoid, tanh},
     packed, vector, with_float,
 };
 
@@ -87,6 +87,21 @@ pub(super) fn soft_bound_adjoint(x: CubeTensor, bound: f32, grad: CubeTensor) ->
     let grad = packed(grad, x.dtype);
     let d_x = empty_like(&x);
     elementwise!(soft_bound_gradient, [x, grad, d_x], bound);
+    d_x
+}
+
+pub(super) fn softplus(x: CubeTensor, floor: f32) -> CubeTensor {
+    let x = into_contiguous(x);
+    let y = empty_like(&x);
+    elementwise!(softplus_value, [x, y], floor);
+    y
+}
+
+pub(super) fn softplus_adjoint(x: CubeTensor, grad: CubeTensor) -> CubeTensor {
+    let x = into_contiguous(x);
+    let grad = packed(grad, x.dtype);
+    let d_x = empty_like(&x);
+    elementwise!(softplus_gradient, [x, grad, d_x]);
     d_x
 }
 
@@ -218,6 +233,49 @@ fn soft_bound_gradient<E: Float, N: Size>(
     for i in 0..x.vector_size() {
         let t = tanh(x.extract(i) / bound);
         slope.insert(i, (1.0f32 - t) * (1.0f32 + t));
+    }
+    let grad = Vector::<f32, N>::cast_from(grad[ABSOLUTE_POS]);
+    d_x[ABSOLUTE_POS] = Vector::<E, N>::cast_from(grad * slope);
+}
+
+/// `max(x, 0) + ln(1 + e^-|x|) + floor`
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn softplus_value<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    y: &mut [Vector<E, N>],
+    total: usize,
+    floor: f32,
+) {
+    if ABSOLUTE_POS >= total {
+        terminate!();
+    }
+    let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
+    let mut value = x;
+    #[unroll]
+    for i in 0..x.vector_size() {
+        let x = x.extract(i);
+        let soft = max(x, 0.0f32) + ln_one_plus((-x.abs()).exp());
+        value.insert(i, soft + floor);
+    }
+    y[ABSOLUTE_POS] = Vector::<E, N>::cast_from(value);
+}
+
+/// `g / (1 + e^-x)`
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn softplus_gradient<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    grad: &[Vector<E, N>],
+    d_x: &mut [Vector<E, N>],
+    total: usize,
+) {
+    if ABSOLUTE_POS >= total {
+        terminate!();
+    }
+    let x = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]);
+    let mut slope = x;
+    #[unroll]
+    for i in 0..x.vector_size() {
+        slope.insert(i, sigmoid(x.extract(i)));
     }
     let grad = Vector::<f32, N>::cast_from(grad[ABSOLUTE_POS]);
     d_x[ABSOLUTE_POS] = Vector::<E, N>::cast_from(grad * slope);

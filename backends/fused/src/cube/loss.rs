@@ -19,20 +19,20 @@ use super::{
 };
 
 /// Below every logit, and finite: a difference of two of them is a number.
-const LEAST: f32 = -3.0e38;
+pub(super) const LEAST: f32 = -3.0e38;
 
 /// What a launch needs to know.
-struct Rows {
-    wide: usize,
-    team: Team,
-    dim: CubeDim,
-    count: CubeCount,
-    rows: usize,
-    vocab: usize,
+pub(super) struct Rows {
+    pub wide: usize,
+    pub team: Team,
+    pub dim: CubeDim,
+    pub count: CubeCount,
+    pub rows: usize,
+    pub vocab: usize,
 }
 
 impl Rows {
-    fn new(logits: &CubeTensor) -> Self {
+    pub fn new(logits: &CubeTensor) -> Self {
         let [rows, vocab] = logits.meta.shape().dims();
         let wide = vector(logits, vocab);
         let team = Team::new(&logits.client, vocab / wide);
@@ -113,7 +113,7 @@ pub(super) fn adjoint(
 
 /// The logit of a target that exists.
 #[cube]
-fn logit<E: Float, N: Size>(
+pub(super) fn logit<E: Float, N: Size>(
     logits: &[Vector<E, N>],
     row: usize,
     target: usize,

@@ -28,6 +28,31 @@ pub(super) fn tanh(x: f32) -> f32 {
     select(size < 0.625f32, near, far)
 }
 
+/// `ln(1 + x)` for x not negative: six terms of the series near zero, where the device's logarithm would lose digits.
+#[cube]
+pub fn ln_one_plus(x: f32) -> f32 {
+    let small = min(x, 0.0625f32);
+    let p = 0.2f32 - small * 0.166_666_67f32;
+    let p = 0.25f32 - small * p;
+    let p = 0.333_333_34f32 - small * p;
+    let p = 0.5f32 - small * p;
+    let near = small * (1.0f32 - small * p);
+    select(x < 0.0625f32, near, (1.0f32 + x).ln())
+}
+
+/// `1 - e^x` for x not positive: seven terms of the series near zero, where the difference would lose digits.
+#[cube]
+pub(super) fn one_minus_exp(x: f32) -> f32 {
+    let small = max(x, -0.25f32);
+    let p = 1.0f32 + small * 0.142_857_15f32;
+    let p = 1.0f32 + small * 0.166_666_67f32 * p;
+    let p = 1.0f32 + small * 0.2f32 * p;
+    let p = 1.0f32 + small * 0.25f32 * p;
+    let p = 1.0f32 + small * 0.333_333_34f32 * p;
+    let p = 1.0f32 + small * 0.5f32 * p;
+    select(x > -0.25f32, -(small * p), 1.0f32 - x.exp())
+}
+
 /// `Phi(x)` and `phi(x)`, distribution function and density of the standard normal.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]

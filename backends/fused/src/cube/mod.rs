@@ -12,8 +12,14 @@
 
 mod cayley;
 mod conv;
+mod device;
 mod elementwise;
+mod head;
 mod loss;
+#[expect(
+    missing_docs,
+    reason = "the kernel language makes a module of a public function"
+)]
 mod math;
 mod norm;
 mod rotate;
@@ -21,6 +27,7 @@ mod rows;
 mod sums;
 mod team;
 mod update;
+mod written;
 
 use burn::{
     backend::{
@@ -34,6 +41,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
+pub use self::math::ln_one_plus;
 pub(crate) use self::{
     sums::square_sums,
     update::{adamw, clip_factor},
@@ -185,8 +193,9 @@ impl FusedAdjoint for Cube {
         epsilon: f32,
         centred: bool,
         grad: Primitive,
-    ) -> [Primitive; 2] {
-        norm::adjoint(x, gamma, epsilon, centred, grad)
+        gamma_asked: bool,
+    ) -> (Primitive, Option<Primitive>) {
+        norm::adjoint(x, gamma, epsilon, centred, grad, gamma_asked)
     }
 
     fn rotate_adjoint(cos: Primitive, sin: Primitive, heads: usize, grad: Primitive) -> Primitive {

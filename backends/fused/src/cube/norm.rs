@@ -10,12 +10,12 @@ use burn_cubecl::{
 use super::{
     address_type, empty, empty_like, last_axis, packed, processors,
     sums::sum_rows,
-    team::{Team, stage, team_lane, team_row, team_sum},
+    team::{Team, add_teams, hold, stage, take, team_lane, team_row, team_shelf, team_sum},
     vector, with_float,
 };
 
 /// Cubes for every processor of the device in the backward pass: enough to keep its memory busy, and few rows of partial sums.
-const CUBES_PER_PROCESSOR: usize = 2;
+const CUBES_PER_PROCESSOR: usize = 4;
 
 pub(super) fn forward(x: CubeTensor, gamma: CubeTensor, epsilon: f32, centred: bool) -> CubeTensor {
     let (x, gamma) = (into_contiguous(x), packed(gamma, DType::F32));
@@ -49,14 +49,15 @@ pub(super) fn forward(x: CubeTensor, gamma: CubeTensor, epsilon: f32, centred: b
     y
 }
 
-/// Gradients of x and gamma.
+/// Gradients of x and, if it is asked for, gamma.
 pub(super) fn adjoint(
     x: CubeTensor,
     gamma: CubeTensor,
     epsilon: f32,
     centred: bool,
     grad: CubeTensor,
-) -> [CubeTensor; 2] {
+    gamma_asked: bool,
+) -> (CubeTensor, Option<CubeTensor>) {
     let (x, gamma_type) = (into_contiguous(x), gamma.dtype);
     let (gamma, grad) = (packed(gamma, DType::F32), packed(grad, x.dtype));
     let d_x = empty_like(&x);
@@ -69,16 +70,21 @@ pub(super) fn adjoint(
             gamma.shape(),
             gamma_type,
         );
-        return [d_x, nothing];
+        return (d_x, gamma_asked.then_some(nothing));
     }
     let wide = vector(&x, width);
     let team = Team::new(&x.client, width / wide);
     let most = CUBES_PER_PROCESSOR * processors(&x.client) * team.count;
     let turns = rows.div_ceil(most);
     let teams = rows.div_ceil(turns);
-    let partial = empty(&x, [teams, width], DType::F32);
+    let format = Format {
+        team,
+        centred,
+        gamma_asked,
+    };
+    let partial = empty(&x, [format.sums(teams), width], DType::F32);
     let (count, dim) = team.launch(&x.client, teams);
-    // SAFETY: rows that are not there repeat the last one and are not written, nor are the sums of surplus teams.
+    // SAFETY: rows that are not there repeat the last one and are not written, nor are the sums of surplus teams and cubes.
     unsafe {
         with_float!(x, E => norm_gradient::launch_unchecked::<E>(
             &x.client,
@@ -96,61 +102,34 @@ pub(super) fn adjoint(
             teams,
             width as f32,
             epsilon,
-            team,
-            centred,
+            format,
         ));
     }
-    [d_x, packed(sum_rows(partial), gamma_type)]
+    let d_gamma = gamma_asked.then(|| packed(sum_rows(partial), gamma_type));
+    (d_x, d_gamma)
 }
 
-/// Vector `step` of a unit's share of a row, zeros past the row's end.
-#[cube]
-fn read<E: Float, N: Size>(
-    source: &[Vector<E, N>],
-    row: usize,
-    step: usize,
-    #[comptime] team: Team,
-) -> Vector<f32, N> {
-    let at = team_lane(team) + step * comptime!(team.lanes);
-    let mut value = Vector::<f32, N>::new(0.0f32);
-    if comptime!(team.even()) {
-        value = Vector::<f32, N>::cast_from(source[row * team.vectors + at]);
-    } else if at < comptime!(team.vectors) {
-        value = Vector::<f32, N>::cast_from(source[row * team.vectors + at]);
+/// What is fixed when the gradient's kernel is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Format {
+    team: Team,
+    centred: bool,
+    gamma_asked: bool,
+}
+
+impl Format {
+    /// Whether the teams of a cube add up their sums.
+    fn meet(self) -> bool {
+        self.team.holds() && self.team.meet()
     }
-    value
-}
 
-/// What a unit holds of a row, if it does.
-#[cube]
-fn hold<E: Float, N: Size>(
-    source: &[Vector<E, N>],
-    row: usize,
-    #[comptime] team: Team,
-) -> Array<Vector<f32, N>> {
-    let mut held = Array::<Vector<f32, N>>::new(comptime!(team.held()));
-    if comptime!(team.holds()) {
-        #[unroll]
-        for step in 0..comptime!(team.held()) {
-            held[step] = read::<E, N>(source, row, step, team);
+    /// Rows of partial sums of so many teams: one for each cube or each team.
+    fn sums(self, teams: usize) -> usize {
+        match (self.gamma_asked, self.meet()) {
+            (false, _) => 1,
+            (true, true) => teams.div_ceil(self.team.count),
+            (true, false) => teams,
         }
-    }
-    held
-}
-
-/// Vector `step`, held or read again.
-#[cube]
-fn take<E: Float, N: Size>(
-    held: &Array<Vector<f32, N>>,
-    source: &[Vector<E, N>],
-    row: usize,
-    step: usize,
-    #[comptime] team: Team,
-) -> Vector<f32, N> {
-    if comptime!(team.holds()) {
-        held[step]
-    } else {
-        read::<E, N>(source, row, step, team)
     }
 }
 
@@ -244,7 +223,7 @@ fn norm_value<E: Float, N: Size>(
 }
 
 /// `d x = r (g gamma - mean(g gamma) - x' mean(g gamma x'))`, the first mean for LayerNorm only. A team has `turns` rows, one behind
-/// the other; its row of `partial` is the sum of their `g x'`.
+/// the other; rows of `partial` are sums of `g x'` over those of a team or a cube.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn norm_gradient<E: Float, N: Size>(
     x: &[Vector<E, N>],
@@ -257,9 +236,10 @@ fn norm_gradient<E: Float, N: Size>(
     teams: usize,
     width: f32,
     epsilon: f32,
-    #[comptime] team: Team,
-    #[comptime] centred: bool,
+    #[comptime] format: Format,
 ) {
+    let team = comptime!(format.team);
+    let (centred, gamma_asked) = comptime!((format.centred, format.gamma_asked));
     let mut shared = stage(team);
     let number = team_row(team);
     let size = RowSize { width, epsilon };
@@ -282,7 +262,7 @@ fn norm_gradient<E: Float, N: Size>(
             if comptime!(team.even()) || at < comptime!(team.vectors) {
                 let normal = moments.normal::<N>(take::<E, N>(&held, x, source, step, team));
                 let g = take::<E, N>(&held_grad, grad, source, step, team);
-                if row < rows {
+                if comptime!(gamma_asked) && row < rows {
                     if comptime!(team.holds()) {
                         sums[step] += g * normal;
                     } else {
@@ -320,7 +300,7 @@ fn norm_gradient<E: Float, N: Size>(
             }
         }
     }
-    if comptime!(team.holds()) {
+    if comptime!(gamma_asked && team.holds() && !format.meet()) {
         if number < teams {
             #[unroll]
             for step in 0..comptime!(team.held()) {
@@ -328,6 +308,19 @@ fn norm_gradient<E: Float, N: Size>(
                 if comptime!(team.even()) || at < comptime!(team.vectors) {
                     partial[number * team.vectors + at] = sums[step];
                 }
+            }
+        }
+    }
+    if comptime!(gamma_asked && format.meet()) {
+        let mut shelf = team_shelf::<N>(team);
+        #[unroll]
+        for step in 0..comptime!(team.held()) {
+            let sum = add_teams::<N>(sums[step], &mut shelf, team);
+            let at = UNIT_POS as usize + step * comptime!(team.lanes);
+            let first = (UNIT_POS as usize) < comptime!(team.lanes);
+            let there = CUBE_POS * comptime!(team.count) < teams;
+            if first && there && at < comptime!(team.vectors) {
+                partial[CUBE_POS * team.vectors + at] = sum;
             }
         }
     }

@@ -11,13 +11,16 @@ use burn_cubecl::{
 };
 
 use super::{
-    CUBE_UNITS, address_type, empty, lift, lower,
-    team::{Team, stage, team_lane, team_row, team_sum},
+    address_type, empty, lift, lower,
+    team::{Team, plane, stage, team_lane, team_row, team_sum},
     vector, with_float,
 };
 
-/// Rows that a unit of [`sum_rows`] adds up.
-const ROWS: usize = 32;
+/// Rows that a unit of [`sum_rows`] adds up, at most.
+const ROWS: usize = 64;
+/// Units of a cube of it, and those that share a column where units can.
+const UNITS: usize = 256;
+const LANES: usize = 8;
 /// Vectors that a unit adds up.
 const STEPS: usize = 16;
 
@@ -25,23 +28,27 @@ const STEPS: usize = 16;
 pub(super) fn sum_rows(partial: CubeTensor) -> CubeTensor {
     let [mut rows, width] = partial.meta.shape().dims();
     let client = partial.client.clone();
-    let dim = CubeDim::new_1d(CUBE_UNITS);
+    let dim = CubeDim::new_1d(UNITS as u32);
+    let lanes = if plane(&client) > 1 { LANES } else { 1 };
+    let columns = UNITS / lanes;
     let mut sums = partial;
     while rows > 1 {
-        let groups = rows.div_ceil(ROWS);
+        let groups = rows.div_ceil(ROWS * lanes);
+        let blocks = width.div_ceil(columns);
         let next = empty(&sums, [groups, width], DType::F32);
-        // SAFETY: units stay inside the rows and the groups, and surplus ones leave at once.
+        // SAFETY: units stay inside the rows, the columns and the groups.
         unsafe {
             add_rows_of_group::launch_unchecked(
                 &client,
-                calculate_cube_count_elemwise(&client, groups * width, dim),
+                calculate_cube_count_elemwise(&client, groups * blocks * UNITS, dim),
                 dim,
                 address_type!(sums),
                 sums.into_buffer_arg(),
                 next.clone().into_buffer_arg(),
                 rows,
                 width,
-                groups * width,
+                groups,
+                lanes,
             );
         }
         (sums, rows) = (next, groups);
@@ -105,19 +112,55 @@ fn add_runs(tensor: &CubeTensor, sums: &CubeTensor, offset: usize, team: Team, s
     }
 }
 
-/// Unit `(group, column)` adds up [`ROWS`] rows.
+/// A cube `(group, block of columns)`: lane l of a column adds up every `lanes`-th row of its group from l on, then the lanes are added
+/// up.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn add_rows_of_group(partial: &[f32], sums: &mut [f32], rows: usize, width: usize, total: usize) {
-    if ABSOLUTE_POS >= total {
-        terminate!();
-    }
-    let column = ABSOLUTE_POS % width;
-    let first = ABSOLUTE_POS / width * ROWS;
+fn add_rows_of_group(
+    partial: &[f32],
+    sums: &mut [f32],
+    rows: usize,
+    width: usize,
+    groups: usize,
+    #[comptime] lanes: usize,
+) {
+    let columns = comptime!(UNITS / lanes);
+    let blocks = width.div_ceil(columns);
+    let unit = UNIT_POS as usize;
+    let group = CUBE_POS / blocks;
+    let column = CUBE_POS % blocks * columns + unit % columns;
+    let lane = unit / columns;
     let mut sum = 0.0f32;
-    for row in first..min(first + ROWS, rows) {
-        sum += partial[row * width + column];
+    if group < groups && column < width {
+        let first = group * comptime!(ROWS * lanes);
+        let end = min(first + comptime!(ROWS * lanes), rows);
+        let mut row = first + lane;
+        // Four loads at once: each by itself would wait for the one before.
+        while row + comptime!(3 * lanes) < end {
+            let at = row * width + column;
+            let stride = width * lanes;
+            let two = partial[at] + partial[at + stride];
+            sum += two + (partial[at + 2 * stride] + partial[at + 3 * stride]);
+            row += comptime!(4 * lanes);
+        }
+        while row < end {
+            sum += partial[row * width + column];
+            row += lanes;
+        }
     }
-    sums[ABSOLUTE_POS] = sum;
+    if comptime!(lanes > 1) {
+        let mut shelf = Shared::<[f32]>::new_slice(UNITS);
+        shelf[unit] = sum;
+        sync_cube();
+        if lane == 0 {
+            #[unroll]
+            for other in 1..lanes {
+                sum += shelf[unit + other * columns];
+            }
+        }
+    }
+    if lane == 0 && group < groups && column < width {
+        sums[group * width + column] = sum;
+    }
 }
 
 /// A team adds up one run.

@@ -14,8 +14,8 @@ const HELD: usize = 8;
 
 /// How a cube divides among rows: `count` teams of `lanes` units, each with one row of `vectors` at a time.
 ///
-/// A team is made of whole planes, within which the device adds up. Where it does not, which is the case for software devices,
-/// a team is one unit: nothing is shared.
+/// A team is made of whole planes, within which the device adds up, or, for short rows, is a part of one. Where the device does not
+/// add up, which is the case for software devices, a team is one unit: nothing is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Team {
     /// Units of a team, a power of two.
@@ -29,9 +29,18 @@ pub(super) struct Team {
 }
 
 impl Team {
-    /// Teams for rows of `vectors`.
+    /// Teams for rows of `vectors`: a vector for each unit of a short one, so that neighbours load neighbours.
     pub fn new(client: &Client, vectors: usize) -> Self {
-        Self::of_lanes(client, vectors, vectors.div_ceil(STEPS))
+        let team = Self::of_lanes(client, vectors, vectors.div_ceil(STEPS));
+        let lanes = vectors.max(1).next_power_of_two();
+        match lanes < team.lanes {
+            true => Self {
+                lanes,
+                count: team.units() / lanes,
+                ..team
+            },
+            false => team,
+        }
     }
 
     /// Teams of one plane for runs of `steps` numbers a unit.
@@ -44,11 +53,8 @@ impl Team {
     }
 
     fn of_lanes(client: &Client, vectors: usize, wanted: usize) -> Self {
-        let properties = client.properties();
-        let hardware = &properties.hardware;
-        let planes = [hardware.plane_size_min, hardware.plane_size_max];
-        let adds = properties.features.plane.contains(Plane::Ops) && planes[0] == planes[1];
-        let plane = if adds { planes[0] as usize } else { 1 };
+        let hardware = &client.properties().hardware;
+        let plane = plane(client);
         let units = hardware.max_units_per_cube as usize;
         let lanes = match plane {
             1 => 1,
@@ -96,9 +102,26 @@ impl Team {
         self.vectors.is_multiple_of(self.lanes)
     }
 
+    /// Whether the teams of a cube can add up what they hold.
+    pub fn meet(self) -> bool {
+        self.plane > 1
+    }
+
     /// Numbers that a sum keeps in shared memory.
     fn stage(self) -> usize {
-        self.units() / self.plane
+        self.units().div_ceil(self.plane)
+    }
+}
+
+/// Units of a plane that the device adds up, or 1 where it does not. Devices of software are such, and what units share does not
+/// reach the others on all of them.
+pub(super) fn plane(client: &Client) -> usize {
+    let properties = client.properties();
+    let hardware = &properties.hardware;
+    let [least, most] = [hardware.plane_size_min, hardware.plane_size_max];
+    match properties.features.plane.contains(Plane::Ops) && least == most {
+        true => least as usize,
+        false => 1,
     }
 }
 
@@ -126,8 +149,11 @@ pub(super) fn team_sum(value: f32, stage: &mut Shared<[f32]>, #[comptime] team: 
     let unit = UNIT_POS as usize;
     let (lanes, plane) = comptime!((team.lanes, team.plane));
     let mut total = value;
-    if comptime!(plane > 1) {
+    if comptime!(plane > 1 && lanes >= plane) {
         total = plane_sum(total);
+    }
+    if comptime!(lanes < plane) {
+        total = sum_of_part(total, lanes);
     }
     if comptime!(lanes > plane) {
         // Those of the last sum have been read.
@@ -152,8 +178,11 @@ pub(super) fn team_max(value: f32, stage: &mut Shared<[f32]>, #[comptime] team: 
     let unit = UNIT_POS as usize;
     let (lanes, plane) = comptime!((team.lanes, team.plane));
     let mut most = value;
-    if comptime!(plane > 1) {
+    if comptime!(plane > 1 && lanes >= plane) {
         most = plane_max(most);
+    }
+    if comptime!(lanes < plane) {
+        most = max_of_part(most, lanes);
     }
     if comptime!(lanes > plane) {
         sync_cube();
@@ -169,4 +198,134 @@ pub(super) fn team_max(value: f32, stage: &mut Shared<[f32]>, #[comptime] team: 
         }
     }
     most
+}
+
+/// The sum over `lanes` neighbours in a plane of more, for each of them.
+#[cube]
+fn sum_of_part(value: f32, #[comptime] lanes: usize) -> f32 {
+    let mut total = value;
+    if comptime!(lanes > 1) {
+        total += plane_shuffle_xor(total, 1u32);
+    }
+    if comptime!(lanes > 2) {
+        total += plane_shuffle_xor(total, 2u32);
+    }
+    if comptime!(lanes > 4) {
+        total += plane_shuffle_xor(total, 4u32);
+    }
+    if comptime!(lanes > 8) {
+        total += plane_shuffle_xor(total, 8u32);
+    }
+    if comptime!(lanes > 16) {
+        total += plane_shuffle_xor(total, 16u32);
+    }
+    if comptime!(lanes > 32) {
+        total += plane_shuffle_xor(total, 32u32);
+    }
+    total
+}
+
+/// The largest value over `lanes` neighbours in a plane of more, for each of them.
+#[cube]
+fn max_of_part(value: f32, #[comptime] lanes: usize) -> f32 {
+    let mut most = value;
+    if comptime!(lanes > 1) {
+        most = max(most, plane_shuffle_xor(most, 1u32));
+    }
+    if comptime!(lanes > 2) {
+        most = max(most, plane_shuffle_xor(most, 2u32));
+    }
+    if comptime!(lanes > 4) {
+        most = max(most, plane_shuffle_xor(most, 4u32));
+    }
+    if comptime!(lanes > 8) {
+        most = max(most, plane_shuffle_xor(most, 8u32));
+    }
+    if comptime!(lanes > 16) {
+        most = max(most, plane_shuffle_xor(most, 16u32));
+    }
+    if comptime!(lanes > 32) {
+        most = max(most, plane_shuffle_xor(most, 32u32));
+    }
+    most
+}
+
+/// Shared memory of [`add_teams`].
+#[cube]
+pub(super) fn team_shelf<N: Size>(#[comptime] team: Team) -> Shared<[Vector<f32, N>]> {
+    Shared::<[Vector<f32, N>]>::new_slice(comptime!(team.units()))
+}
+
+/// The sum over the teams of a cube of what their units hold, for the units of the first team. All units come here together.
+#[cube]
+pub(super) fn add_teams<N: Size>(
+    value: Vector<f32, N>,
+    shelf: &mut Shared<[Vector<f32, N>]>,
+    #[comptime] team: Team,
+) -> Vector<f32, N> {
+    let unit = UNIT_POS as usize;
+    let mut total = value;
+    if comptime!(team.count > 1) {
+        // Those of the last sum have been read.
+        sync_cube();
+        shelf[unit] = value;
+        sync_cube();
+        if unit < comptime!(team.lanes) {
+            for other in 1..comptime!(team.count) {
+                total += shelf[unit + other * comptime!(team.lanes)];
+            }
+        }
+    }
+    total
+}
+
+/// Vector `step` of a unit's share of a row, zeros past the row's end.
+#[cube]
+fn read<E: Float, N: Size>(
+    source: &[Vector<E, N>],
+    row: usize,
+    step: usize,
+    #[comptime] team: Team,
+) -> Vector<f32, N> {
+    let at = team_lane(team) + step * comptime!(team.lanes);
+    let mut value = Vector::<f32, N>::new(0.0f32);
+    if comptime!(team.even()) {
+        value = Vector::<f32, N>::cast_from(source[row * team.vectors + at]);
+    } else if at < comptime!(team.vectors) {
+        value = Vector::<f32, N>::cast_from(source[row * team.vectors + at]);
+    }
+    value
+}
+
+/// What a unit holds of a row, if it does.
+#[cube]
+pub(super) fn hold<E: Float, N: Size>(
+    source: &[Vector<E, N>],
+    row: usize,
+    #[comptime] team: Team,
+) -> Array<Vector<f32, N>> {
+    let mut held = Array::<Vector<f32, N>>::new(comptime!(team.held()));
+    if comptime!(team.holds()) {
+        #[unroll]
+        for step in 0..comptime!(team.held()) {
+            held[step] = read::<E, N>(source, row, step, team);
+        }
+    }
+    held
+}
+
+/// Vector `step`, held or read again.
+#[cube]
+pub(super) fn take<E: Float, N: Size>(
+    held: &Array<Vector<f32, N>>,
+    source: &[Vector<E, N>],
+    row: usize,
+    step: usize,
+    #[comptime] team: Team,
+) -> Vector<f32, N> {
+    if comptime!(team.holds()) {
+        held[step]
+    } else {
+        read::<E, N>(source, row, step, team)
+    }
 }

@@ -9,6 +9,7 @@ mod attention;
 mod cayley;
 mod conv;
 mod elementwise;
+mod head;
 mod loss;
 mod math;
 mod norm;
@@ -304,7 +305,8 @@ impl FusedAdjoint for Flex {
         epsilon: f32,
         centred: bool,
         grad: FlexTensor,
-    ) -> [FlexTensor; 2] {
+        gamma_asked: bool,
+    ) -> (FlexTensor, Option<FlexTensor>) {
         let (x, gamma, grad) = (contiguous(x), contiguous(gamma), contiguous(grad));
         let problem = norm::Problem {
             x: x.storage(),
@@ -313,7 +315,8 @@ impl FusedAdjoint for Flex {
             centred,
         };
         let (d_x, d_gamma) = norm::backward(problem, grad.storage());
-        [tensor(d_x, x.shape()), tensor(d_gamma, gamma.shape())]
+        let d_gamma = gamma_asked.then(|| tensor(d_gamma, gamma.shape()));
+        (tensor(d_x, x.shape()), d_gamma)
     }
 
     fn rotate_adjoint(

@@ -1,7 +1,7 @@
 //! Attention under every mask: the kernel against its equation, by hand, by finite differences, and causality to the bit.
 
 use burn::tensor::Tensor;
-use kiln_fused::{self as fused, AttentionMask, reference};
+use kiln_fused::{self as fused, AttentionMask, WeightDropout, reference};
 
 use crate::common::{
     assert_close, bits, compare, device, gradients, on_flex, random, values, window,
@@ -196,5 +196,25 @@ fn check_gradient(mask: AttentionMask, seen: fn(usize) -> Vec<usize>) {
             "[{i}]: {} instead of {exact}",
             found[i]
         );
+    }
+}
+
+/// Weights are multiplied where their rows still sum to one, under every mask.
+#[test]
+fn dropout_multiplies_weights_after_the_softmax() {
+    let dropout = |probability| WeightDropout::seeded(probability, [9, 4], &device());
+    let packed = random([2, 33, 3 * 2 * 8], 23);
+    for mask in [AttentionMask::Causal, AttentionMask::Full, window(7, 3)] {
+        let plain = fused::attention(packed.clone(), 2, mask);
+        let none = fused::attention_with_dropout(packed.clone(), 2, mask, dropout(0.0));
+        assert_close("a probability of zero", none, plain);
+        let factors = dropout(0.4).factors([2, 2, 33, 33]);
+        let by_hand = reference::attend(reference::unpack(packed.clone(), 2), mask, |weights| {
+            let sums = weights.clone().sum_dim(3) - 1.0;
+            assert!(values(sums).iter().all(|sum| sum.abs() < 1e-5));
+            weights * factors
+        });
+        let found = fused::attention_with_dropout(packed.clone(), 2, mask, dropout(0.4));
+        assert_close("dropout", found, by_hand);
     }
 }

@@ -21,7 +21,7 @@ pub fn on_flex() -> bool {
     backend() == "flex"
 }
 
-fn backend() -> String {
+pub fn backend() -> String {
     std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into())
 }
 

@@ -100,6 +100,16 @@ fn elementwise() {
         let up = up.cast(gate.dtype());
         fused::swiglu(gate, up)
     });
+    check("softplus", x.clone(), up.clone(), |x, _| {
+        fused::softplus(x, 1e-3)
+    });
+    let weight = random([130], 12);
+    check("add weighted", x.clone(), weight, |x, weight| {
+        fused::add_weighted(x.clone() * 0.5, x, weight)
+    });
+    let kept = random([1, 7, 2], 13).abs().neg();
+    let read = x.clone().reshape([1, 7, 2, 65]);
+    check("scale written", read, kept, fused::scale_written);
     check("bound", x.clone(), up.clone(), |x, _| {
         fused::soft_bound(x, 1.5)
     });
@@ -126,6 +136,10 @@ fn sequences() {
     for mask in [fused::AttentionMask::Causal, window(4, 1)] {
         check("attention", packed.clone(), none.clone(), |x, _| {
             fused::attention(x, 2, mask)
+        });
+        let dropout = fused::WeightDropout::seeded(0.3, [5, 6], &device());
+        check("dropout", packed.clone(), none.clone(), |x, _| {
+            fused::attention_with_dropout(x, 2, mask, dropout.clone())
         });
     }
 }

@@ -6,6 +6,8 @@
 mod attention;
 mod common;
 mod half;
+mod head;
 mod operations;
+mod problem;
 mod shapes;
 mod update;

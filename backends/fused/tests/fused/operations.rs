@@ -92,6 +92,68 @@ fn soft_bound() {
     assert_eq!(values(fused::soft_bound(far, 4.0)), [-4.0, 4.0, 0.0]);
 }
 
+/// Far out softplus is the identity or nothing; at zero it is ln 2.
+#[test]
+fn softplus() {
+    for (shape, floor) in [([1, 1], 0.0), ([3, 17], 1e-3), ([70, 513], 0.0)] {
+        let x = random(shape, 43) * 6.0;
+        let x = x.detach();
+        compare!(
+            "softplus",
+            [x],
+            fused::softplus(x.clone(), floor),
+            reference::softplus(x.clone(), floor)
+        );
+    }
+    let x = Tensor::<1>::from_floats([-100.0, -8.0, 0.0, 100.0], &device());
+    let y = values(fused::softplus(x, 0.0));
+    for (found, exact) in y
+        .iter()
+        .zip([0.0, 3.354_063_7e-4, std::f32::consts::LN_2, 100.0])
+    {
+        assert!((found - exact).abs() <= 3e-7 * exact + 1e-40, "{y:?}");
+    }
+}
+
+#[test]
+fn add_weighted() {
+    for [rows, width] in [[1, 1], [3, 17], [70, 513], [1030, 64]] {
+        let x = random([rows, width], 44);
+        let y = random([rows, width], 45);
+        let weight = random([width], 46);
+        compare!(
+            format!("add weighted {rows} {width}"),
+            [x, y, weight],
+            fused::add_weighted(x.clone(), y.clone(), weight.clone()),
+            reference::add_weighted(x.clone(), y.clone(), weight.clone())
+        );
+    }
+}
+
+/// Factors from all to hardly anything: what is written keeps its digits where nearly all is kept.
+#[test]
+fn scale_written() {
+    for [batch, seq, heads, width] in [[1, 1, 1, 1], [2, 3, 5, 7], [2, 65, 3, 64], [1, 9, 2, 130]] {
+        let x = random([batch, seq, heads, width], 47);
+        let kept = random([batch, seq, heads], 48).abs().neg() * 2.0;
+        let kept = kept.detach();
+        compare!(
+            format!("scale written {width}"),
+            [x, kept],
+            fused::scale_written(x.clone(), kept.clone()),
+            reference::scale_written(x.clone(), kept.clone())
+        );
+    }
+    for kept in [-1e-7_f32, -1e-3, -0.2, -0.3, -5.0, -40.0] {
+        let x = Tensor::<4>::ones([1, 1, 1, 4], &device());
+        let log_kept = Tensor::<3>::full([1, 1, 1], kept, &device());
+        let written = values(fused::scale_written(x, log_kept))[0];
+        let exact = -f64::from(kept).exp_m1();
+        let error = (f64::from(written) - exact).abs();
+        assert!(error <= 1e-6 * exact, "{kept}: {written} and not {exact}");
+    }
+}
+
 #[test]
 fn cayley() {
     for [batch, seq, heads] in [[1, 1, 1], [2, 3, 5], [3, 65, 130]] {
@@ -140,6 +202,21 @@ fn norms() {
         compare!(
             format!("rms norm {width}"),
             [x, gamma],
+            fused::rms_norm(x.clone(), gamma.clone(), 1e-5),
+            reference::rms_norm(x.clone(), gamma.clone(), 1e-5)
+        );
+    }
+}
+
+/// A gain that takes no gradient, in rows that a few units of a plane share.
+#[test]
+fn norms_with_a_frozen_gain() {
+    for width in [8, 32, 64, 100] {
+        let x = random([3, 171, width], 7);
+        let gamma = random([width], 8).detach();
+        compare!(
+            format!("frozen gain {width}"),
+            [x],
             fused::rms_norm(x.clone(), gamma.clone(), 1e-5),
             reference::rms_norm(x.clone(), gamma.clone(), 1e-5)
         );
@@ -313,6 +390,18 @@ fn everything() -> Vec<Vec<u32>> {
     let grads = gradients(&y);
     all.push(bits(y));
     all.push(bits(logits.grad(&grads).unwrap()));
+    let (rows, weight) = (random([768, 40], 26), random([300, 40], 27));
+    let (rows, weight) = (rows.require_grad(), weight.require_grad());
+    let options = fused::LossOptions {
+        chunk_bytes: 200 * 300 * 4,
+        ..fused::LossOptions::default()
+    };
+    let ids = targets(768, 300);
+    let found = fused::linear_cross_entropy(rows.clone(), weight.clone(), ids, options);
+    let grads = found.minimised.backward();
+    all.push(bits(found.nats));
+    all.push(bits(rows.grad(&grads).unwrap()));
+    all.push(bits(weight.grad(&grads).unwrap()));
     all.push(bits(fused::square_sum(random([300, 300], 25).inner())));
     all
 }

@@ -32,34 +32,71 @@ pub(crate) fn product(
     sides: Sides,
     dtype: DType,
 ) -> Option<CubeTensor> {
-    let CubeDevice::Cuda(_) = a.device else {
-        return None;
-    };
-    if !engine::library_found() {
-        return None;
+    let call = Call::new(a, b, sides, dtype)?;
+    let (client, device) = (call.a.tensor.client.clone(), call.a.tensor.device.clone());
+    let shape = [call.a.rows(), call.b.cols()].into();
+    let out = empty_device_contiguous_dtype(client, device, shape, dtype);
+    call.enqueue(&out).then_some(out)
+}
+
+/// Adds the product of two matrices to `sum` where it lies, if the library takes it and nothing else holds the sum.
+///
+/// # Panics
+/// If the shapes do not fit, or the device or its driver fails.
+pub(crate) fn add_product(sum: &CubeTensor, a: &CubeTensor, b: &CubeTensor, sides: Sides) -> bool {
+    if !sum.can_mut() || !sum.is_contiguous() {
+        return false;
     }
-    let a = Matrix::new(a.clone(), sides == Sides::LeftTransposed);
-    let b = Matrix::new(b.clone(), sides == Sides::RightTransposed);
-    let problem = Problem::new(&a, &b, dtype)?;
-    let (client, device) = (a.tensor.client.clone(), a.tensor.device.clone());
-    let shape = [a.rows(), b.cols()].into();
-    let out = empty_device_contiguous_dtype(client.clone(), device, shape, dtype);
-    let [a, b, d] = [a.tensor.handle, b.tensor.handle, out.handle.clone()];
-    let issue = || {
-        let done = client.exclusive(|| {
-            let pointers = [a, b, d].map(|handle| client.get_resource::<Server>(handle));
-            let [a, b, d] =
-                pointers.map(|held| held.expect("buffers of this device, which are written"));
-            let at = [&a, &b, &d].map(|held| held.resource().ptr);
-            // SAFETY: the buffers are of this device and hold what the problem says, `held` keeps them in place until the work is
-            // in the queue of the device, and whoever gets their memory afterwards enqueues behind it.
-            unsafe { engine::enqueue(client.service_id().device, problem, at) }
-        });
-        done.expect("the device's own thread").then_some(())
+    let Some(mut call) = Call::new(a, b, sides, sum.dtype) else {
+        return false;
     };
-    // The client's stream waits for the library's, which waits for it: events in it enclose the product.
-    kiln_profile::enclosed(&client, || problem.to_string(), issue)?;
-    Some(out)
+    let shape = [call.a.rows(), call.b.cols()];
+    assert_eq!(sum.meta.shape().dims(), shape, "a sum of other products");
+    call.problem.add = true;
+    call.enqueue(sum)
+}
+
+/// Two matrices that the library may have an algorithm for.
+struct Call {
+    a: Matrix,
+    b: Matrix,
+    problem: Problem,
+}
+
+impl Call {
+    fn new(a: &CubeTensor, b: &CubeTensor, sides: Sides, dtype: DType) -> Option<Self> {
+        let CubeDevice::Cuda(_) = a.device else {
+            return None;
+        };
+        if !engine::library_found() {
+            return None;
+        }
+        let a = Matrix::new(a.clone(), sides == Sides::LeftTransposed);
+        let b = Matrix::new(b.clone(), sides == Sides::RightTransposed);
+        let problem = Problem::new(&a, &b, dtype)?;
+        Some(Self { a, b, problem })
+    }
+
+    /// Multiplies into `out`, which is packed and of the product's shape and type; false if the library has no algorithm.
+    fn enqueue(self, out: &CubeTensor) -> bool {
+        let Self { a, b, problem } = self;
+        let client = out.client.clone();
+        let [a, b, d] = [a.tensor.handle, b.tensor.handle, out.handle.clone()];
+        let issue = || {
+            let done = client.exclusive(|| {
+                let pointers = [a, b, d].map(|handle| client.get_resource::<Server>(handle));
+                let [a, b, d] =
+                    pointers.map(|held| held.expect("buffers of this device, which are written"));
+                let at = [&a, &b, &d].map(|held| held.resource().ptr);
+                // SAFETY: the buffers are of this device and hold what the problem says, `held` keeps them in place until the work is
+                // in the queue of the device, and whoever gets their memory afterwards enqueues behind it.
+                unsafe { engine::enqueue(client.service_id().device, problem, at) }
+            });
+            done.expect("the device's own thread").then_some(())
+        };
+        // The client's stream waits for the library's, which waits for it: events in it enclose the product.
+        kiln_profile::enclosed(&client, || problem.to_string(), issue).is_some()
+    }
 }
 
 /// Why the library does not multiply on a device; none if it does.

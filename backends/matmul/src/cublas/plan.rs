@@ -39,6 +39,8 @@ pub(super) struct Problem {
     b: Side,
     operands: DType,
     product: DType,
+    /// Whether the product is added to what is there.
+    pub add: bool,
 }
 
 fn data_type(dtype: DType) -> Option<cudaDataType_t> {
@@ -97,6 +99,7 @@ impl Problem {
             b,
             operands,
             product,
+            add: false,
         })
     }
 }
@@ -107,6 +110,7 @@ pub(super) struct Plan {
     desc: sys::cublasLtMatmulDesc_t,
     /// Of the first operand, the second and the product, as the library orders them.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
+    add: bool,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
@@ -144,6 +148,7 @@ impl Plan {
             b,
             operands,
             product,
+            add,
         } = problem;
         let compute = match operands {
             DType::F32 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
@@ -170,12 +175,13 @@ impl Plan {
             Ok(Self {
                 desc,
                 layouts: [left, right, out],
+                add,
                 algorithm: found?.algo,
             })
         }
     }
 
-    /// Enqueues the product of the matrices at `a` and `b` into `d`.
+    /// Enqueues the product of the matrices at `a` and `b` into `d`, or adds it to what is there.
     ///
     /// # Safety
     /// The addresses must be those of matrices as the plan's problem says, and of a workspace, until the work is done.
@@ -186,8 +192,8 @@ impl Plan {
         workspace: u64,
         stream: sys::cudaStream_t,
     ) -> Result<(), CublasError> {
-        let (one, zero) = (1.0_f32, 0.0_f32);
-        let (one, zero): (*const f32, *const f32) = (&one, &zero);
+        let (one, kept) = (1.0_f32, f32::from(u8::from(self.add)));
+        let (one, kept): (*const f32, *const f32) = (&one, &kept);
         let [left, right, out] = self.layouts;
         // SAFETY: as the caller promises; the factors are read before the call returns.
         unsafe {
@@ -195,7 +201,7 @@ impl Plan {
                 handle,
                 self.desc,
                 one.cast(),
-                zero.cast(),
+                kept.cast(),
                 b as *const c_void,
                 left,
                 a as *const c_void,

@@ -27,32 +27,32 @@ pub struct Codes {
 /// Where things lie (see [`format`](mod@crate::format)), and the units of a launch.
 #[derive(CubeLaunch, CubeType)]
 pub struct Layout {
-    d_input: usize,
-    d_output: usize,
-    group: usize,
-    panel_words: usize,
-    header_words: usize,
-    headers_words: usize,
-    code_words: usize,
-    rows: usize,
-    parts: usize,
-    units: usize,
+    pub d_input: usize,
+    pub d_output: usize,
+    pub group: usize,
+    pub panel_words: usize,
+    pub header_words: usize,
+    pub headers_words: usize,
+    pub code_words: usize,
+    pub rows: usize,
+    pub parts: usize,
+    pub units: usize,
 }
 
 /// The group of an output that an input is in.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
-struct Place {
+pub struct Place {
     /// First word of the header.
     header: usize,
     /// First code word of the output in the group.
-    codes: usize,
+    pub codes: usize,
     lane: usize,
 }
 
 #[cube]
 impl Place {
-    fn of(layout: &Layout, group: usize, output: usize) -> Place {
+    pub fn of(layout: &Layout, group: usize, output: usize) -> Place {
         let panel = output / LANES * layout.panel_words;
         let lane = output % LANES;
         Place {
@@ -63,7 +63,7 @@ impl Place {
     }
 
     /// The scale: a number of 16 bits that is finite and not negative, put together from its parts.
-    fn scale(self, words: &[u32], #[comptime] codes: Codes) -> f32 {
+    pub fn scale(self, words: &[u32], #[comptime] codes: Codes) -> f32 {
         if comptime!(codes.half_scales) {
             let word = words[self.header + self.lane / 2];
             let half = (word >> (16u32 * (self.lane as u32 % 2u32))) & 0xffffu32;

@@ -4,6 +4,14 @@
 //! registers. Where outputs alone are too few to fill a device, the inputs are cut into parts whose sums are added afterwards. Many
 //! rows: the matrix is unpacked for the runtime's own product.
 
+/// The address type that reaches every element of these tensors.
+macro_rules! address_type {
+    ($($tensor:expr),*) => {
+        [$($tensor.required_address_type()),*].into_iter().max().unwrap_or_default()
+    };
+}
+
+mod integers;
 mod kernels;
 
 use burn::{
@@ -21,7 +29,12 @@ use burn_cubecl::{
 };
 
 use self::kernels::{Codes, LayoutLaunch, TILE};
-use crate::{backend::QuantBackend, encoding::FloatType, format::PackedFormat};
+use crate::{
+    activations::{Activations, MOST},
+    backend::QuantBackend,
+    encoding::FloatType,
+    format::PackedFormat,
+};
 
 type Primitive = FloatTensor<Cube>;
 
@@ -33,13 +46,6 @@ const UNIT_ROWS: usize = 4;
 const FEW_ROWS: usize = 16;
 /// Units below which inputs are cut into parts.
 const MANY_UNITS: usize = 32 * 1024;
-
-/// The address type that reaches every element of these tensors.
-macro_rules! address_type {
-    ($($tensor:expr),*) => {
-        [$($tensor.required_address_type()),*].into_iter().max().unwrap_or_default()
-    };
-}
 
 fn lift<const D: usize>(primitive: Primitive) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(primitive)
@@ -140,6 +146,24 @@ impl QuantBackend for Cube {
             .expect("a tensor of the device of x");
         let transposed = lift::<2>(Self::packed_columns(words, outputs, format));
         lower(lift::<2>(x).matmul(transposed.transpose()))
+    }
+
+    fn integer_linear(
+        x: Primitive,
+        words: IntTensor<Cube>,
+        format: PackedFormat,
+        activations: Activations,
+    ) -> Primitive {
+        let x = lift::<2>(x);
+        let steps = match activations {
+            Activations::Static { step } => x.clone().slice([0..x.dims()[0], 0..1]).full_like(step),
+            Activations::Dynamic => x.clone().abs().max_dim(1).div_scalar(MOST), // [rows, 1]
+        };
+        // A row of zeros has a step of zero, by which nothing is divided; its integers are zeros by any other.
+        let divisors = steps.clone().mask_fill(steps.clone().equal_elem(0.0), 1.0);
+        let levels = (x / divisors).round().clamp(-MOST, MOST);
+        let sums = integers::sums(lower(levels), into_contiguous(words), format);
+        lower(lift::<2>(sums) * steps)
     }
 
     fn packed_columns(

@@ -2,6 +2,7 @@
 
 mod columns;
 mod few;
+mod integer;
 mod many;
 mod tile;
 mod vector;
@@ -14,7 +15,7 @@ use burn::{
     tensor::{Shape, TensorData},
 };
 
-use crate::{backend::QuantBackend, format::PackedFormat};
+use crate::{activations::Activations, backend::QuantBackend, format::PackedFormat};
 
 /// Rows up to which reading words and multiplying in registers is faster than unpacking for a matrix product.
 const FEW_ROWS: usize = 8;
@@ -47,6 +48,21 @@ impl QuantBackend for Flex {
             0 => Vec::new(),
             1..=FEW_ROWS => few::product(words.storage(), values, format),
             _ => many::product(words.storage(), values, format),
+        };
+        tensor(y, [rows, format.d_output])
+    }
+
+    fn integer_linear(
+        x: FlexTensor,
+        words: IntTensor<Flex>,
+        format: PackedFormat,
+        activations: Activations,
+    ) -> FlexTensor {
+        let (x, words) = (x.to_contiguous(), words.to_contiguous());
+        let rows = x.shape()[0];
+        let y = match rows {
+            0 => Vec::new(),
+            _ => integer::product(words.storage(), x.storage::<f32>(), format, activations),
         };
         tensor(y, [rows, format.d_output])
     }

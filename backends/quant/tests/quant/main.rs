@@ -3,6 +3,7 @@
 //! `KILN_TEST_BACKEND` picks the device (`flex` when unset; `vulkan` with that feature), so that one set of tests serves all.
 
 mod common;
+mod integers;
 mod packing;
 mod products;
 mod sparse;

@@ -136,3 +136,87 @@ fn what_cannot_be_timed_is_refused() {
         &["the recipe has the teacher nowhere, and a step is timed without"],
     );
 }
+
+/// The whole catalogue at small sizes: everything runs, and the file holds what the table shows.
+#[test]
+fn the_catalogue_of_operations_runs() {
+    let corner = Corner::new();
+    let args = ["bench", "ops", "--quick", "--json", "ops.json"];
+    corner.kiln(&args).expect(
+        0,
+        &[
+            "Operations on flex at small sizes",
+            "bk_left",
+            "adamw",
+            "with gradients",
+        ],
+    );
+    let json: Value = serde_json::from_slice(&fs::read(corner.path("ops.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&json["version"], &json["quick"]),
+        (&1.into(), &true.into())
+    );
+    assert!(json["provenance"]["commit"].is_object() || json["provenance"]["versions"].is_object());
+    let operations = json["operations"].as_array().unwrap();
+    let mut names: Vec<_> = operations
+        .iter()
+        .map(|of| of["name"].as_str().unwrap())
+        .collect();
+    names.dedup();
+    assert_eq!(
+        names,
+        [
+            "bk_left",
+            "bk_diagonal",
+            "bk_solve",
+            "gated_linear_attention",
+            "resolvent_attention",
+            "attention",
+            "linear",
+            "linear_cross_entropy",
+            "packed_int8",
+            "packed_int4",
+            "rms_norm",
+            "layer_norm",
+            "gelu",
+            "swiglu",
+            "rotate",
+            "causal_conv",
+            "cross_entropy",
+            "adamw",
+            "square_sum",
+        ]
+    );
+    for operation in operations {
+        let figures = &operation["figures"];
+        assert_eq!(figures["outcome"], "measured", "{operation}");
+        let number = |value: &Value| value.as_f64().unwrap();
+        let seconds = number(&figures["seconds"]["median"]);
+        assert!(
+            seconds > 0.0 && number(&figures["bytes"]) > 0.0,
+            "{operation}"
+        );
+        let rate = number(&figures["bytes"]) / seconds / 1e9;
+        assert!((rate / number(&figures["gb_per_s"]) - 1.0).abs() < 1e-9);
+        let both = operation["pass"] == "both";
+        let is_update = ["adamw", "square_sum"].contains(&operation["name"].as_str().unwrap());
+        assert!(!(both && is_update), "{operation}");
+    }
+    let shape = |of: &&Value| of["name"] == "linear_cross_entropy";
+    let head = operations.iter().find(shape).unwrap();
+    assert_eq!(head["shape"], "128 x 64 to 256");
+    assert_eq!(head["figures"]["flops"], 2.0 * 128.0 * 64.0 * 256.0);
+}
+
+#[test]
+fn operations_are_chosen_by_name() {
+    let corner = Corner::new();
+    let ops = |more: &[&str]| corner.kiln(&[&["bench", "ops", "--quick"], more].concat());
+    let said = ops(&["--filter", "norm", "--precision", "bf16"]).expect(0, &["rms_norm", "bf16"]);
+    assert!(!said.out.contains("gelu"), "{said:?}");
+    ops(&["--filter", "nothing"]).expect(
+        1,
+        &["`--filter` is nothing, but no operation has that in its name; there are bk_left, "],
+    );
+    ops(&["--precision", "f64"]).expect(2, &["f64"]);
+}

@@ -43,7 +43,10 @@ impl Job<'_> {
                 second: Box::new(self.halved(layer, second)?),
             },
             // Scales are of 16 bits already.
-            Stored::Packed(_) | Stored::PackedRows(_) | Stored::Scaled { .. } => stored.clone(),
+            Stored::Packed(_)
+            | Stored::PackedRows(_)
+            | Stored::Scaled { .. }
+            | Stored::Integer { .. } => stored.clone(),
         })
     }
 }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use kiln_run::hardware::{Hardware, Provenance};
 use kiln_run::{FileError, RunFolder, atomic_write, recipe};
 use kiln_train::{
-    COMPRESSED_CONFIG_VERSION, Run, RunConfig, Score, StoredModel, WINDOWS_VERSION, WindowColumns,
-    WindowScores, hash_file, read_resolved,
+    Run, RunConfig, Score, StoredModel, WINDOWS_VERSION, WindowColumns, WindowScores, hash_file,
+    read_resolved,
 };
 use kiln_zoo::ModelConfig;
 
@@ -144,11 +144,12 @@ impl Folder {
         std::fs::create_dir_all(&path).map_err(FileError::io("create", &path))?;
         let weights = path.join("model.safetensors");
         model.write(&weights)?;
+        let table = model.table();
         let run = RunConfig {
-            version: COMPRESSED_CONFIG_VERSION,
+            version: table.config_version(),
             model: config.clone(),
             weights: hash_file(&weights)?,
-            storage: Some(model.table()),
+            storage: Some(table),
             ..from.config.clone()
         };
         // In one line: the storage of every tensor is a part of the size that is reported.

@@ -1,5 +1,6 @@
 //! Stages that train: a run of their own, which starts from the stage before in the form that it is stored in.
 
+use std::collections::BTreeMap;
 use std::path::{Path, absolute};
 
 use kiln_run::recipe::Recipe;
@@ -73,6 +74,7 @@ impl Pipeline<'_> {
                 device: request.device.device.clone(),
                 name: request.device.name.clone(),
             },
+            beside: Vec::new(),
             data: request.data,
             source: request.source,
             versions: request.versions.clone(),
@@ -93,6 +95,7 @@ impl Pipeline<'_> {
             config: after.config.model.clone(),
             layers: job.all_figures(stored, &model)?,
             model,
+            alone: BTreeMap::new(),
             tokens: 0,
         }))
     }

@@ -1,5 +1,7 @@
 //! Stages that take units out of the model.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Device;
 use kiln_train::{Run, StoredModel, load_stored};
 use rand::{Rng, SeedableRng};
@@ -176,6 +178,7 @@ impl Pipeline<'_> {
             config: after.config,
             model: after.tensors,
             layers,
+            alone: BTreeMap::new(),
             tokens,
         })
     }

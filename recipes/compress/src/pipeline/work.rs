@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use kiln_train::{Run, Source, StoredModel, load_stored};
+use kiln_train::{Run, Source, Stored, StoredModel, load_stored};
 use kiln_zoo::{LanguageModel, ModelConfig};
 
 use super::Pipeline;
@@ -18,6 +18,8 @@ pub(super) struct Made {
     pub config: ModelConfig,
     pub model: StoredModel,
     pub layers: Vec<LayerFigures>,
+    /// Tensors that are others where they alone are changed.
+    pub alone: BTreeMap<String, Stored>,
     /// Tokens of the calibration.
     pub tokens: u64,
 }
@@ -37,14 +39,20 @@ impl Pipeline<'_> {
                 return self.narrowed(number, before, stored, *work).map(Some);
             }
             Kind::Recover(work) => return self.recovered(number, before, stored, work),
-            Kind::Quantize(_) | Kind::Prune(_) | Kind::LowRank(_) | Kind::Half => {}
+            Kind::Quantize(_)
+            | Kind::Integer(_)
+            | Kind::Prune(_)
+            | Kind::LowRank(_)
+            | Kind::Half => {}
         }
         let mut made = Made {
             config: before.config.model.clone(),
             model: stored.clone(),
             layers: Vec::new(),
+            alone: BTreeMap::new(),
             tokens: 0,
         };
+        let readers = before.model.clone().norm_readers();
         let mut model = before.model.clone();
         for (place, names) in self.parts(number, stored)?.into_iter().enumerate() {
             if place > 0 {
@@ -69,7 +77,14 @@ impl Pipeline<'_> {
                 stage: &stage,
                 grams: &grams,
             };
-            let (after, layers) = job.apply(&made.model)?;
+            let (after, layers) = match work {
+                Kind::Integer(work) => {
+                    let integers = job.integers(&made.model, *work, &readers)?;
+                    made.alone.extend(integers.alone);
+                    (integers.model, integers.layers)
+                }
+                _ => job.apply(&made.model)?,
+            };
             made.model = after;
             made.layers.extend(layers);
             made.tokens = made

@@ -7,10 +7,12 @@
 mod awq;
 mod gptq;
 mod grid;
+mod smooth;
 
 pub use awq::{AwqConfig, Scaled, awq};
 pub use gptq::{GptqConfig, gptq};
 pub use grid::{Clip, Grid, Level};
+pub use smooth::smoothing;
 
 use crate::{Matrix, MethodError};
 

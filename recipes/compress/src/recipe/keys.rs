@@ -1,9 +1,11 @@
 //! A stage as TOML has it, checked key by key: a key that its kind or method does not read is an error, not ignored.
 
+mod integer;
 mod training;
 
 use std::collections::BTreeMap;
 
+use kiln_train::InputSteps;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,6 +14,7 @@ use super::{
 };
 use crate::prune::Pattern;
 use crate::quantize::{Clip, Grid};
+use integer::integer_keys;
 use training::recover_keys;
 
 /// First damping of a Hessian, as in GPTQ and SparseGPT.
@@ -44,6 +47,10 @@ pub(super) struct Keys {
     damping: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     act_order: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    alpha: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inputs: Option<InputSteps>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sparsity: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +97,10 @@ impl TryFrom<Keys> for Stage {
 
     fn try_from(mut keys: Keys) -> Result<Self, String> {
         let work = match keys.kind {
-            Kind::Quantize => Work::Quantize(keys.quantize()?),
+            Kind::Quantize => match keys.integer()? {
+                Some(integer) => Work::Integer(integer),
+                None => Work::Quantize(keys.quantize()?),
+            },
             Kind::Prune => Work::Prune(keys.prune()?),
             Kind::Structured => Work::Structured(keys.structured()?),
             Kind::LowRank => Work::LowRank(keys.low_rank()?),
@@ -116,7 +126,7 @@ impl Keys {
     }
 
     fn quantize(&mut self) -> Result<Quantize, String> {
-        const KNOWN: &str = "rtn, gptq or awq";
+        const KNOWN: &str = "rtn, gptq, awq, w8a8 or smoothquant";
         let method = match self.method("quantize", KNOWN)?.as_str() {
             "rtn" => QuantizeMethod::RoundToNearest,
             "gptq" => QuantizeMethod::Gptq {
@@ -252,6 +262,7 @@ impl From<Stage> for Keys {
         let whole = stage.work.is_whole();
         let keys = match stage.work {
             Work::Quantize(work) => quantize_keys(work),
+            Work::Integer(work) => integer_keys(work),
             Work::Prune(work) => prune_keys(work),
             Work::Structured(work) => Self {
                 kind: Kind::Structured,

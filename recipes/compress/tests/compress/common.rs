@@ -165,6 +165,7 @@ fn trained(kind: &str) -> PathBuf {
             out: folder.join("run"),
             resume: false,
             device: device(),
+            beside: Vec::new(),
             data: &env(&folder),
             source: &folder,
             versions: Default::default(),

@@ -117,13 +117,13 @@ fn a_damaged_artifact_is_not_opened() {
     for (from, to, message) in [
         (
             "\"version\":2",
-            "\"version\":3",
-            "its version is 3, and this Kiln reads 1 and 2",
+            "\"version\":4",
+            "its version is 4, and this Kiln reads 1, 2 and 3",
         ),
         (
             "\"version\":2",
             "\"version\":1",
-            "its version is 1, with `storage`, which does not go together",
+            "its version is 1, with this `storage`, which does not go together",
         ),
         (
             "\"layout\":1",

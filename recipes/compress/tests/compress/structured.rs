@@ -113,6 +113,7 @@ fn what_is_left_is_a_run() {
             out: corner.path("further"),
             resume: false,
             device: device(),
+            beside: Vec::new(),
             data: &corner.data(),
             source: &from,
             versions: Default::default(),

@@ -53,6 +53,10 @@ impl TrainRecipe {
                 why,
             ));
         }
+        if train.recompute && self.distill.is_some() {
+            let why = "a teacher's losses look at the whole model at once: leave the key out, or `[distill]`";
+            return Err(TrainError::setting("train.recompute", true, why));
+        }
         if let Some(task) = &self.task {
             self.validate_task(task)?;
         }
@@ -88,6 +92,8 @@ impl TrainRecipe {
         let real = [
             ("train.max_seconds", train.max_seconds, 0.0, f64::MAX),
             ("train.target_accuracy", train.target_accuracy, 0.0, 1.0),
+            ("train.label_smoothing", train.label_smoothing, 0.0, 0.99),
+            ("train.z_loss", train.z_loss, 0.0, 1.0),
             (
                 "optimizer.learning_rate",
                 self.optimizer.learning_rate,

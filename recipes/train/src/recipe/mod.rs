@@ -4,6 +4,7 @@ mod check;
 mod resolve;
 
 use kiln_distill::DistillConfig;
+use kiln_fused::LossTerms;
 use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::DataConfig;
@@ -147,6 +148,13 @@ pub struct TrainConfig {
     pub seq: usize,
     /// Forward passes of one step; gradients are weighted by tokens, so 4 x 8 equals 1 x 32.
     pub accumulate: usize,
+    /// Share of a target's probability that goes to all tokens alike.
+    pub label_smoothing: f64,
+    /// Weight of the squared logarithm of the softmax' sum in what is minimised.
+    pub z_loss: f64,
+    /// Whether backward computes the activations of a block again instead of keeping those of all: a third more operations, and
+    /// room for sequences many times as long.
+    pub recompute: bool,
     /// Order of training windows.
     pub order: Order,
     /// Steps between evaluations.
@@ -183,6 +191,9 @@ impl Default for TrainConfig {
             batch: 16,
             seq: 0,
             accumulate: 1,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            recompute: false,
             order: Order::Crops,
             eval_every: 250,
             eval_batches: 20,
@@ -195,6 +206,16 @@ impl Default for TrainConfig {
             max_skipped: 10,
             final_sweep: true,
             sweep_windows: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// What is minimised beside cross-entropy.
+    pub fn loss_terms(&self) -> LossTerms {
+        LossTerms {
+            label_smoothing: self.label_smoothing,
+            z_loss: self.z_loss,
         }
     }
 }

@@ -69,6 +69,14 @@ fn check(name: &str, found: &[usize], expected: [usize; 2]) -> Result<(), String
 fn matrix(name: &str, stored: &Stored, device: &Device) -> Result<Matrix, String> {
     match stored {
         Stored::Packed(packed) => Ok(Matrix::Packed(PackedWeight::new(packed, device))),
+        Stored::Integer {
+            activations,
+            weights,
+        } => {
+            let weights = PackedWeight::new(weights, device).with_activations(*activations);
+            let weights = weights.map_err(|error| format!("`{name}`: {error}"))?;
+            Ok(Matrix::Packed(weights))
+        }
         Stored::Float { .. } | Stored::Sparse(_) | Stored::Scaled { .. } => {
             let data = TensorData::new(stored.values(), stored.shape());
             Ok(Matrix::Dense(Param::from_tensor(Tensor::from_data(

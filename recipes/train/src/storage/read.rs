@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use half::f16;
-use kiln_quant::{FloatType, PackedMatrix, SparseMatrix};
+use kiln_quant::{Activations, FloatType, PackedFormat, PackedMatrix, SparseMatrix};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Storage, Stored};
+use super::{InputSteps, Storage, Stored};
 
 /// A file of which every part is to be taken once.
 pub(super) struct Reader<'a> {
@@ -67,6 +67,35 @@ impl Reader<'_> {
             }
             Storage::LowRank { first, second } => self.low_rank(name, first, second)?,
             Storage::Scaled(storage) => self.scaled(name, storage)?,
+            Storage::Integer { weights, inputs } => self.integer(name, *weights, *inputs)?,
+        })
+    }
+
+    fn integer(
+        &mut self,
+        name: &str,
+        format: PackedFormat,
+        inputs: InputSteps,
+    ) -> Result<Stored, String> {
+        let broken = |error: kiln_quant::QuantError| format!("`{name}` is damaged: {error}");
+        format.check_integers().map_err(broken)?;
+        let words = self.words(name)?;
+        let weights = PackedMatrix::from_words(format, words).map_err(broken)?;
+        let activations = match inputs {
+            InputSteps::Dynamic => Activations::Dynamic,
+            InputSteps::Static => {
+                let part = format!("{name}.step");
+                let steps = self.float(&part, FloatType::F32)?.values();
+                let [step] = steps[..] else {
+                    return Err(format!("`{part}` is not one number"));
+                };
+                Activations::Static { step }
+            }
+        };
+        activations.check().map_err(broken)?;
+        Ok(Stored::Integer {
+            activations,
+            weights,
         })
     }
 

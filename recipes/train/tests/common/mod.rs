@@ -95,14 +95,28 @@ impl Corner {
         changes: &[&str],
         interrupt: Interrupt,
     ) -> Result<Outcome, TrainError> {
+        self.train_on(1, out, resume, changes, interrupt)
+    }
+
+    /// On so many replicas.
+    pub fn train_on(
+        &self,
+        replicas: usize,
+        out: &str,
+        resume: bool,
+        changes: &[&str],
+        interrupt: Interrupt,
+    ) -> Result<Outcome, TrainError> {
+        let device = |_| OpenDevice {
+            device: Device::flex(),
+            name: "flex".into(),
+        };
         kiln_train::train(Request {
             recipe: self.recipe(changes),
             out: self.path(out),
             resume,
-            device: OpenDevice {
-                device: Device::flex(),
-                name: "flex".into(),
-            },
+            device: device(0),
+            beside: (1..replicas).map(device).collect(),
             data: &self.data(),
             source: self.folder.path(),
             versions: Default::default(),

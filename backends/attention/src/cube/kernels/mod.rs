@@ -17,6 +17,8 @@
 
 mod backward;
 mod deltas;
+mod dropout;
+mod exponential;
 mod forward;
 mod place;
 mod product;
@@ -24,6 +26,8 @@ mod tile;
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+
+use crate::backend::Heads;
 
 pub use self::{
     backward::{key_gradient, query_gradient},
@@ -37,6 +41,8 @@ pub const PLANE: usize = 32;
 const SIDE: usize = 16;
 /// Columns of one instruction.
 const SQUARE: usize = 8;
+/// Squares whose dropout one draw decides, of a band of queries: 32 keys.
+const GROUP: usize = 4;
 /// Planes of a cube.
 const PLANES: usize = 4;
 /// Units of a cube.
@@ -53,31 +59,45 @@ pub struct Format {
     pub d_head: usize,
     /// Whether queries see only keys that are not after them.
     pub causal: bool,
+    /// Of 65,536 weights, how many are dropped.
+    pub dropped: u16,
+    /// Whether the code generator knows NVIDIA's own instructions by name.
+    pub native: bool,
     /// Bands of 16 rows that a plane owns: with two, what it reads of the other side is used twice.
     bands: usize,
     /// Rows of the other side that pass at once.
     passing: usize,
+    /// Whether the next of them are on their way, in registers, while a block is worked on.
+    ahead: bool,
 }
 
 impl Format {
-    /// For `attend`. The figures of this and the next were the fastest of five, or of three at a width of 128, on an H100.
-    pub fn forward(d_head: usize, causal: bool) -> Self {
+    /// For `attend`. The figures of this and the next were the fastest of three to six on an H100; more rows, or rows fetched ahead,
+    /// take registers that wide heads and dropout need.
+    pub fn forward(d_head: usize, heads: Heads, native: bool) -> Self {
+        let drops = heads.dropped > 0;
         Self {
             d_head,
-            causal,
-            bands: 2,
-            passing: if d_head > 64 { 32 } else { 64 },
+            causal: heads.causal,
+            dropped: heads.dropped,
+            native,
+            bands: if d_head > 64 && drops { 1 } else { 2 },
+            passing: if d_head == 64 && !drops { 64 } else { 32 },
+            ahead: d_head <= 64,
         }
     }
 
     /// For `query_gradient` and `key_gradient`, whose registers hold two sets of scores, and the latter's two results.
-    pub fn gradient(d_head: usize, causal: bool) -> Self {
+    pub fn gradient(d_head: usize, heads: Heads, native: bool) -> Self {
         let (bands, passing) = if d_head > 64 { (1, 64) } else { (2, 32) };
         Self {
             d_head,
-            causal,
+            causal: heads.causal,
+            dropped: heads.dropped,
+            native,
             bands,
             passing,
+            ahead: d_head <= 64,
         }
     }
 

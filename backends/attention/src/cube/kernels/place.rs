@@ -3,7 +3,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::{Dims, PLANE, SIDE};
+use super::{Dims, Format, PLANE, SIDE};
 
 /// Which block a cube works on.
 #[derive(CubeType, Clone, Copy)]
@@ -16,6 +16,22 @@ pub(super) struct Place {
     pub seq: usize,
     /// First row of the block.
     pub start: usize,
+}
+
+/// Where the rows of one head of one sequence lie in a tensor, in groups of numbers.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(super) struct Rows {
+    first: usize,
+    step: usize,
+}
+
+#[cube]
+impl Rows {
+    /// The first group of a row.
+    pub fn at(&self, position: usize) -> usize {
+        self.first + position * self.step
+    }
 }
 
 #[cube]
@@ -38,19 +54,38 @@ impl Place {
         }
     }
 
-    /// Of a position and head, the first group of one of queries (0), keys (1) and values (2) in packed projections.
-    pub fn packed(&self, position: usize, part: usize, #[comptime] lines: usize) -> usize {
-        (((self.batch * self.seq + position) * 3 + part) * self.heads + self.head) * lines
+    /// Rows of one of queries (0), keys (1) and values (2) in packed projections, in groups of which a row has `lines`.
+    pub fn packed(&self, #[comptime] part: usize, #[comptime] lines: usize) -> Rows {
+        let step = 3 * self.heads * lines;
+        Rows {
+            first: self.batch * self.seq * step + (part * self.heads + self.head) * lines,
+            step,
+        }
     }
 
-    /// Of a position and head, the first group in an output.
-    pub fn plain(&self, position: usize, #[comptime] lines: usize) -> usize {
-        ((self.batch * self.seq + position) * self.heads + self.head) * lines
+    /// Rows of an output or its gradient.
+    pub fn plain(&self, #[comptime] lines: usize) -> Rows {
+        let step = self.heads * lines;
+        Rows {
+            first: self.batch * self.seq * step + self.head * lines,
+            step,
+        }
     }
 
     /// Of a position, the place in `[batch, heads, seq]`.
     pub fn sum(&self, position: usize) -> usize {
         (self.batch * self.heads + self.head) * self.seq + position
+    }
+
+    /// For rows that are queries: the end of the keys that they see, and that of those which all of them see.
+    pub fn keys(&self, #[comptime] format: Format) -> (usize, usize) {
+        let mut end = self.seq;
+        let mut whole = self.seq;
+        if comptime!(format.causal) {
+            end = min(self.seq, self.start + comptime!(format.rows()));
+            whole = self.start;
+        }
+        (end, whole)
     }
 }
 

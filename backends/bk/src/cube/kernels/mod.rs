@@ -15,6 +15,7 @@
 )]
 
 mod diagonal_grad;
+mod gates;
 mod left_grad;
 mod left_grad_one_pass;
 mod left_one_pass;
@@ -29,6 +30,7 @@ use cubecl::prelude::*;
 
 pub use self::{
     diagonal_grad::diagonal_adjoint,
+    gates::{log_kept, log_kept_adjoint},
     left_grad::left_adjoint,
     left_grad_one_pass::{WORDS as ADJOINT_WORDS, left_adjoint_look_back},
     left_one_pass::{WORDS as LEFT_WORDS, left_look_back},

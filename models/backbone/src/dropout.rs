@@ -1,0 +1,109 @@
+//! Dropout whose masks follow from a seed of the thread.
+//!
+//! Burn's backends have one generator a process. Replicas of a model that train on threads of their own would take turns at it in
+//! an order that nobody knows; a thread that was given a seed draws from that instead.
+
+use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
+
+use burn::nn::Dropout;
+use burn::tensor::{Device, Tensor};
+
+thread_local! {
+    /// Where this thread's stream of seeds is; none draws from the backend's generator as it stands.
+    static STREAM: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Held from seeding the backend's generator to drawing from it.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+/// Lets the masks that this thread draws from now on follow from `seed`; with none, from the generator of the device, which
+/// [`Device::seed`](burn::tensor::Device::seed) seeds for all threads.
+pub fn seed_dropout(seed: Option<u64>) {
+    STREAM.set(seed);
+}
+
+/// [`Dropout::forward`] with a mask of this thread's stream.
+///
+/// # Shapes
+/// - `x`: any; returns the same
+pub fn dropout<const D: usize>(layer: &Dropout, x: Tensor<D>) -> Tensor<D> {
+    match layer.prob > 0.0 {
+        true => of_stream(&x.device(), || layer.forward(x)),
+        false => layer.forward(x),
+    }
+}
+
+/// What `draw` draws from the generator of a device, by this thread's stream if it has one.
+pub fn of_stream<T>(device: &Device, draw: impl FnOnce() -> T) -> T {
+    let Some(stream) = STREAM.get() else {
+        return draw();
+    };
+    STREAM.set(Some(stream.wrapping_add(GOLDEN)));
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(scatter(stream));
+    draw()
+}
+
+/// Lets what this thread draws from now on follow from `seed`, by its own stream if it has one, else by the device's generator.
+pub fn reseed(device: &Device, seed: u64) {
+    match STREAM.get() {
+        Some(_) => STREAM.set(Some(seed)),
+        None => device.seed(seed),
+    }
+}
+
+/// The step of SplitMix64.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What SplitMix64 makes of its state.
+fn scatter(state: u64) -> u64 {
+    let mut x = state.wrapping_add(GOLDEN);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use burn::nn::DropoutConfig;
+
+    use super::*;
+
+    /// Several masks in a row, as a model with layers draws them.
+    fn masks(seed: u64) -> Vec<f32> {
+        seed_dropout(Some(seed));
+        let layer = DropoutConfig::new(0.5).init();
+        let drawn = (0..8).flat_map(|_| {
+            let ones = Tensor::<2>::ones([8, 16], &Device::flex().autodiff());
+            dropout(&layer, ones)
+                .into_data()
+                .iter::<f32>()
+                .collect::<Vec<_>>()
+        });
+        drawn.collect()
+    }
+
+    /// Whoever else draws at the same time, a thread's masks follow from its seed; other seeds and layers have others.
+    #[test]
+    fn masks_follow_from_the_seed_of_the_thread() {
+        let alone: Vec<_> = (0..4)
+            .map(|seed| thread::spawn(move || masks(seed)).join().unwrap())
+            .collect();
+        let threads: Vec<_> = (0..4)
+            .map(|seed| thread::spawn(move || masks(seed)))
+            .collect();
+        let together: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect();
+        assert_eq!(alone, together);
+        for (at, of) in together.iter().enumerate() {
+            assert!(of.contains(&0.0) && of.contains(&2.0));
+            assert!(together[at + 1..].iter().all(|other| other != of));
+            assert_ne!(of[..128], of[128..256], "two layers have one mask");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Stages after which layers multiply integers.
+
+use std::fmt;
+
+use kiln_train::InputSteps;
+
+/// A stage that makes weights int8, and the inputs that they multiply integers of 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Integer {
+    /// Share of the inputs' difficulty that the weights take over (SmoothQuant's alpha), in [0, 1]; none leaves both as they are.
+    pub smoothing: Option<f64>,
+    /// Where the step of the inputs comes from.
+    pub inputs: InputSteps,
+}
+
+impl Integer {
+    /// Whether it goes by the inputs of a calibration.
+    pub fn is_calibrated(&self) -> bool {
+        self.smoothing.is_some() || self.inputs == InputSteps::Static
+    }
+
+    /// The same without calibration: as large, but for the divisors of inputs that no norm takes over, and for the stored steps.
+    pub fn without_calibration(&self) -> Self {
+        Self {
+            smoothing: None,
+            inputs: InputSteps::Dynamic,
+        }
+    }
+}
+
+impl fmt::Display for Integer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.smoothing {
+            Some(alpha) => write!(f, "smoothquant {alpha}, w8a8")?,
+            None => f.write_str("w8a8")?,
+        }
+        f.write_str(match self.inputs {
+            InputSteps::Static => ", static inputs",
+            InputSteps::Dynamic => ", dynamic inputs",
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! A run from the request for it to its first step.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use kiln_run::recipe::Recipe;
+use kiln_run::{Interrupt, Mode, RunFolder, View};
+use kiln_text::DataEnv;
+
+use crate::data::{Data, Source};
+use crate::device::check_precision;
+use crate::init;
+use crate::log::Log;
+use crate::loss::words_of;
+use crate::outcome::{Outcome, Stop};
+use crate::recipe::{Resolved, TrainRecipe};
+use crate::replicas::{self, Meeting, Team, supervise};
+use crate::run::read_resolved;
+use crate::setup::{Setup, first_model};
+use crate::trainer::Loop;
+use crate::tutor::Tutor;
+use crate::{OpenDevice, TrainError};
+
+/// A run to be made.
+pub struct Request<'a> {
+    /// What to train.
+    pub recipe: Recipe<TrainRecipe>,
+    /// Run folder.
+    pub out: PathBuf,
+    /// Whether to go on from the newest checkpoint in `out`.
+    pub resume: bool,
+    /// Where to compute.
+    pub device: OpenDevice,
+    /// More devices of the same backend, which share every batch with the first one; see [`train`].
+    pub beside: Vec<OpenDevice>,
+    /// Where data comes from.
+    pub data: &'a DataEnv,
+    /// Folder of the source, for its commit.
+    pub source: &'a Path,
+    /// Versions of what the binary was built with, by name.
+    pub versions: BTreeMap<String, String>,
+    /// Face of the progress view.
+    pub view: Mode,
+    /// Asks for a clean stop.
+    pub interrupt: Interrupt,
+}
+
+/// Trains a model as a recipe says, into a run folder.
+///
+/// On several devices each has a replica of the model and an equal share of every batch's sequences; their gradients are added up, so
+/// that the run is that of one device but for the order of sums, and for dropout, whose masks are other ones. The first device
+/// evaluates and writes. A run may be resumed on another number of devices.
+///
+/// # Errors
+/// Any of [`TrainError`]; what was checkpointed before stays usable.
+pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
+    let Request {
+        recipe,
+        out,
+        resume,
+        device,
+        beside,
+        data,
+        source,
+        versions,
+        view,
+        interrupt,
+    } = request;
+    recipe.value.validate()?;
+    let name = device.name.clone();
+    let devices: Vec<OpenDevice> = [device].into_iter().chain(beside).collect();
+    for open in &devices {
+        check_precision(&open.device, recipe.value.precision)?;
+    }
+    replicas::check(&recipe.value, &devices)?;
+    let meeting = Arc::new(Meeting::new(devices.len()));
+    let run = Prepared {
+        recipe,
+        out,
+        resume,
+        devices,
+        meeting: Arc::clone(&meeting),
+        data: data.clone(),
+        source: source.into(),
+        versions,
+        view,
+        interrupt,
+    };
+    match meeting.size() {
+        1 => run.train(),
+        _ => supervise(&name, &meeting, move || run.train()),
+    }
+}
+
+/// A run whose devices are there.
+struct Prepared {
+    recipe: Recipe<TrainRecipe>,
+    out: PathBuf,
+    resume: bool,
+    /// The first is that of rank 0.
+    devices: Vec<OpenDevice>,
+    meeting: Arc<Meeting>,
+    data: DataEnv,
+    source: PathBuf,
+    versions: BTreeMap<String, String>,
+    view: Mode,
+    interrupt: Interrupt,
+}
+
+impl Prepared {
+    fn train(self) -> Result<Outcome, TrainError> {
+        // Before the data is prepared, which can take minutes.
+        let started = match self.resume {
+            true => written_recipe(&self.out)?,
+            false => {
+                RunFolder::check_free(&self.out)?;
+                None
+            }
+        };
+        let mut recipe = self.recipe;
+        init::note_weights(&mut recipe.value, started.as_ref())?;
+        let mut view = View::new(0, self.view);
+        if let Some(shortcoming) = self.devices[0].shortcoming() {
+            view.message(&format!("note: {shortcoming}"));
+        }
+        let source = Source::open(&recipe.value, &self.data, &mut view)?;
+        let resolved = Resolved::new(recipe, source.vocab_size()?)?;
+        let data = Data::new(source, resolved.seq)?;
+        let device = self.devices[0].device.clone();
+        let mut tutor = Tutor::open(&resolved, &data.source, &device)?;
+        // What the recipe's runs do not fit is found before there is a folder.
+        let first = match self.resume {
+            true => None,
+            false => Some(first_model(&resolved, &data.source, &device)?),
+        };
+        let folder = match self.resume {
+            true => RunFolder::resume(&self.out)?,
+            false => RunFolder::create(&self.out)?,
+        };
+        let names: Vec<&str> = self.devices.iter().map(|open| open.name.as_str()).collect();
+        let setup = Setup {
+            checkpoints: folder.checkpoints(),
+            resolved,
+            data,
+            folder,
+            device,
+            device_name: names.join(", "),
+        };
+        setup.describe(self.resume, &self.source, self.versions)?;
+        let (learner, position, checkpoint) = setup.start(first, &mut view)?;
+        if let Some(words) = words_of(learner.terms) {
+            view.message(&format!(
+                "minimising {words}; losses shown are plain cross-entropy"
+            ));
+        }
+        if let Some(tutor) = &mut tutor {
+            let (windows, source) = (&setup.data.train, &setup.data.source);
+            let caches = &self.data.cache_dir;
+            if !tutor.prepare(windows, source, caches, &mut view, &self.interrupt)? {
+                view.message("stopped as asked; go on with --resume");
+                return Ok(Outcome {
+                    folder: setup.folder.path().into(),
+                    step: position.step,
+                    stop: Stop::Interrupted,
+                    result: None,
+                });
+            }
+        }
+        let log = Log::open(&setup, self.resume.then_some(position.step), view)?;
+        thread::scope(|scope| {
+            let (devices, meeting) = (&self.devices, &self.meeting);
+            let start = || Team::start(scope, &setup, devices, meeting, checkpoint.as_ref());
+            let team = (devices.len() > 1).then(start);
+            Loop::new(&setup, team, tutor, position, log, self.interrupt).run(learner)
+        })
+    }
+}
+
+/// The recipe that a run was started with; none if it was killed before it wrote it.
+fn written_recipe(out: &Path) -> Result<Option<TrainRecipe>, TrainError> {
+    match RunFolder::open(out) {
+        Ok(folder) => Ok(Some(read_resolved(&folder)?.recipe.value)),
+        Err(_) => Ok(None),
+    }
+}
