@@ -386,15 +386,16 @@ fn doctor() -> Result<ExitCode, CommandError> {
     {
         match backend.open(0) {
             Ok(device) => {
-                let several = (backend == Backend::Cuda && !has_nccl())
+                let alone = (backend == Backend::Cuda && !has_nccl())
                     .then(|| format!("for several devices: {}", DeviceError::NoNccl));
-                let remarks = [device.shortcoming(), several];
-                let remarks = remarks
-                    .into_iter()
-                    .flatten()
-                    .map(|text| format!("; {text}"));
-                let remarks: String = remarks.collect();
-                writeln!(out, "{:8} answers{remarks}", backend.name())?;
+                let shortcomings: Vec<_> = device.shortcoming().into_iter().chain(alone).collect();
+                match shortcomings.is_empty() {
+                    true => writeln!(out, "{:8} answers", backend.name())?,
+                    false => {
+                        let shortcomings = shortcomings.join("; ");
+                        writeln!(out, "{:8} answers, but {shortcomings}", backend.name())?;
+                    }
+                }
             }
             Err(error) => writeln!(out, "{:8} {error}", backend.name())?,
         }
