@@ -37,8 +37,12 @@ impl ProductAdjoint for Cube {
         sides: Sides,
     ) -> FloatTensor<Self> {
         #[cfg(feature = "cuda")]
-        if crate::cublas::add_product(&sum, &a, &b, sides) {
-            return sum;
+        {
+            let of = counted(&a, &b, sides, sum.dtype());
+            let add = || crate::cublas::add_product(&sum, &a, &b, sides);
+            if kiln_profile::operation(|| of, add) {
+                return sum;
+            }
         }
         let dtype = sum.dtype();
         Self::float_add(sum, Self::product(a, b, sides, dtype))

@@ -308,7 +308,11 @@ impl Stepper {
 impl Stepper {
     /// Steps as in [`Stepper::throughput`], recorded; none on a device that CubeCL does not launch on.
     fn operations(&mut self, steps: usize) -> Result<Option<Operations>, Trouble> {
-        // The first finds the device's events, or its queries, not made yet.
+        let (_, recorded) = record(&self.device, || ());
+        if recorded.is_none() {
+            return Ok(None);
+        }
+        // The first step finds the device's events, or its queries, not made yet.
         self.record(1)?;
         let recording = self.record(steps)?;
         Ok(recording.map(|recording| Operations::of(&recording, steps)))

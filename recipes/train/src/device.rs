@@ -2,6 +2,7 @@
 
 mod nccl;
 mod precision;
+mod shortcoming;
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -37,20 +38,6 @@ pub struct OpenDevice {
     pub device: Device,
     /// How reports call it: "flex", "cuda:1".
     pub name: String,
-}
-
-impl OpenDevice {
-    /// What makes this device slower than it could be, and what to do about it; none if nothing is known.
-    pub fn shortcoming(&self) -> Option<String> {
-        #[cfg(feature = "cuda")]
-        if self.name.starts_with(Backend::Cuda.name()) {
-            let missing = kiln_matmul::library_missing(&self.device)?;
-            return Some(format!(
-                "cuBLASLt does not multiply here, and products of linear layers take several times as long with Burn's kernels: {missing}"
-            ));
-        }
-        None
-    }
 }
 
 /// The backend cannot be had.

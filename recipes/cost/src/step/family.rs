@@ -71,7 +71,12 @@ impl Family {
             "kiln_gla" => Self::LinearAttention,
             "kiln_bk" => Self::Bk,
             "kiln_fused" => match path {
-                path if path.contains("::cube::loss") => Self::Loss,
+                path if ["loss", "head"]
+                    .iter()
+                    .any(|part| path.contains(&format!("::cube::{part}"))) =>
+                {
+                    Self::Loss
+                }
                 path if path.contains("::cube::update") => Self::Optimizer,
                 // The sums of squares that clipping needs; the other sum of this module is of norms' gradients.
                 path if path.contains("::cube::sums::add_run::") => Self::Optimizer,
@@ -130,6 +135,10 @@ mod tests {
             ),
             (
                 "kiln_fused::cube::loss::nats_of_rows::NatsOfRows<f32>",
+                Family::Loss,
+            ),
+            (
+                "kiln_fused::cube::head::multiply::Multiply<f32>",
                 Family::Loss,
             ),
             (
