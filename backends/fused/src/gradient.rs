@@ -82,3 +82,26 @@ pub fn runs_behind(device: &Device) -> bool {
         false
     }
 }
+
+/// Does work on the thread that hands a device its orders, where giving one costs no way to that thread and none waits for those
+/// before it; on other devices where it is. Meant for a training step: some hundred products of a foreign library, each of which
+/// must otherwise wait until all that was ordered before has been handed on.
+///
+/// # Panics
+/// Where the work does, or if the device's thread is gone.
+pub fn on_device_thread<T: Send + 'static>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    #[cfg(feature = "_cube")]
+    if let burn::backend::DispatchDevice::Cube(device) = device.clone().inner().as_dispatch() {
+        use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+        // A panic goes on in the caller's thread, as if the work had been done there.
+        let done = device
+            .client()
+            .exclusive(|| catch_unwind(AssertUnwindSafe(work)));
+        return match done.expect("the device's own thread") {
+            Ok(done) => done,
+            Err(payload) => resume_unwind(payload),
+        };
+    }
+    let _ = device;
+    work()
+}

@@ -83,7 +83,7 @@ pub use backend::{FusedAdjoint, FusedBackend};
 #[cfg(feature = "_cube")]
 pub use cube::ln_one_plus;
 pub use device::{DeviceAdjoint, DeviceBackend, add_weighted, scale_written, softplus};
-pub use gradient::{clip_factor, runs_behind, square_sum, square_sums};
+pub use gradient::{clip_factor, on_device_thread, runs_behind, square_sum, square_sums};
 pub use head::{
     CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,
     chunk_rows, cross_entropy_sum, linear_cross_entropy,

@@ -221,16 +221,18 @@ impl Stepper {
         synced.map_err(|error| Trouble::Device(error.to_string()))
     }
 
-    /// One step; returns its target tokens. `watch` is told when a phase is through.
-    fn step(&mut self, watch: &mut dyn FnMut(Phase)) -> Result<u64, Trouble> {
+    /// One step, as training makes it or with a `watch` that is told when a phase is through; returns its target tokens.
+    fn step(&mut self, watch: Option<&mut dyn FnMut(Phase)>) -> Result<u64, Trouble> {
         let learner = self.learner.take().ok_or(Trouble::Ended)?;
         let batches = &self.batches[self.made % self.batches.len()];
         self.made += 1;
         let clip_norm = self.lesson.optimizer.clip_norm;
         let device = self.device.clone().autodiff();
         let loss = &mut Loss::CrossEntropy;
-        let (learner, update) =
-            learner.update_watched(batches, loss, 0.0, clip_norm, &device, watch)?;
+        let (learner, update) = match watch {
+            Some(watch) => learner.update_watched(batches, loss, 0.0, clip_norm, &device, watch)?,
+            None => learner.update(batches, loss, 0.0, clip_norm, &device)?,
+        };
         self.learner = Some(learner);
         match update.skipped {
             Some(what) if update.overflowed_at.is_none() => Err(Trouble::NotFinite(what)),
@@ -242,7 +244,7 @@ impl Stepper {
         let mut times: Vec<f64> = Vec::new();
         loop {
             let start = Instant::now();
-            self.step(&mut |_| ())?;
+            self.step(None)?;
             self.sync()?;
             times.push(start.elapsed().as_secs_f64());
             let steady = is_steady(&times);
@@ -261,7 +263,7 @@ impl Stepper {
         let start = Instant::now();
         let mut tokens = 0;
         for _ in 0..steps {
-            tokens += self.step(&mut |_| ())?;
+            tokens += self.step(None)?;
         }
         self.sync()?;
         let seconds = start.elapsed().as_secs_f64();
@@ -280,7 +282,7 @@ impl Stepper {
         let mut last = Instant::now();
         let start = last;
         for _ in 0..steps {
-            self.step(&mut |phase| {
+            self.step(Some(&mut |phase| {
                 if let Err(error) = device.sync() {
                     failed = Err(Trouble::Device(error.to_string()));
                 }
@@ -289,7 +291,7 @@ impl Stepper {
                     sums[place] += (now - last).as_secs_f64();
                 }
                 last = now;
-            })?;
+            }))?;
         }
         let seconds = (last - start).as_secs_f64();
         failed?;
@@ -322,7 +324,7 @@ impl Stepper {
         let device = self.device.clone();
         let (done, recording) = record(&device, || {
             for _ in 0..steps {
-                self.step(&mut |_| ())?;
+                self.step(None)?;
             }
             self.sync()
         });

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor};
-use kiln_fused::{GradientScale, LossOptions, LossTerms, clip_factor, cross_entropy_sum};
+use kiln_fused::{
+    GradientScale, LossOptions, LossTerms, clip_factor, cross_entropy_sum, on_device_thread,
+};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 use serde::{Deserialize, Serialize};
@@ -212,7 +214,11 @@ impl Learner {
         clip_norm: f64,
         device: &Device,
     ) -> Result<(Self, Update), TrainError> {
-        self.update_watched(batches, loss, learning_rate, clip_norm, device, &mut |_| ())
+        let rates = Rates {
+            learning_rate,
+            clip_norm,
+        };
+        self.update_shared(batches, loss, rates, device, None)
     }
 
     /// [`Learner::update`] with a share of the batches of several replicas, all of which make the update of the whole; with none,
@@ -228,6 +234,13 @@ impl Learner {
         device: &Device,
         share: Option<Share<'_>>,
     ) -> Result<(Self, Update), TrainError> {
+        if share.is_none() && matches!(loss, Loss::CrossEntropy) {
+            return on_device_thread(device, move || {
+                let loss = &mut Loss::CrossEntropy;
+                self.update_all(batches, loss, rates, device, None, &mut |_| ())
+            });
+        }
+        // A teacher may be on another device, and replicas wait for each other: they are not held up on a device's thread.
         self.update_all(batches, loss, rates, device, share, &mut |_| ())
     }
 
