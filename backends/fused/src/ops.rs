@@ -205,7 +205,8 @@ pub fn layer_norm<const D: usize>(
     match beta {
         Some(beta) => {
             assert_shape!(beta, [d_model]);
-            y + beta.unsqueeze()
+            let dtype = y.dtype();
+            y + beta.cast(dtype).unsqueeze()
         }
         None => y,
     }
