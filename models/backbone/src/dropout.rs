@@ -45,14 +45,6 @@ pub fn of_stream<T>(device: &Device, draw: impl FnOnce() -> T) -> T {
     draw()
 }
 
-/// Lets what this thread draws from now on follow from `seed`, by its own stream if it has one, else by the device's generator.
-pub fn reseed(device: &Device, seed: u64) {
-    match STREAM.get() {
-        Some(_) => STREAM.set(Some(seed)),
-        None => device.seed(seed),
-    }
-}
-
 /// The step of SplitMix64.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 

@@ -23,7 +23,7 @@ mod weights;
 
 pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
 pub use conv::ShortConv;
-pub use dropout::{dropout, of_stream, reseed, seed_dropout};
+pub use dropout::{dropout, of_stream, seed_dropout};
 pub use embedding::{Embedding, Factorised, Rows};
 pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;

@@ -51,8 +51,8 @@ pub struct Lesson {
     pub objective: Objective,
     /// What is minimised beside cross-entropy.
     pub terms: LossTerms,
-    /// Whether blocks are computed again in backward, and the seed of what they draw.
-    pub recompute: Option<u64>,
+    /// Whether blocks are computed again in backward.
+    pub recompute: bool,
     /// What updates the weights.
     pub optimizer: OptimizerConfig,
 }
@@ -168,7 +168,7 @@ impl Lesson {
             accumulate: train.accumulate,
             objective,
             terms: train.loss_terms(),
-            recompute: train.recompute.then_some(0),
+            recompute: train.recompute,
             optimizer,
         }
     }

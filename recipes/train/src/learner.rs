@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
-use crate::objective::mix;
 use crate::optimizer::{TrainOptimizer, global_norm, scale, square_sum};
 use crate::recompute::Stream;
 use crate::replicas::Share;
@@ -33,9 +32,9 @@ pub struct Learner {
     pub scale: Option<LossScale>,
     /// What is minimised beside cross-entropy.
     pub terms: LossTerms,
-    /// If set, backward computes the blocks again instead of keeping their activations, but with a teacher, whose losses look at
-    /// the whole model at once; what blocks draw then follows from this seed.
-    pub recompute: Option<u64>,
+    /// Whether backward computes the blocks again instead of keeping their activations; not with a teacher, whose losses look at the
+    /// whole model at once, nor with dropout.
+    pub recompute: bool,
 }
 
 /// What an update minimises.
@@ -184,13 +183,8 @@ impl Learner {
             constraint: Constraint::default(),
             scale: None,
             terms: LossTerms::default(),
-            recompute: None,
+            recompute: false,
         }
-    }
-
-    /// Lets what blocks draw follow from a seed, where they are computed twice.
-    pub(crate) fn reseed(&mut self, seed: u64) {
-        self.recompute = self.recompute.map(|_| seed);
     }
 
     /// The model as it computes, on a device with autodiff.
@@ -301,10 +295,9 @@ impl Learner {
                 accumulator.accumulate(&seen, grads);
             };
             sums.push(match self.recompute {
-                Some(seed) if matches!(loss, Loss::CrossEntropy) => {
-                    let seed = mix(&[seed, sums.len() as u64]);
+                true if matches!(loss, Loss::CrossEntropy) => {
                     let found = &mut found;
-                    self.blockwise(&seen, &on_device, options, seed, watch, found)?
+                    self.blockwise(&seen, &on_device, options, watch, found)?
                 }
                 _ => {
                     let batch_loss = loss.of(&seen, batch, on_device, options)?;
@@ -346,11 +339,10 @@ impl Learner {
         seen: &LanguageModel,
         on_device: &DeviceBatch,
         options: LossOptions,
-        seed: u64,
         watch: &mut dyn FnMut(Phase),
         found: &mut dyn FnMut(Gradients),
     ) -> Result<Tensor<1>, TrainError> {
-        let mut stream = Stream::new(seen, on_device.inputs.clone(), seed)?;
+        let mut stream = Stream::new(seen, on_device.inputs.clone())?;
         let last = stream.last();
         let loss = BatchLoss::of_hidden(seen, on_device, last.clone(), options);
         watch(Phase::Forward);

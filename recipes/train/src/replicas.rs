@@ -271,16 +271,14 @@ impl Replica<'_> {
 
     fn update(
         &self,
-        mut learner: Learner,
+        learner: Learner,
         work: Work,
         training: &Device,
     ) -> Result<Learner, TrainError> {
         if work.noted {
             note_memory(&self.memory[self.rank], self.device);
         }
-        let seed = mix(&[work.seed, self.rank as u64]);
-        seed_dropout(Some(seed));
-        learner.reseed(seed);
+        seed_dropout(Some(mix(&[work.seed, self.rank as u64])));
         let share = Share {
             tokens: work.tokens,
             reduce: &*self.reduce,

@@ -141,8 +141,7 @@ impl Setup {
             constraint: shape.constraint,
             scale: restored.position.loss_scale,
             terms: self.recipe().train.loss_terms(),
-            // A step says what it draws.
-            recompute: self.recipe().train.recompute.then_some(0),
+            recompute: self.recipe().train.recompute,
         };
         Ok((learner, restored.position))
     }
@@ -172,8 +171,7 @@ impl Setup {
             constraint: start.constraint,
             scale: LossScale::of(self.recipe().precision),
             terms: self.recipe().train.loss_terms(),
-            // A step says what it draws.
-            recompute: self.recipe().train.recompute.then_some(0),
+            recompute: self.recipe().train.recompute,
         }
     }
 

@@ -102,7 +102,6 @@ impl<'a> Loop<'a> {
                 },
             };
             let began = Instant::now();
-            learner.reseed(seed);
             let update;
             (learner, update) = match &self.team {
                 None => learner.update_shared(&micro, &mut loss, rates, &training, None)?,

@@ -320,3 +320,23 @@ fn terms_of_the_loss_show_where_they_are() {
         assert!(!corner.path("refused").exists());
     }
 }
+
+/// A run whose blocks are computed twice learns what one learns that keeps them, and dropout is refused.
+#[test]
+fn recomputed_runs() {
+    let corner = Corner::cyclic();
+    let steps = ["train.steps=6", "train.accumulate=2"];
+    let losses = [("kept", "false"), ("computed", "true")].map(|(name, recompute)| {
+        let recompute = format!("train.recompute={recompute}");
+        let changes = [steps[0], steps[1], &recompute];
+        let outcome = corner.start(name, &changes).unwrap();
+        outcome.result.unwrap().validation.score.loss()
+    });
+    assert!((losses[0] - losses[1]).abs() < 1e-5, "{losses:?}");
+    let changes = ["train.recompute=true", "model.backbone.dropout=0.1"];
+    let error = corner.start("dropped", &changes).err().unwrap().to_string();
+    assert!(
+        error.starts_with("recipe: `train.recompute` is true, but what is computed twice would be dropped differently"),
+        "{error}"
+    );
+}

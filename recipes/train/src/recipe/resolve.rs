@@ -93,6 +93,11 @@ impl Resolved {
                 why,
             ));
         }
+        let dropped = model.backbone.dropout > 0.0 || model.resolvent.key_dropout > 0.0;
+        if recipe.value.train.recompute && dropped {
+            let why = "what is computed twice would be dropped differently: set `model.backbone.dropout` and `model.resolvent.key_dropout` to 0, or leave the key out";
+            return Err(TrainError::setting("train.recompute", true, why));
+        }
         let steps = recipe.value.total_steps(seq);
         Ok(Self {
             recipe,
