@@ -2,7 +2,7 @@
 //!
 //! [`record`] watches a piece of work. CubeCL's runtimes put an event before and after every kernel that is issued meanwhile and wait
 //! for none of them, so that the device goes from one to the next as it does without; the times are read when all is done. Work of a
-//! library that CubeCL knows nothing of is told by [`enclosed`].
+//! library that CubeCL knows nothing of is told by `enclosed`.
 //!
 //! A kernel's name says what it does, not for whom: [`operation`] names what kernels are issued for, with what it computes and moves.
 //! Where nothing is recorded it costs one relaxed load of a flag, and its arguments are not evaluated.
@@ -31,7 +31,7 @@ pub struct Operation {
 /// Something that was issued to the device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// The kernel's name: the path of a Rust type, or what [`enclosed`] was given.
+    /// The kernel's name: the path of a Rust type, or what `enclosed` was given.
     pub kernel: String,
     /// What it was issued for, as an index of [`Recording::operations`].
     pub operation: Option<usize>,
