@@ -56,16 +56,21 @@ impl Side {
     fn new(matrix: &Matrix) -> Self {
         let size = matrix.tensor.dtype.size();
         let start = offset(&matrix.tensor);
-        let mut alignment = ALIGNMENT;
-        while !(matrix.pitch * size).is_multiple_of(alignment) || !start.is_multiple_of(alignment) {
-            alignment /= 2;
-        }
         Self {
             turned: matrix.turned(),
             pitch: matrix.pitch,
-            alignment,
+            alignment: alignment([matrix.pitch * size, start]),
         }
     }
+}
+
+/// The most that all of these offsets in bytes are multiples of, up to [`ALIGNMENT`].
+fn alignment(offsets: [usize; 2]) -> usize {
+    let mut alignment = ALIGNMENT;
+    while !offsets.iter().all(|x| x.is_multiple_of(alignment)) {
+        alignment /= 2;
+    }
+    alignment
 }
 
 /// Bytes between the start of a tensor's buffer and its first element.
@@ -81,17 +86,15 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    /// A product, if the library may have something for it: none for empty matrices, for element types that it does not multiply
-    /// together, and where rows do not begin at multiples of 16 bytes, which its fast kernels need.
+    /// A product, if the library may have something for it: none for empty matrices and for element types that it does not multiply
+    /// together. Rows that do not begin at multiples of 16 bytes rule out its fastest kernels, not the library.
     pub fn new(a: &Matrix, b: &Matrix, product: DType) -> Option<Self> {
         let operands = a.tensor.dtype;
         let known = data_type(operands).is_some() && data_type(product).is_some();
         let alike = b.tensor.dtype == operands && (product == operands || product == DType::F32);
         let [rows, inner, cols] = [a.rows(), a.cols(), b.cols()];
         let (a, b) = (Side::new(a), Side::new(b));
-        let aligned =
-            a.alignment >= 16 && b.alignment >= 16 && (cols * product.size()).is_multiple_of(16);
-        (known && alike && aligned && rows * inner * cols > 0).then_some(Self {
+        (known && alike && rows * inner * cols > 0).then_some(Self {
             rows,
             inner,
             cols,
@@ -168,7 +171,8 @@ impl Plan {
                 let value: *const i32 = &transposed;
                 result::set_matmul_desc_attribute(desc, attribute, value.cast(), size_of::<i32>())?;
             }
-            let preference = preference([b.alignment, a.alignment])?;
+            let of_product = alignment([cols * product.size(), 0]);
+            let preference = preference([b.alignment, a.alignment, of_product])?;
             let found =
                 result::get_matmul_algo_heuristic(handle, desc, left, right, out, out, preference);
             result::destroy_matmul_pref(preference)?;
@@ -219,13 +223,14 @@ impl Plan {
     }
 }
 
-/// What an algorithm may count on: the workspace, and the alignment of the first and the second operand.
+/// What an algorithm may count on: the workspace, and the alignment of the first and the second operand and of the product.
 unsafe fn preference(
-    [left, right]: [usize; 2],
+    [left, right, product]: [usize; 3],
 ) -> Result<sys::cublasLtMatmulPreference_t, CublasError> {
     use cublasLtMatmulPreferenceAttributes_t::{
         CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
     };
     let preference = result::create_matmul_pref()?;
     let workspace: *const usize = &WORKSPACE;
@@ -240,6 +245,8 @@ unsafe fn preference(
         for (attribute, alignment) in [
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, left),
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, right),
+            (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, product),
+            (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, product),
         ] {
             let alignment = alignment as u32;
             let value: *const u32 = &alignment;
