@@ -13,6 +13,8 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
+use kiln_matmul::gradient_so_far;
+
 use crate::backend::{FusedAdjoint, FusedBackend};
 
 /// Adds the gradients of those parents that take one.
@@ -107,9 +109,14 @@ impl<B: FusedAdjoint> Backward<B, 2> for Norm {
         let (x, gamma, epsilon, centred) = ops.state;
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
-        let [on_x, on_gamma] = ops.parents.map(|parent| parent.map(|node| node.id));
+        let [on_x, on_gamma] = ops.parents;
+        let so_far = on_x.as_ref().and_then(|node| {
+            let leaf = node.parents.is_empty();
+            gradient_so_far(node.id, leaf, || grads.consume::<B>(node))
+        });
         let asked = on_gamma.is_some();
-        let (d_x, d_gamma) = B::norm_adjoint(x, gamma, epsilon, centred, grad, asked);
+        let (d_x, d_gamma) = B::norm_adjoint(x, gamma, epsilon, centred, grad, so_far, asked);
+        let [on_x, on_gamma] = [on_x, on_gamma].map(|node| node.map(|node| node.id));
         register::<B, 1>([on_x], [d_x], grads);
         if let Some(d_gamma) = d_gamma {
             register::<B, 1>([on_gamma], [d_gamma], grads);

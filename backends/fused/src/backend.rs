@@ -78,13 +78,14 @@ pub trait FusedAdjoint: Backend {
     /// Gradient of z.
     fn cayley_adjoint(z: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Gradients of x and, if it is asked for, gamma.
+    /// Gradients of x, added to what it has so far, and, if it is asked for, gamma.
     fn norm_adjoint(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         epsilon: f32,
         centred: bool,
         grad: FloatTensor<Self>,
+        so_far: Option<FloatTensor<Self>>,
         gamma_asked: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>);
 

@@ -15,6 +15,8 @@ use burn::{
     tensor::{Tensor, assert_shape},
 };
 
+use kiln_matmul::note_gradient;
+
 use crate::{
     autodiff::{register, unary},
     ops::on_cube,
@@ -26,6 +28,9 @@ use crate::{
 pub trait DeviceBackend: Backend {
     /// See [`softplus`].
     fn fused_softplus(x: FloatTensor<Self>, floor: f32) -> FloatTensor<Self>;
+
+    /// See [`add_residual`].
+    fn fused_add_residual(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`add_weighted`]; all three packed as matrices.
     fn fused_add_weighted(
@@ -70,6 +75,28 @@ pub fn softplus<const D: usize>(x: Tensor<D>, floor: f64) -> Tensor<D> {
         return reference::softplus(x, floor);
     }
     Tensor::from_dispatch(Dispatch::fused_softplus(x.into_dispatch(), floor as f32))
+}
+
+/// `x + y`, where x is a residual stream that a norm reads as well: on CubeCL backends the gradient of that norm is added to this one's in
+/// the norm's own pass.
+///
+/// # Shapes
+/// - x and y alike; output as they are
+///
+/// # Cost
+/// 1 operation an element; three tensors of memory traffic forward, none backward.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn add_residual<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
+    assert_eq!(x.dims(), y.dims(), "add_residual: x and y must be alike");
+    if !on_cube(&x) {
+        return x + y;
+    }
+    Tensor::from_dispatch(Dispatch::fused_add_residual(
+        x.into_dispatch(),
+        y.into_dispatch(),
+    ))
 }
 
 /// `x + weight y`, a weight for each column.
@@ -127,6 +154,22 @@ pub fn scale_written(x: Tensor<4>, log_kept: Tensor<3>) -> Tensor<4> {
 }
 
 #[derive(Debug)]
+struct AddResidual;
+
+impl<B: Backend> Backward<B, 2> for AddResidual {
+    type State = ();
+
+    fn backward(self, ops: Ops<(), 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B, 2>(parents, [grad.clone(), grad], grads);
+        if let Some(x) = parents[0] {
+            note_gradient(x);
+        }
+    }
+}
+
+#[derive(Debug)]
 struct AddWeighted;
 
 impl<B: DeviceAdjoint> Backward<B, 3> for AddWeighted {
@@ -177,6 +220,15 @@ impl<B: DeviceBackend + DeviceAdjoint, C: CheckpointStrategy> DeviceBackend for 
         unary::<B, C, _>(x, floor, B::fused_softplus, |x, _, grad| {
             B::softplus_adjoint(x, grad)
         })
+    }
+
+    fn fused_add_residual(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node(), y.node()];
+        let sum = B::fused_add_residual(x.into_primitive(), y.into_primitive());
+        match AddResidual.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((), sum),
+            OpsKind::UnTracked(prep) => prep.finish(sum),
+        }
     }
 
     fn fused_add_weighted(

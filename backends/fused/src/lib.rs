@@ -18,6 +18,7 @@
 //! causal_conv          y_t = sum_j w_j x_{t - width + 1 + j}, silu    x, w
 //! select_rows          y_i = table_(n_i), embedding                   n
 //! softplus             y = ln(1 + e^x) + floor                        x
+//! add_residual         y = x + f, x is read by a norm too             nothing
 //! add_weighted         z = x + w y, a weight for each column          y, w
 //! scale_written        y = (1 - e^l) x, a factor for each row         x, l
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
@@ -29,7 +30,7 @@
 //! On Flex in `f32`, with the Cargo feature `flex`; on CubeCL backends (CUDA, ROCm, Vulkan, WebGPU, Metal) in `f32`, `f16` and
 //! `bf16` with `f32` arithmetic, but for `linear` and `attention`. Everything else runs the equations in
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
-//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_weighted` and
+//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_residual`, `add_weighted` and
 //! `scale_written` have kernels on CubeCL backends only.
 //!
 //! # Precision
@@ -82,7 +83,9 @@ pub use attention::{
 pub use backend::{FusedAdjoint, FusedBackend};
 #[cfg(feature = "_cube")]
 pub use cube::ln_one_plus;
-pub use device::{DeviceAdjoint, DeviceBackend, add_weighted, scale_written, softplus};
+pub use device::{
+    DeviceAdjoint, DeviceBackend, add_residual, add_weighted, scale_written, softplus,
+};
 pub use gradient::{clip_factor, on_device_thread, runs_behind, square_sum, square_sums};
 pub use head::{
     CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,

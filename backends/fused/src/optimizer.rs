@@ -27,7 +27,7 @@ pub struct AdamW {
 }
 
 /// The factors of one step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Factors {
     pub betas: [f32; 2],
     /// `1 - b1` and `1 - b2`.
@@ -69,6 +69,7 @@ impl AdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
         scale: Option<Tensor<1>>,
+        waiting: Option<&mut Waiting>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
         let AdaptiveMomentumState {
             time,
@@ -85,14 +86,25 @@ impl AdamW {
         };
         let factors = self.factors(learning_rate, time + 1);
         let values = [tensor, moment_1, moment_2];
-        let [tensor, moment_1, moment_2] = update(factors, values, grad, scale);
+        let [tensor, moment_1, moment_2] = update(factors, values, grad, scale, waiting);
         let momentum = AdaptiveMomentumState::new(time + 1, moment_1, moment_2);
         (tensor, Some(AdamWState::new(momentum)))
     }
 }
 
+/// Small parameters whose steps are taken together.
+#[cfg(feature = "_cube")]
+type Waiting = Vec<crate::cube::Waiting>;
+/// Elsewhere each step is taken at once.
+#[cfg(not(feature = "_cube"))]
+#[derive(Clone, Debug, Default)]
+struct Waiting;
+
 /// A factor of all gradients of a step, which is set before the step and may be known to the device only: see
 /// [`clip_factor`](crate::clip_factor). Clones share it. Without one, gradients count once.
+///
+/// Between [`begin`](Self::begin) and [`finish`](Self::finish) the small parameters of all optimizers that share it are gathered, and
+/// `finish` takes their steps in a few launches, where a device is given launches.
 #[derive(Clone, Debug, Default)]
 pub struct GradientScale(Arc<Mutex<Scaling>>);
 
@@ -101,6 +113,8 @@ struct Scaling {
     factor: Option<Tensor<1>>,
     /// Whether the step before left everything as it was.
     lost: bool,
+    /// The small parameters of the step that has begun.
+    waiting: Option<Waiting>,
 }
 
 impl GradientScale {
@@ -113,6 +127,25 @@ impl GradientScale {
     /// is noted, the step counts.
     pub fn note_lost(&self, lost: bool) {
         self.lock().lost = lost;
+    }
+
+    /// Begins a step: small parameters wait until it is finished, and are not to be read before.
+    pub fn begin(&self) {
+        self.lock().waiting = Some(Default::default());
+    }
+
+    /// Takes the steps that wait.
+    pub fn finish(&self) {
+        #[cfg_attr(
+            not(feature = "_cube"),
+            expect(unused_variables, reason = "nothing waits on these backends")
+        )]
+        let (waiting, factor) = {
+            let mut scaling = self.lock();
+            (scaling.waiting.take(), scaling.factor.clone())
+        };
+        #[cfg(feature = "_cube")]
+        crate::cube::step_waiting(waiting.unwrap_or_default(), factor);
     }
 
     fn lock(&self) -> MutexGuard<'_, Scaling> {
@@ -138,12 +171,19 @@ impl Optimizer for ScaledAdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
-        let Scaling { factor, lost } = self.scale.lock().clone();
+        let mut scaling = self.scale.lock();
+        let Scaling {
+            factor,
+            lost,
+            waiting,
+        } = &mut *scaling;
         let state = state.map(|mut state| {
-            state.momentum.time = state.momentum.time.saturating_sub(usize::from(lost));
+            state.momentum.time = state.momentum.time.saturating_sub(usize::from(*lost));
             state
         });
-        self.adamw.step_scaled(lr, tensor, grad, state, factor)
+        let (factor, waiting) = (factor.clone(), waiting.as_mut());
+        self.adamw
+            .step_scaled(lr, tensor, grad, state, factor, waiting)
     }
 
     fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
@@ -161,7 +201,7 @@ impl Optimizer for AdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
-        self.step_scaled(lr, tensor, grad, state, None)
+        self.step_scaled(lr, tensor, grad, state, None, None)
     }
 
     fn to_device<const D: usize>(mut state: AdamWState<D>, device: &Device) -> AdamWState<D> {
@@ -176,6 +216,7 @@ fn update<const D: usize>(
     values: [Tensor<D>; 3],
     grad: Tensor<D>,
     scale: Option<Tensor<1>>,
+    waiting: Option<&mut Waiting>,
 ) -> [Tensor<D>; 3] {
     #[cfg(feature = "flex")]
     if scale.is_none() && values.iter().all(crate::ops::on_flex) && crate::ops::on_flex(&grad) {
@@ -187,8 +228,10 @@ fn update<const D: usize>(
         .all(|value| crate::ops::on_cube(value) && value.dtype() == burn::tensor::DType::F32)
         && crate::ops::on_cube(&grad)
     {
-        return crate::cube::adamw(factors, values, grad, scale);
+        return crate::cube::adamw(factors, values, grad, scale, waiting);
     }
+    #[cfg(not(feature = "_cube"))]
+    let _ = waiting;
     let grad = grad.cast(values[0].dtype());
     let Some(scale) = scale else {
         return reference(factors, values, grad);

@@ -11,7 +11,10 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 
-use crate::backend::{ProductAdjoint, ProductBackend, Sides, rounded};
+use crate::{
+    backend::{ProductAdjoint, ProductBackend, Sides, of_rows, rounded, rows},
+    sums::{gradient_so_far, note_gradient},
+};
 
 #[derive(Debug)]
 struct Linear;
@@ -28,11 +31,23 @@ impl<B: ProductAdjoint> Backward<B, 2> for Linear {
     ) {
         let (x, weight, dtype) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
+        let shape = grad.shape();
+        let grad = rows::<B>(grad);
         let [on_x, on_weight] = ops.parents;
         if let (Some(node), Some(weight)) = (on_x, weight) {
-            let like = grad.dtype();
-            let d_x = B::product(grad.clone(), weight, Sides::RightTransposed, like);
-            grads.register::<B>(node.id, d_x);
+            // What other readers of x have given it is where the product starts, which adds it up without a pass of its own.
+            let leaf = node.parents.is_empty();
+            let so_far = gradient_so_far(node.id, leaf, || grads.consume::<B>(&node));
+            let sides = Sides::RightTransposed;
+            let d_x = match so_far {
+                Some(sum) => B::add_product(rows::<B>(sum), grad.clone(), weight, sides),
+                None => {
+                    let like = grad.dtype();
+                    B::product(grad.clone(), weight, sides, like)
+                }
+            };
+            grads.register::<B>(node.id, of_rows::<B>(d_x, shape));
+            note_gradient(node.id);
         }
         if let (Some(node), Some(x)) = (on_weight, x) {
             let d_weight = B::product(x, grad, Sides::LeftTransposed, dtype);
@@ -48,7 +63,9 @@ impl<B: ProductBackend + ProductAdjoint, C: CheckpointStrategy> ProductBackend f
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
         let (dtype, kept) = (x.dtype(), weight.dtype());
         let weight = rounded::<B>(weight, dtype);
-        let multiply = |x, weight| B::product(x, weight, Sides::Plain, dtype);
+        let shape = x.shape();
+        let x = rows::<B>(x);
+        let multiply = |x, weight| of_rows::<B>(B::product(x, weight, Sides::Plain, dtype), shape);
         match Linear.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let y = multiply(x.clone(), weight.clone());

@@ -2,7 +2,7 @@
 
 use burn::{
     backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
-    tensor::DType,
+    tensor::{DType, Shape},
 };
 use kiln_profile::Operation;
 
@@ -12,7 +12,7 @@ use crate::OPERATION;
 /// `Autodiff` by recording one node.
 #[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait ProductBackend: Backend {
-    /// `x W`, `[rows, d_in]` by `[d_in, d_out]`, see [`linear`](crate::linear).
+    /// `x W`, `[.., d_in]` by `[d_in, d_out]`, see [`linear`](crate::linear).
     fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -46,6 +46,21 @@ pub trait ProductAdjoint: Backend {
         b: FloatTensor<Self>,
         sides: Sides,
     ) -> FloatTensor<Self>;
+}
+
+/// All leading axes as one.
+pub(crate) fn rows<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let width = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / width.max(1);
+    B::float_reshape(tensor, [rows, width].into())
+}
+
+/// Rows with the leading axes of `shape`.
+pub(crate) fn of_rows<B: Backend>(tensor: FloatTensor<B>, mut shape: Shape) -> FloatTensor<B> {
+    let last = shape.num_dims() - 1;
+    shape[last] = tensor.shape()[1];
+    B::float_reshape(tensor, shape)
 }
 
 /// An operand in the element type that it is multiplied in.

@@ -8,14 +8,15 @@ use kiln_profile::Operation;
 
 use crate::{
     OPERATION,
-    backend::{ProductAdjoint, ProductBackend, Sides, rounded},
+    backend::{ProductAdjoint, ProductBackend, Sides, of_rows, rounded, rows},
 };
 
 impl ProductBackend for Cube {
     fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let dtype = x.dtype();
+        let (dtype, shape) = (x.dtype(), x.shape());
         let weight = rounded::<Self>(weight, dtype);
-        Self::product(x, weight, Sides::Plain, dtype)
+        let y = Self::product(rows::<Self>(x), weight, Sides::Plain, dtype);
+        of_rows::<Self>(y, shape)
     }
 }
 

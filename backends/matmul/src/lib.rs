@@ -20,8 +20,10 @@ mod backend;
 mod cube;
 #[cfg(feature = "cuda")]
 mod cublas;
+mod sums;
 
 pub use backend::{ProductAdjoint, ProductBackend, Sides};
+pub use sums::{gradient_so_far, note_gradient};
 
 use burn::tensor::{Device, Tensor};
 
@@ -46,20 +48,19 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
         "linear: rows of {} numbers meet weights for {d_in}",
         shape[D - 1]
     );
-    let rows = x.shape().num_elements() / d_in.max(1);
-    let mut output = shape;
-    output[D - 1] = d_out;
     #[cfg(feature = "_cube")]
     if matches!(
         x.device().inner().as_dispatch(),
         burn::backend::DispatchDevice::Cube(_)
     ) {
-        let y = Tensor::<2>::from_dispatch(burn::backend::Dispatch::linear_product(
-            x.reshape([rows, d_in]).into_dispatch(),
+        return Tensor::from_dispatch(burn::backend::Dispatch::linear_product(
+            x.into_dispatch(),
             weight.into_dispatch(),
         ));
-        return y.reshape(output);
     }
+    let rows = x.shape().num_elements() / d_in.max(1);
+    let mut output = shape;
+    output[D - 1] = d_out;
     let weight = match weight.dtype() == x.dtype() {
         true => weight,
         false => weight.cast(x.dtype()),

@@ -219,3 +219,59 @@ fn rows_of_the_wrong_length_are_named() {
     let device = device();
     linear(random([2, 8], &device), random([16, 4], &device));
 }
+
+/// Rows that several layers read, and something else, get the sum of all gradients, where they are computed and where they are given.
+#[test]
+fn gradients_of_several_readers_add_up() {
+    let device = device().autodiff();
+    for dtype in [DType::F32, DType::BF16] {
+        if !device.supports_dtype(dtype) {
+            eprintln!("skipped: no {dtype:?} on this device");
+            continue;
+        }
+        let rows = random([6 * 5, 64], &device).cast(dtype).require_grad();
+        let weights: Vec<_> = [48, 13, 64]
+            .map(|width| random([64, width], &device))
+            .into();
+        let slopes: Vec<_> = [48, 13, 64]
+            .map(|width| random([6 * 5, width], &device))
+            .into();
+        let right = |(weight, slope): (&Tensor<2>, &Tensor<2>)| {
+            burn_multiplies(slope, &weight.clone().transpose(), 2e-3)
+        };
+        if kiln_matmul::library_missing(&device).is_some()
+            && !weights.iter().zip(&slopes).all(right)
+        {
+            continue;
+        }
+        for given in [true, false] {
+            let x = match given {
+                true => rows.clone(),
+                false => rows.clone().mul_scalar(0.5),
+            };
+            let outputs = weights.iter().zip(&slopes).map(|(weight, slope)| {
+                let y = linear(x.clone().reshape([6, 5, 64]), weight.clone());
+                let z = linear(x.clone(), weight.clone());
+                (y.reshape(slope.dims()).cast(DType::F32) + z.cast(DType::F32)) * slope.clone()
+            });
+            let read = x.clone().cast(DType::F32).sum();
+            let loss = outputs.fold(read, |sum, y| sum + y.sum());
+            let grads = loss.backward();
+            let found = rows.grad(&grads).unwrap().cast(DType::F32);
+            let mut expected = vec![1.0; 6 * 5 * 64];
+            for (weight, slope) in weights.iter().zip(&slopes) {
+                let round = |x: &Tensor<2>| Matrix::new(x.clone().cast(dtype).cast(DType::F32));
+                let part = round(slope).times(&round(weight).transposed());
+                for (sum, part) in expected.iter_mut().zip(part.entries) {
+                    *sum += 2.0 * part;
+                }
+            }
+            let factor = if given { 1.0 } else { 0.5 };
+            let entries = expected.iter().map(|x| x * factor).collect();
+            let dims = [6 * 5, 64];
+            let distance = Matrix { dims, entries }.distance(&vector(found));
+            let tolerance = if dtype == DType::F32 { 2e-3 } else { 2e-2 };
+            assert!(distance < tolerance, "{dtype:?}, given {given}: {distance}");
+        }
+    }
+}

@@ -118,7 +118,14 @@ impl TrainOptimizer {
 
     /// The model after a step.
     pub fn step<M: Module>(&mut self, rate: f64, model: M, grads: GradientsParams) -> M {
-        self.optimizer.step(rate, model, grads)
+        if let Some(scale) = &self.scale {
+            scale.begin();
+        }
+        let model = self.optimizer.step(rate, model, grads);
+        if let Some(scale) = &self.scale {
+            scale.finish();
+        }
+        model
     }
 
     /// Where the factor that clips a gradient goes if the device can keep it to itself: none where the host is not to be spared, or

@@ -24,6 +24,7 @@ mod math;
 mod norm;
 mod rotate;
 mod rows;
+mod small;
 mod sums;
 mod team;
 mod update;
@@ -43,8 +44,9 @@ use burn_cubecl::{
 
 pub use self::math::ln_one_plus;
 pub(crate) use self::{
+    small::Waiting,
     sums::square_sums,
-    update::{adamw, clip_factor},
+    update::{adamw, clip_factor, step_waiting},
 };
 use crate::backend::{FusedAdjoint, FusedBackend};
 
@@ -117,6 +119,15 @@ fn packed(tensor: CubeTensor, dtype: DType) -> CubeTensor {
         burn_cubecl::kernel::cast(tensor, dtype)
     };
     into_contiguous(tensor)
+}
+
+/// The same of a tensor that nothing else holds.
+fn writable(tensor: CubeTensor, dtype: DType) -> CubeTensor {
+    let tensor = packed(tensor, dtype);
+    match tensor.can_mut() {
+        true => tensor,
+        false => into_contiguous(tensor.copy()),
+    }
 }
 
 /// Numbers that a unit reads and writes at once: what the device loads in one instruction, if `width` is a multiple of it.
@@ -193,9 +204,10 @@ impl FusedAdjoint for Cube {
         epsilon: f32,
         centred: bool,
         grad: Primitive,
+        so_far: Option<Primitive>,
         gamma_asked: bool,
     ) -> (Primitive, Option<Primitive>) {
-        norm::adjoint(x, gamma, epsilon, centred, grad, gamma_asked)
+        norm::adjoint(x, gamma, epsilon, centred, grad, so_far, gamma_asked)
     }
 
     fn rotate_adjoint(cos: Primitive, sin: Primitive, heads: usize, grad: Primitive) -> Primitive {

@@ -11,7 +11,7 @@ use super::{
     address_type, empty, empty_like, last_axis, packed, processors,
     sums::sum_rows,
     team::{Team, add_teams, hold, stage, take, team_lane, team_row, team_shelf, team_sum},
-    vector, with_float,
+    vector, with_float, writable,
 };
 
 /// Cubes for every processor of the device in the backward pass: enough to keep its memory busy, and few rows of partial sums.
@@ -49,18 +49,24 @@ pub(super) fn forward(x: CubeTensor, gamma: CubeTensor, epsilon: f32, centred: b
     y
 }
 
-/// Gradients of x and, if it is asked for, gamma.
+/// Gradients of x, added to what it has so far, and, if it is asked for, gamma.
 pub(super) fn adjoint(
     x: CubeTensor,
     gamma: CubeTensor,
     epsilon: f32,
     centred: bool,
     grad: CubeTensor,
+    so_far: Option<CubeTensor>,
     gamma_asked: bool,
 ) -> (CubeTensor, Option<CubeTensor>) {
     let (x, gamma_type) = (into_contiguous(x), gamma.dtype);
     let (gamma, grad) = (packed(gamma, DType::F32), packed(grad, x.dtype));
-    let d_x = empty_like(&x);
+    let adds = so_far.is_some();
+    // Each number of the sum is read by the unit that writes it.
+    let d_x = match so_far {
+        Some(so_far) => writable(so_far, x.dtype),
+        None => empty_like(&x),
+    };
     let width = last_axis(&x);
     let rows = x.shape().num_elements() / width.max(1);
     if rows == 0 {
@@ -81,6 +87,7 @@ pub(super) fn adjoint(
         team,
         centred,
         gamma_asked,
+        adds,
     };
     let partial = empty(&x, [format.sums(teams), width], DType::F32);
     let (count, dim) = team.launch(&x.client, teams);
@@ -115,6 +122,8 @@ struct Format {
     team: Team,
     centred: bool,
     gamma_asked: bool,
+    /// Whether the gradient of x is added to what is there.
+    adds: bool,
 }
 
 impl Format {
@@ -294,8 +303,12 @@ fn norm_gradient<E: Float, N: Size>(
                     let value = g * gamma[at]
                         - Vector::<f32, N>::new(mean)
                         - normal * Vector::<f32, N>::new(slope);
-                    let value = value * Vector::<f32, N>::new(moments.r);
-                    d_x[row * team.vectors + at] = Vector::<E, N>::cast_from(value);
+                    let mut value = value * Vector::<f32, N>::new(moments.r);
+                    let place = row * team.vectors + at;
+                    if comptime!(format.adds) {
+                        value += Vector::<f32, N>::cast_from(d_x[place]);
+                    }
+                    d_x[place] = Vector::<E, N>::cast_from(value);
                 }
             }
         }

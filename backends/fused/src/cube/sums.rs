@@ -12,6 +12,7 @@ use burn_cubecl::{
 
 use super::{
     address_type, empty, lift, lower,
+    small::{self, is_small},
     team::{Team, plane, stage, team_lane, team_row, team_sum},
     vector, with_float,
 };
@@ -22,7 +23,7 @@ const ROWS: usize = 64;
 const UNITS: usize = 256;
 const LANES: usize = 8;
 /// Vectors that a unit adds up.
-const STEPS: usize = 16;
+pub(super) const STEPS: usize = 16;
 
 /// `[width]` of `[rows, width]` in single precision.
 pub(super) fn sum_rows(partial: CubeTensor) -> CubeTensor {
@@ -64,14 +65,20 @@ pub(crate) fn square_sums(tensors: Vec<Tensor<1>>) -> Tensor<1> {
         .collect();
     let client = tensors[0].client.clone();
     let team = Team::plane(&client, STEPS);
-    let runs = |tensor: &CubeTensor| {
-        let len = tensor.shape().num_elements();
-        (len / vector(tensor, len)).div_ceil(team.vectors)
-    };
-    let total = tensors.iter().map(runs).sum::<usize>();
-    let mut sums = empty(&tensors[0], [total], DType::F32);
+    let len = |tensor: &CubeTensor| tensor.meta.shape().num_elements();
+    let runs =
+        |tensor: &CubeTensor| (len(tensor) / vector(tensor, len(tensor))).div_ceil(team.vectors);
+    let (mut few, many): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|x| is_small(len(x)));
+    let of_few: usize = few.iter().map(|x| small::runs(len(x), team)).sum();
+    let total = of_few + many.iter().map(runs).sum::<usize>();
+    let like = few.first().or(many.first());
+    let mut sums = empty(like.expect("a tensor"), [total], DType::F32);
+    few.sort_by_key(|x| x.dtype.size());
     let mut offset = 0;
-    for tensor in &tensors {
+    for alike in few.chunk_by(|x, y| x.dtype == y.dtype) {
+        offset = small::add_squares(alike, &sums, offset);
+    }
+    for tensor in &many {
         add_runs(tensor, &sums, offset, team, true);
         offset += runs(tensor);
     }

@@ -15,33 +15,38 @@ use kiln_profile::Operation;
 use super::{
     CUBE_UNITS, address_type, empty, lift, lower,
     math::{is_finite, nan},
-    packed, vector, with_float,
+    packed,
+    small::{self, Waiting, is_small},
+    vector, with_float, writable,
 };
 use crate::optimizer::Factors;
 
 /// See [`AdamW`](crate::AdamW): parameter and moments after the step, in the same buffers if nothing else holds them. The gradient
-/// counts `scale [1]` times; if that is not finite, nothing changes.
+/// counts `scale [1]` times; if that is not finite, nothing changes. A small parameter joins those that wait, where any do: its step is
+/// not taken before [`step_waiting`].
 pub(crate) fn adamw<const D: usize>(
     factors: Factors,
     values: [Tensor<D>; 3],
     grad: Tensor<D>,
     scale: Option<Tensor<1>>,
+    waiting: Option<&mut Vec<Waiting>>,
 ) -> [Tensor<D>; 3] {
-    let [parameter, moment_1, moment_2] = values.map(|value| writable(lower(value)));
+    let [parameter, moment_1, moment_2] = values.map(|value| writable(lower(value), DType::F32));
     let grad = into_contiguous(lower(grad));
     let client = grad.client.clone();
-    let scale = match scale {
-        Some(scale) => packed(lower(scale), DType::F32),
-        None => ones_client(client.clone(), grad.device.clone(), [1].into(), DType::F32),
-    };
     let len = grad.shape().num_elements();
-    // Parameter and moments are read and written.
-    let bytes = len * (6 * size_of::<f32>() + grad.dtype.size());
-    let of = || Operation {
-        name: "AdamW",
-        flops: 0.0,
-        bytes: bytes as f64,
-    };
+    if let Some(waiting) = waiting.filter(|_| is_small(len)) {
+        let values = [parameter, moment_1, moment_2];
+        waiting.push(Waiting {
+            factors,
+            values: values.clone(),
+            grad,
+        });
+        return values.map(lift);
+    }
+    let scale = scale_or_one(scale, &grad);
+    let gradient = grad.dtype;
+    let of = || operation(len, gradient);
     let launch = || {
         let wide = vector(&parameter, len);
         let dim = CubeDim::new_1d(CUBE_UNITS);
@@ -58,16 +63,7 @@ pub(crate) fn adamw<const D: usize>(
                 moment_2.clone().into_buffer_arg(),
                 grad.into_buffer_arg(),
                 scale.into_buffer_arg(),
-                FactorsOnDeviceLaunch::new(
-                    factors.betas[0],
-                    factors.betas[1],
-                    factors.shares[0],
-                    factors.shares[1],
-                    factors.rate,
-                    factors.correction,
-                    factors.epsilon,
-                    factors.keep,
-                ),
+                factors.on_device(),
                 len / wide,
             ));
         }
@@ -78,13 +74,31 @@ pub(crate) fn adamw<const D: usize>(
     [parameter, moment_1, moment_2].map(lift)
 }
 
-/// A packed tensor that nothing else holds.
-fn writable(tensor: CubeTensor) -> CubeTensor {
-    let tensor = packed(tensor, DType::F32);
-    if tensor.can_mut() {
-        tensor
-    } else {
-        into_contiguous(tensor.copy())
+/// Takes the steps of parameters that wait, whose gradients count `scale [1]` times.
+pub(crate) fn step_waiting(waiting: Vec<Waiting>, scale: Option<Tensor<1>>) {
+    if let Some(Waiting { grad, .. }) = waiting.first() {
+        let scale = scale_or_one(scale, grad);
+        small::step_waiting(waiting, &scale);
+    }
+}
+
+/// The factor of a gradient on its device.
+fn scale_or_one(scale: Option<Tensor<1>>, grad: &CubeTensor) -> CubeTensor {
+    match scale {
+        Some(scale) => packed(lower(scale), DType::F32),
+        None => {
+            let (client, device) = (grad.client.clone(), grad.device.clone());
+            ones_client(client, device, [1].into(), DType::F32)
+        }
+    }
+}
+
+/// A step of so many numbers, with gradients of this type: parameter and moments are read and written.
+pub(super) fn operation(numbers: usize, gradient: DType) -> Operation {
+    Operation {
+        name: "AdamW",
+        flops: 0.0,
+        bytes: (numbers * (6 * size_of::<f32>() + gradient.size())) as f64,
     }
 }
 
@@ -118,7 +132,7 @@ pub(crate) fn clip_factor(
 
 /// [`Factors`] as a kernel is given them.
 #[derive(CubeLaunch, CubeType)]
-struct FactorsOnDevice {
+pub(super) struct FactorsOnDevice {
     beta_1: f32,
     beta_2: f32,
     share_1: f32,
@@ -127,6 +141,52 @@ struct FactorsOnDevice {
     correction: f32,
     epsilon: f32,
     keep: f32,
+}
+
+impl Factors {
+    pub(super) fn on_device(self) -> FactorsOnDeviceLaunch {
+        FactorsOnDeviceLaunch::new(
+            self.betas[0],
+            self.betas[1],
+            self.shares[0],
+            self.shares[1],
+            self.rate,
+            self.correction,
+            self.epsilon,
+            self.keep,
+        )
+    }
+}
+
+#[cube]
+pub(super) fn next_moment_1<N: Size>(
+    m: Vector<f32, N>,
+    g: Vector<f32, N>,
+    factors: &FactorsOnDevice,
+) -> Vector<f32, N> {
+    m * Vector::<f32, N>::new(factors.beta_1) + g * Vector::<f32, N>::new(factors.share_1)
+}
+
+#[cube]
+pub(super) fn next_moment_2<N: Size>(
+    v: Vector<f32, N>,
+    g: Vector<f32, N>,
+    factors: &FactorsOnDevice,
+) -> Vector<f32, N> {
+    v * Vector::<f32, N>::new(factors.beta_2) + g * g * Vector::<f32, N>::new(factors.share_2)
+}
+
+/// The parameter after the step, from the moments after it.
+#[cube]
+pub(super) fn next_parameter<N: Size>(
+    p: Vector<f32, N>,
+    m: Vector<f32, N>,
+    v: Vector<f32, N>,
+    factors: &FactorsOnDevice,
+) -> Vector<f32, N> {
+    let root = (v * Vector::<f32, N>::new(factors.correction)).sqrt();
+    let step = m / (root + Vector::<f32, N>::new(factors.epsilon));
+    p * Vector::<f32, N>::new(factors.keep) - step * Vector::<f32, N>::new(factors.rate)
 }
 
 /// One vector of parameter and moments, see [`AdamW`](crate::AdamW).
@@ -154,13 +214,9 @@ fn update_adamw<E: Float, N: Size>(
         terminate!();
     }
     let g = g * Vector::<f32, N>::new(scale);
-    let m = m * Vector::<f32, N>::new(factors.beta_1) + g * Vector::<f32, N>::new(factors.share_1);
-    let v =
-        v * Vector::<f32, N>::new(factors.beta_2) + g * g * Vector::<f32, N>::new(factors.share_2);
-    let root = (v * Vector::<f32, N>::new(factors.correction)).sqrt();
-    let step = m / (root + Vector::<f32, N>::new(factors.epsilon));
-    parameter[at] =
-        p * Vector::<f32, N>::new(factors.keep) - step * Vector::<f32, N>::new(factors.rate);
+    let m = next_moment_1::<N>(m, g, &factors);
+    let v = next_moment_2::<N>(v, g, &factors);
+    parameter[at] = next_parameter::<N>(p, m, v, &factors);
     moment_1[at] = m;
     moment_2[at] = v;
 }

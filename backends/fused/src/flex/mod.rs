@@ -22,6 +22,7 @@ mod update;
 use burn::{
     backend::{
         Flex, TensorMetadata,
+        ops::FloatTensorOps,
         tensor::{FloatTensor, IntTensor},
     },
     tensor::{DType, Shape, Tensor, TensorData},
@@ -305,6 +306,7 @@ impl FusedAdjoint for Flex {
         epsilon: f32,
         centred: bool,
         grad: FlexTensor,
+        so_far: Option<FlexTensor>,
         gamma_asked: bool,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let (x, gamma, grad) = (contiguous(x), contiguous(gamma), contiguous(grad));
@@ -316,7 +318,12 @@ impl FusedAdjoint for Flex {
         };
         let (d_x, d_gamma) = norm::backward(problem, grad.storage());
         let d_gamma = gamma_asked.then(|| tensor(d_gamma, gamma.shape()));
-        (tensor(d_x, x.shape()), d_gamma)
+        let d_x = tensor(d_x, x.shape());
+        let d_x = match so_far {
+            Some(so_far) => Self::float_add(d_x, so_far),
+            None => d_x,
+        };
+        (d_x, d_gamma)
     }
 
     fn rotate_adjoint(

@@ -115,6 +115,34 @@ fn softplus() {
     }
 }
 
+/// A stream that a norm and a sum read gets both gradients, where it is computed and where it is given, whatever else reads it.
+#[test]
+fn a_norm_adds_to_what_its_input_has() {
+    for (shape, others) in [([1, 1], 0), ([37, 64], 1), ([5, 4100], 2)] {
+        let x = random(shape, 47).require_grad();
+        let gain = random([shape[1]], 48).require_grad();
+        for given in [true, false] {
+            let sum = |norm: &dyn Fn(Tensor<2>) -> Tensor<2>,
+                       add: &dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<2>| {
+                let x = match given {
+                    true => x.clone(),
+                    false => x.clone() * 1.5,
+                };
+                let read = x.clone().sin() * f64::from(others);
+                add(x.clone(), norm(x.clone()) * 0.7) + read + norm(x)
+            };
+            let fused_norm = |x| fused::rms_norm(x, gain.clone(), 1e-5);
+            let plain_norm = |x| reference::rms_norm(x, gain.clone(), 1e-5);
+            let found = gradients(&sum(&fused_norm, &fused::add_residual));
+            let expected = gradients(&sum(&plain_norm, &|x, y| x + y));
+            let of = |grads| (x.grad(grads).unwrap(), gain.grad(grads).unwrap());
+            let (found, expected) = (of(&found), of(&expected));
+            assert_close("stream", found.0, expected.0);
+            assert_close("gain", found.1, expected.1);
+        }
+    }
+}
+
 #[test]
 fn add_weighted() {
     for [rows, width] in [[1, 1], [3, 17], [70, 513], [1030, 64]] {

@@ -93,6 +93,53 @@ fn adamw_with_a_scale() {
     }
 }
 
+/// Parameters that wait for the end of a step get the same step as each by itself, to the bit, however many, of whatever sizes and
+/// settings; a second step finds them where they are.
+#[test]
+fn gathered_parameters() {
+    let scale = GradientScale::default();
+    let decayed = ADAMW.scaled(scale.clone());
+    let undecayed = AdamW {
+        weight_decay: 0.0,
+        ..ADAMW
+    };
+    let undecayed = undecayed.scaled(scale.clone());
+    let shapes = [[1, 1], [3, 7], [40, 33], [70_000, 1], [5, 1000]];
+    let problems: Vec<_> = (0..25)
+        .map(|seed| (shapes[seed % 5], seed as u64))
+        .collect();
+    let run = |gathered: bool| {
+        let mut parameters: Vec<_> = problems
+            .iter()
+            .map(|&(shape, seed)| (random(shape, 90 + seed).inner(), None))
+            .collect();
+        for step in 0..3 {
+            scale.set(Some(Tensor::from_floats([0.5], &device().inner())));
+            if gathered {
+                scale.begin();
+            }
+            let stepped = parameters.into_iter().zip(&problems);
+            let stepped = stepped.map(|((x, state), &(shape, seed))| {
+                let grad = random(shape, 200 + 31 * step + seed).inner();
+                match seed % 2 {
+                    0 => decayed.step(1e-2, x, grad, state),
+                    _ => undecayed.step(1e-2, x, grad, state),
+                }
+            });
+            parameters = stepped.collect();
+            if gathered {
+                scale.finish();
+            }
+        }
+        let found = parameters.into_iter().map(|(x, state)| {
+            let momentum = state.unwrap().momentum;
+            [bits(x), bits(momentum.moment_1), bits(momentum.moment_2)]
+        });
+        found.collect::<Vec<_>>()
+    };
+    assert!(run(true) == run(false));
+}
+
 /// A step that was lost does not count: the one after it is the one that would have been taken in its place.
 #[test]
 fn a_lost_step_has_no_number() {
@@ -122,7 +169,9 @@ fn a_lost_step_has_no_number() {
 /// The norm of several tensors is that of them joined, whatever their lengths; large tensors take several cubes.
 #[test]
 fn square_sums() {
-    let lengths = [1, 3, 31, 1000, 4096, 300_001];
+    let mut lengths = vec![1, 3, 31, 1000, 4096, 65_536, 300_001];
+    // More small ones than a launch takes.
+    lengths.extend(40..60);
     let tensors: Vec<Tensor<1>> = lengths
         .iter()
         .map(|&len| random([len], 60 + len as u64).inner())
