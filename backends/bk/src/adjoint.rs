@@ -32,7 +32,7 @@
 //! Backends without kernels use these sweeps rather than autodiff over [`reference`](mod@crate::reference): they keep one
 //! tensor instead of about ten for every position, and give the same gradient rules everywhere.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use crate::{
     complex::{Complex, position},
@@ -196,7 +196,7 @@ pub fn solve(
     grad: Tensor<4>,
 ) -> (Tensor<3>, Tensor<1>, Tensor<1>, Tensor<2>, Tensor<4>) {
     let [batch, seq, heads] = potential.dims();
-    let nothing = Tensor::zeros([batch, 2 * heads], (&potential.device(), DType::F32));
+    let nothing = crate::ops::nothing_before(batch, heads, &potential.device());
     let hopping = upper.clone() * lower.clone();
     let features = reference::left(potential, hopping, energy, nothing);
     let (b, c) = (upper.reshape([1, -1, 1]), lower.reshape([1, -1, 1])); // [1, heads, 1]

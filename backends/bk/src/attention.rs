@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::BkError,
     gates::{Resolvent, scaled},
-    ops::bk_left,
+    ops::{bk_left, nothing_before},
 };
 
 const OP: &str = "resolvent_attention";
@@ -140,10 +140,7 @@ pub fn resolvent_attention_by(
     let [batch, _, heads] = potential.dims();
     let (left, memory) = match state {
         Some(ResolventState { left, memory }) => (left, Some(memory)),
-        None => {
-            let options = (&potential.device(), DType::F32);
-            (Tensor::zeros([batch, 2 * heads], options), None)
-        }
+        None => (nothing_before(batch, heads, &potential.device()), None),
     };
     let resolvent = bk_left(
         potential,

@@ -2,7 +2,7 @@
 
 use burn::{
     backend::Dispatch,
-    tensor::{DType, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 
 use crate::{backend::BkBackend, error::BkError, rule::GradRule};
@@ -56,7 +56,7 @@ pub fn bk_left_with_rule(
             check_argument(OP, "state", axes, &[batch, 2 * heads], &state)?;
             state
         }
-        None => Tensor::zeros([batch, 2 * heads], (&potential.device(), DType::F32)),
+        None => nothing_before(batch, heads, &potential.device()),
     };
     let features = Tensor::<3>::from_dispatch(Dispatch::bk_left(
         potential.into_dispatch(),
@@ -266,6 +266,16 @@ fn read<const D: usize>(name: &'static str, tensor: Tensor<D>) -> Result<Vec<f32
         .try_into_data()
         .map_err(|error| failed(error.to_string()))?;
     Ok(data.iter::<f32>().collect())
+}
+
+/// `L_0` of a fresh start, `[batch, 2 * heads]`; as one row first, for CUDA devices pad several, and kernels would copy them.
+pub(crate) fn nothing_before(batch: usize, heads: usize, device: &Device) -> Tensor<2> {
+    let options = (device, DType::F32);
+    match 2 * batch * heads {
+        // Refused with its name where it is looked at.
+        0 => Tensor::zeros([batch, 2 * heads], options),
+        len => Tensor::<1>::zeros([len], options).reshape([batch, 2 * heads]),
+    }
 }
 
 fn check_inputs(

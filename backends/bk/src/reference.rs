@@ -88,7 +88,7 @@ pub fn solve(
     values: Tensor<4>,
 ) -> Tensor<4> {
     let [batch, seq, heads, columns] = values.dims();
-    let nothing = Tensor::zeros([batch, 2 * heads], (&values.device(), DType::F32));
+    let nothing = crate::ops::nothing_before(batch, heads, &values.device());
     let features = left(potential, upper.clone() * lower.clone(), energy, nothing);
     let nothing = Tensor::zeros([batch, heads, 2 * columns], (&values.device(), DType::F32));
     let forward = eliminate(features.clone(), lower, values, nothing);

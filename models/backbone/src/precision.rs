@@ -71,7 +71,12 @@ impl FromStr for Precision {
 
 /// In single precision, as recurrences want it.
 pub fn single<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    x.cast(DType::F32)
+    if x.dtype() == DType::F32 {
+        return x;
+    }
+    // As one row: a cast of several pads each on CUDA devices, and whoever reads them next copies them.
+    let (shape, len) = (x.dims(), x.shape().num_elements());
+    x.reshape([len]).cast(DType::F32).reshape(shape)
 }
 
 /// As an operand of linear attention, which takes f32 and bf16: f16 in single precision, all else as it is.

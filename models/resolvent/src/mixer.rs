@@ -129,7 +129,8 @@ impl ResolventMixer {
     /// z as `[2, heads]`: Re z, then Im z.
     fn z(&self) -> Tensor<2> {
         let eta = softplus(self.eta_raw.val(), ETA_FLOOR);
-        Tensor::stack(vec![self.energy.val(), eta], 0)
+        // As one row, for rows that are joined are padded on CUDA devices.
+        Tensor::cat(vec![self.energy.val(), eta], 0).reshape([2, self.heads])
     }
 
     /// beta, `[heads]`.

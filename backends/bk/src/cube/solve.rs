@@ -167,7 +167,7 @@ fn fresh_left(
     energy: Tensor<2>,
 ) -> Tensor<3> {
     let [batch, _, heads] = potential.dims();
-    let nothing = Tensor::zeros([batch, 2 * heads], (&potential.device(), DType::F32));
+    let nothing = crate::ops::nothing_before(batch, heads, &potential.device());
     let hopping = upper.clone() * lower.clone();
     left(strategy, potential, hopping, energy, nothing)
 }

@@ -8,8 +8,8 @@ use burn_cubecl::{
 };
 
 use super::{
-    CUBE_UNITS, address_type, empty, empty_like, lift, lower, math::sigmoid, packed,
-    sums::sum_rows, vector, with_float,
+    CUBE_UNITS, address_type, empty, empty_like, math::sigmoid, packed, sums::sum_rows, vector,
+    with_float,
 };
 
 /// Positions of a run: enough to make up for the rows around it that are read twice.
@@ -45,16 +45,11 @@ struct Lanes {
     total: usize,
 }
 
-/// `[width, channels]` in single precision.
-fn taps(weight: CubeTensor) -> CubeTensor {
-    packed(lower(lift::<2>(weight).transpose()), DType::F32)
-}
-
 pub(super) fn forward(x: CubeTensor, weight: CubeTensor, past: usize, silu: bool) -> CubeTensor {
     let x = into_contiguous(x);
     let [batch, length, channels] = x.meta.shape().dims();
     let [_, width] = weight.meta.shape().dims();
-    let taps = taps(weight);
+    let taps = packed(weight, DType::F32);
     let seq = length - past;
     let y = empty(&x, [batch, seq, channels], x.dtype);
     let wide = vector(&x, channels);
@@ -92,11 +87,11 @@ pub(super) fn adjoint(
     let [batch, length, channels] = x.meta.shape().dims();
     let [_, width] = weight.meta.shape().dims();
     let weight_type = weight.dtype;
-    let taps = taps(weight);
+    let taps = packed(weight, DType::F32);
     let d_x = empty_like(&x);
     let wide = vector(&x, channels).min(BACK_WIDE);
     let runs = length.div_ceil(RUN);
-    let partial = empty(&x, [batch * runs, width * channels], DType::F32);
+    let partial = empty(&x, [batch * runs, channels * width], DType::F32);
     let total = batch * runs * channels / wide;
     let dim = CubeDim::new_1d(CUBE_UNITS);
     // SAFETY: as in `forward`; every run has a row of partial sums.
@@ -116,9 +111,8 @@ pub(super) fn adjoint(
             Format { width, silu },
         ));
     }
-    let d_taps = burn_cubecl::ops::reshape(sum_rows(partial), [width, channels].into());
-    let d_weight = lift::<2>(d_taps).transpose();
-    [d_x, packed(lower(d_weight), weight_type)]
+    let d_weight = burn_cubecl::ops::reshape(sum_rows(partial), [channels, width].into());
+    [d_x, packed(d_weight, weight_type)]
 }
 
 /// Row `row - back` of a lane, zeros where there is none.
@@ -130,53 +124,44 @@ fn row_before<E: Float, N: Size>(
     back: usize,
     lanes: &Lanes,
 ) -> Vector<f32, N> {
-    Vector::<f32, N>::cast_from(stored_before::<E, N>(x, first, row, back, lanes))
+    let stored = stored_before::<E, N>(x, first, row, back, lanes.length, lanes.channels);
+    Vector::<f32, N>::cast_from(stored)
 }
 
-/// The same as it is stored: what is not looked at yet can still be on its way.
+/// Row `row - back` of `length`, as it is stored: what is not looked at yet can still be on its way.
 #[cube]
 fn stored_before<E: Float, N: Size>(
     x: &[Vector<E, N>],
     first: usize,
     row: usize,
     back: usize,
-    lanes: &Lanes,
+    length: usize,
+    channels: usize,
 ) -> Vector<E, N> {
     let mut value = Vector::<E, N>::cast_from(Vector::<f32, N>::new(0.0f32));
-    if row >= back && row - back < lanes.length {
-        value = x[first + (row - back) * lanes.channels];
+    if row >= back && row - back < length {
+        value = x[first + (row - back) * channels];
     }
     value
 }
 
-/// The gradient of the output at row `row - back` of a lane, zeros where there is none; `first` is that of row `past`.
-#[cube]
-fn gradient_before<E: Float, N: Size>(
-    grad: &[Vector<E, N>],
-    first: usize,
-    row: usize,
-    back: usize,
-    lanes: &Lanes,
-) -> Vector<E, N> {
-    let mut value = Vector::<E, N>::cast_from(Vector::<f32, N>::new(0.0f32));
-    if row >= back + lanes.past && row - back < lanes.length {
-        value = grad[first + (row - back - lanes.past) * lanes.channels];
-    }
-    value
-}
-
-/// A unit's taps.
+/// A unit's taps, of `[channels, width]`.
 #[cube]
 fn load_taps<N: Size>(
-    taps: &[Vector<f32, N>],
+    taps: &[f32],
     channel: usize,
-    channels: usize,
     #[comptime] format: Format,
 ) -> Array<Vector<f32, N>> {
     let mut held = Array::<Vector<f32, N>>::new(comptime!(format.width));
     #[unroll(format.unrolled())]
     for tap in 0..comptime!(format.width) {
-        held[tap] = taps[tap * channels + channel];
+        let mut each = Vector::<f32, N>::new(0.0f32);
+        #[unroll]
+        for i in 0..each.vector_size() {
+            let at = channel * each.vector_size() + i;
+            each.insert(i, taps[at * comptime!(format.width) + tap]);
+        }
+        held[tap] = each;
     }
     held
 }
@@ -210,7 +195,7 @@ fn weigh<N: Size>(
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn convolve<E: Float, N: Size>(
     x: &[Vector<E, N>],
-    taps: &[Vector<f32, N>],
+    taps: &[f32],
     y: &mut [Vector<E, N>],
     lanes: Lanes,
     #[comptime] format: Format,
@@ -223,7 +208,7 @@ fn convolve<E: Float, N: Size>(
     let batch = ABSOLUTE_POS / lanes.channels / lanes.runs;
     let seq = lanes.length - lanes.past;
     let first = batch * lanes.length * lanes.channels + channel;
-    let taps = load_taps::<N>(taps, channel, lanes.channels, format);
+    let taps = load_taps::<N>(taps, channel, format);
     let start = run * RUN;
     let mut window = Array::<Vector<f32, N>>::new(comptime!(format.width));
     #[unroll(format.unrolled())]
@@ -250,10 +235,10 @@ fn convolve<E: Float, N: Size>(
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn convolve_back<E: Float, N: Size>(
     x: &[Vector<E, N>],
-    taps: &[Vector<f32, N>],
+    taps: &[f32],
     grad: &[Vector<E, N>],
     d_x: &mut [Vector<E, N>],
-    partial: &mut [Vector<f32, N>],
+    partial: &mut [f32],
     lanes: Lanes,
     #[comptime] format: Format,
 ) {
@@ -266,7 +251,7 @@ fn convolve_back<E: Float, N: Size>(
     let batch = ABSOLUTE_POS / lanes.channels / lanes.runs;
     let seq = lanes.length - lanes.past;
     let first = batch * lanes.length * lanes.channels + channel;
-    let taps = load_taps::<N>(taps, channel, lanes.channels, format);
+    let taps = load_taps::<N>(taps, channel, format);
     let start = run * RUN;
     let end = start + RUN;
     let zero = Vector::<f32, N>::new(0.0f32);
@@ -281,16 +266,18 @@ fn convolve_back<E: Float, N: Size>(
         slopes[i] = zero;
         d_taps[i] = zero;
     }
-    // The rows of the next step are loaded while this one is worked on.
+    // The rows of the next step are loaded while this one is worked on. The gradient has no rows for those of the past.
+    let (length, channels) = (lanes.length, lanes.channels);
+    let after = lanes.past + 1;
     let first_grad = batch * seq * lanes.channels + channel;
-    let mut coming = stored_before::<E, N>(x, first, last, width, &lanes);
-    let mut coming_grad = gradient_before::<E, N>(grad, first_grad, last, 1usize, &lanes);
+    let mut coming = stored_before::<E, N>(x, first, last, width, length, channels);
+    let mut coming_grad = stored_before::<E, N>(grad, first_grad, last, after, seq, channels);
     for step in 0..comptime!(RUN + width - 1) {
         let row = last - 1 - step;
         shift::<N>(&mut rows, format);
         shift::<N>(&mut slopes, format);
-        let next = stored_before::<E, N>(x, first, row, width, &lanes);
-        let next_grad = gradient_before::<E, N>(grad, first_grad, row, 1usize, &lanes);
+        let next = stored_before::<E, N>(x, first, row, width, length, channels);
+        let next_grad = stored_before::<E, N>(grad, first_grad, row, after, seq, channels);
         rows[0] = Vector::<f32, N>::cast_from(coming);
         let mut slope = Vector::<f32, N>::cast_from(coming_grad);
         if comptime!(format.silu) {
@@ -318,9 +305,14 @@ fn convolve_back<E: Float, N: Size>(
         coming = next;
         coming_grad = next_grad;
     }
-    let sums = (batch * lanes.runs + run) * width * lanes.channels + channel;
+    // A row of partial sums has the taps of a channel beside each other, as the weight has them.
+    let sums = ((batch * lanes.runs + run) * lanes.channels + channel) * width;
     #[unroll(format.unrolled())]
-    for i in 0..width {
-        partial[sums + i * lanes.channels] = d_taps[i];
+    for tap in 0..width {
+        let each = d_taps[tap];
+        #[unroll]
+        for i in 0..each.vector_size() {
+            partial[sums * each.vector_size() + i * width + tap] = each.extract(i);
+        }
     }
 }
