@@ -6,6 +6,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Int, Tensor};
+use kiln_fused::add_residual;
 use serde::{Deserialize, Serialize};
 
 use crate::dropout::dropout;
@@ -209,10 +210,20 @@ pub struct Block<M: Mixer> {
 
 impl<M: Mixer> Block<M> {
     fn forward(&self, x: Tensor<3>, state: Option<M::State>) -> (Tensor<3>, Option<M::State>) {
+        let (x, state) = self.mixed(x, state);
+        (self.mlp(x), state)
+    }
+
+    fn mixed(&self, x: Tensor<3>, state: Option<M::State>) -> (Tensor<3>, Option<M::State>) {
         let (mixed, state) = self
             .mixer
             .forward(self.norm_mixer.forward(x.clone()), state);
-        (self.mlp(x + dropout(&self.dropout, mixed)), state)
+        (add_residual(x, dropout(&self.dropout, mixed)), state)
+    }
+
+    /// Whether it has a position-wise network behind its mixer.
+    pub fn has_mlp(&self) -> bool {
+        self.mlp.is_some()
     }
 
     /// What the mixer makes of the residual stream before the block, without dropout.
@@ -256,7 +267,7 @@ impl<M: Mixer> Block<M> {
         match (&self.norm_mlp, &self.mlp) {
             (Some(norm), Some(mlp)) => {
                 let y = mlp.forward(norm.forward(x.clone()));
-                x + dropout(&self.dropout, y)
+                add_residual(x, dropout(&self.dropout, y))
             }
             _ => x,
         }
@@ -340,15 +351,26 @@ impl<M: Mixer> Backbone<M> {
         self.embed(tokens, 0)
     }
 
-    /// The residual stream after block `number`, from that before it.
+    /// The residual stream between mixer and MLP of block `number`, from that before the block.
     ///
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]`; returns the same
     ///
     /// # Panics
     /// If there is no such block.
-    pub fn block(&self, number: usize, x: Tensor<3>) -> Tensor<3> {
-        self.blocks[number].forward(x, None).0
+    pub fn after_mixer(&self, number: usize, x: Tensor<3>) -> Tensor<3> {
+        self.blocks[number].mixed(x, None).0
+    }
+
+    /// The residual stream after block `number`, from that between its mixer and its MLP; the same where it has none.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`; returns the same
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn after_mlp(&self, number: usize, x: Tensor<3>) -> Tensor<3> {
+        self.blocks[number].mlp(x)
     }
 
     /// The residual stream before every block and after the last, which is [`Backbone::hidden`].

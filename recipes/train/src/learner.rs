@@ -343,7 +343,7 @@ impl Learner {
         found: &mut dyn FnMut(Gradients),
     ) -> Result<Tensor<1>, TrainError> {
         let mut stream = Stream::new(seen, on_device.inputs.clone())?;
-        let last = stream.last();
+        let last = stream.pop();
         let loss = BatchLoss::of_hidden(seen, on_device, last.clone(), options);
         watch(Phase::Forward);
         let mut grads = loss.minimised.backward();
