@@ -116,7 +116,12 @@ impl Job {
         Running {
             title: layout.title(self.run),
             step: newest.as_ref().map_or(0, |record| record.step),
-            total: train.steps,
+            // Of a run that its time ends nobody knows the steps.
+            total: if train.max_seconds > 0.0 {
+                0
+            } else {
+                train.steps
+            },
             loss: value("loss"),
             tokens_per_second: value("tokens_per_s"),
         }

@@ -1,4 +1,5 @@
-//! What makes arms comparable: the same data, the same number of tokens, the same scoring, about as many parameters.
+//! What makes arms comparable: the same data, the same number of tokens or another equal budget, the same scoring, about as many
+//! parameters.
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use kiln_run::recipe::Recipe;
 use kiln_train::{ObjectiveKind, Plan, Resolved, TeacherCost, TrainError, TrainRecipe};
 use kiln_zoo::{LanguageModel, ModelConfig};
 
+use crate::budget::Length;
 use crate::layout::LaidTask;
 use crate::study::Difference;
 use crate::{CompareError, Layout};
@@ -17,16 +19,28 @@ use crate::{CompareError, Layout};
 pub struct Facts {
     /// Corpus, its limit and tokenizer, in words.
     pub data: String,
-    /// Target tokens of the run.
-    pub tokens: u64,
+    /// Target tokens of the run; none where time ends it.
+    pub tokens: Option<u64>,
+    /// Target tokens of a step.
+    pub step_tokens: u64,
     /// How held-out text is scored, in words.
     pub scoring: String,
     /// Trainable parameters.
     pub parameters: usize,
-    /// Operations of the run, forward and backward, and a teacher's forward ones.
-    pub flops: f64,
+    /// Operations of the run, forward and backward, and a teacher's forward ones; none where time ends it.
+    pub flops: Option<f64>,
+    /// Operations of a step.
+    pub step_flops: f64,
     /// A key that ends runs before their last step, with its value.
     pub open_ended: Option<(&'static str, String)>,
+}
+
+impl Facts {
+    /// Counts a run of this many steps.
+    pub(crate) fn set_steps(&mut self, steps: u64) {
+        self.tokens = Some(steps * self.step_tokens);
+        self.flops = Some(steps as f64 * self.step_flops);
+    }
 }
 
 /// A cell's facts, one for each point of its grid.
@@ -36,6 +50,8 @@ pub struct CellCost {
     pub task: usize,
     /// Task and arm.
     pub title: String,
+    /// What says how long its runs are.
+    pub length: Length,
     /// Name and facts of each point.
     pub points: Vec<(String, Facts)>,
 }
@@ -60,7 +76,7 @@ pub fn costs(
         let mut points = Vec::with_capacity(cell.points.len());
         for point in &cell.points {
             let facts = vocab(&point.recipe.value)
-                .and_then(|vocab| counter.facts(point.recipe.clone(), vocab))
+                .and_then(|vocab| counter.facts(point.recipe.clone(), vocab, cell.length))
                 .map_err(|source| CompareError::Arm {
                     arm: cell.title.clone(),
                     point: point.name.clone(),
@@ -71,6 +87,7 @@ pub fn costs(
         cells.push(CellCost {
             task: cell.task,
             title: cell.title.clone(),
+            length: cell.length,
             points,
         });
     }
@@ -105,13 +122,20 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
-    fn facts(&mut self, recipe: Recipe<TrainRecipe>, vocab: usize) -> Result<Facts, TrainError> {
+    fn facts(
+        &mut self,
+        recipe: Recipe<TrainRecipe>,
+        vocab: usize,
+        length: Length,
+    ) -> Result<Facts, TrainError> {
         let resolved = Resolved::new(recipe, vocab)?;
         let (parameters, flops_per_token) = self.count(&resolved)?;
         let of_teacher = self.teacher_flops(&resolved)?;
         let recipe = &resolved.recipe.value;
         let (data, train) = (&recipe.data, &recipe.train);
-        let tokens = resolved.steps * recipe.tokens_per_step(resolved.seq);
+        let step_tokens = recipe.tokens_per_step(resolved.seq);
+        // Backward costs twice the forward pass, as in the plan of one run.
+        let token_flops = 3.0 * flops_per_token as f64 + of_teacher as f64;
         let objective = match recipe.objective.kind {
             ObjectiveKind::NextToken => "next tokens".into(),
             ObjectiveKind::MaskedToken => {
@@ -132,14 +156,14 @@ impl Counter<'_> {
         let open_ended = if train.target_accuracy > 0.0 {
             let target = train.target_accuracy.to_string();
             Some(("train.target_accuracy", target))
-        } else if train.max_seconds > 0.0 {
+        } else if train.max_seconds > 0.0 && !length.is_time() {
             Some(("train.max_seconds", train.max_seconds.to_string()))
         } else if train.patience > 0 {
             Some(("train.patience", train.patience.to_string()))
         } else {
             None
         };
-        Ok(Facts {
+        let mut facts = Facts {
             data: match &recipe.task {
                 // Examples follow from the settings, so equal settings are equal data.
                 Some(task) => toml::to_string(task)
@@ -152,16 +176,21 @@ impl Counter<'_> {
                     data.name, data.max_bytes, data.tokenizer
                 ),
             },
-            tokens,
+            tokens: None,
+            step_tokens,
             scoring: format!(
                 "{windows} of {} tokens, {objective}, {evaluations}",
                 resolved.seq
             ),
             parameters,
-            // Backward costs twice the forward pass, as in the plan of one run.
-            flops: (3.0 * flops_per_token as f64 + of_teacher as f64) * tokens as f64,
+            flops: None,
+            step_flops: token_flops * step_tokens as f64,
             open_ended,
-        })
+        };
+        if !length.is_time() {
+            facts.set_steps(resolved.steps);
+        }
+        Ok(facts)
     }
 
     /// Forward operations a token of the teacher that a recipe names; 0 as long as it is missing.
@@ -221,7 +250,7 @@ fn trainable(model: &LanguageModel) -> usize {
 /// arm. Tasks need not agree with each other.
 ///
 /// # Errors
-/// [`CompareError::Unequal`] and [`CompareError::OpenEnded`], naming arms and values.
+/// [`CompareError::Unequal`], [`CompareError::OverBudget`] and [`CompareError::OpenEnded`], naming arms and values.
 pub fn check(tasks: &[LaidTask], cells: &[CellCost]) -> Result<(), CompareError> {
     let of = |task| cells.iter().filter(move |cell| cell.task == task);
     let mut all = tasks.iter().enumerate();
@@ -239,10 +268,13 @@ fn check_task<'a>(
         };
         cell.points
             .iter()
-            .map(move |(point, facts)| (title(point), facts))
+            .map(move |(point, facts)| (title(point), facts, cell.length))
     });
     let mut first: Option<(String, &Facts)> = None;
-    for (name, facts) in all {
+    // Tokens are compared where recipes say how many there are: budgets are equal as they are.
+    let mut counted: Option<(String, &Facts)> = None;
+    for (name, facts, length) in all {
+        check_size(task, &name, facts)?;
         if let Some((key, value)) = &facts.open_ended
             && !task.allows(Difference::Tokens)
         {
@@ -252,36 +284,89 @@ fn check_task<'a>(
                 value: value.clone(),
             });
         }
-        let Some((first_name, reference)) = &first else {
-            first = Some((name, facts));
-            continue;
-        };
-        if let Some((what, values)) = unequal(task, reference, facts) {
-            return Err(CompareError::Unequal {
-                what,
-                arms: [first_name.clone(), name],
-                values,
-            });
+        let by_recipe = length == Length::Recipe;
+        let references = [
+            (&first, &DIFFERENCES[..]),
+            (
+                &counted,
+                if by_recipe {
+                    &[Difference::Tokens]
+                } else {
+                    &[]
+                },
+            ),
+        ];
+        for (reference, differences) in references {
+            if let Some((first_name, reference)) = reference
+                && let Some((what, values)) = unequal(task, reference, facts, differences)
+            {
+                return Err(CompareError::Unequal {
+                    what,
+                    arms: [first_name.clone(), name],
+                    values,
+                });
+            }
         }
+        if by_recipe {
+            counted.get_or_insert((name.clone(), facts));
+        }
+        first.get_or_insert((name, facts));
     }
     Ok(())
 }
 
-/// The first difference that is not allowed, with both values.
-fn unequal(task: &LaidTask, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
+/// What every arm is held against the first for.
+const DIFFERENCES: [Difference; 3] = [
+    Difference::Data,
+    Difference::Scoring,
+    Difference::Parameters,
+];
+
+/// Holds a model against a budget of parameters.
+fn check_size(task: &LaidTask, arm: &str, facts: &Facts) -> Result<(), CompareError> {
+    let budget = task.budget.as_ref().and_then(|budget| budget.parameters);
+    let Some(budget) = budget.filter(|_| !task.allows(Difference::Parameters)) else {
+        return Ok(());
+    };
+    let share = (facts.parameters as f64 / budget as f64 - 1.0).abs();
+    if share <= task.parameters_within {
+        return Ok(());
+    }
+    Err(CompareError::OverBudget {
+        arm: arm.into(),
+        value: facts.parameters,
+        budget,
+        share: 100.0 * share,
+        bound: 100.0 * task.parameters_within,
+    })
+}
+
+/// The first of some differences that is not allowed, with both values.
+fn unequal(
+    task: &LaidTask,
+    first: &Facts,
+    other: &Facts,
+    differences: &[Difference],
+) -> Option<(Difference, [String; 2])> {
     let share = (other.parameters as f64 / first.parameters as f64 - 1.0).abs();
-    let differences = [
-        (Difference::Data, first.data != other.data),
-        (Difference::Tokens, first.tokens != other.tokens),
-        (Difference::Scoring, first.scoring != other.scoring),
-        (Difference::Parameters, share > task.parameters_within),
-    ];
-    let (what, _) = differences
-        .into_iter()
-        .find(|(what, differs)| *differs && !task.allows(*what))?;
+    let has_budget = task.budget.as_ref().and_then(|of| of.parameters).is_some();
+    let differs = |what: &Difference| match what {
+        Difference::Data => first.data != other.data,
+        Difference::Tokens => first.tokens != other.tokens,
+        Difference::Scoring => first.scoring != other.scoring,
+        Difference::Parameters => share > task.parameters_within && !has_budget,
+        // Who may have another one is decided when the study is read.
+        Difference::Budget => false,
+    };
+    let found = differences
+        .iter()
+        .find(|what| differs(what) && !task.allows(**what));
+    let what = *found?;
     let show = |facts: &Facts| match what {
         Difference::Data => facts.data.clone(),
-        Difference::Tokens => format!("{} tokens", facts.tokens),
+        Difference::Tokens | Difference::Budget => {
+            format!("{} tokens", facts.tokens.unwrap_or_default())
+        }
         Difference::Scoring => facts.scoring.clone(),
         Difference::Parameters => format!("{} trainable", facts.parameters),
     };

@@ -8,8 +8,9 @@ use kiln_run::recipe::{self, Recipe};
 use kiln_train::{TrainError, TrainRecipe};
 
 use crate::CompareError;
+use crate::budget::Length;
 use crate::results::Measure;
-use crate::study::{Arm, Difference, Loaded, Point, Settings, Study, Task, overrides};
+use crate::study::{Arm, Budget, Difference, Loaded, Point, Settings, Study, Task, overrides};
 
 /// One run, by its place in the study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +30,7 @@ pub struct LaidPoint {
     pub name: String,
     /// What the grid sets.
     pub settings: Settings,
-    /// All arguments of `--set` but the seed, in this order: the study's, the task's, the arm's, the grid's.
+    /// All arguments of `--set` but the seed, in this order: the study's, the task's, the arm's, the grid's, the budget's.
     pub overrides: Vec<String>,
     /// The recipe with them, and with the recipe's own seed.
     pub recipe: Recipe<TrainRecipe>,
@@ -46,6 +47,8 @@ pub struct LaidTask {
     pub allow: Vec<Difference>,
     /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
     pub parameters_within: f64,
+    /// What every arm may spend.
+    pub budget: Option<Budget>,
     /// Name of its family and tokens of a sequence, where it is one of several lengths.
     pub length: Option<(String, u64)>,
 }
@@ -61,6 +64,9 @@ impl LaidTask {
             measure: Measure::shared(quality, &allow),
             allow,
             parameters_within: within.unwrap_or(study.parameters_within),
+            budget: task
+                .and_then(|task| task.budget.clone())
+                .or(study.budget.clone()),
             length: task.and_then(|task| Some((task.family().to_string(), task.length?))),
         }
     }
@@ -84,6 +90,8 @@ pub struct Cell {
     pub title: String,
     /// The recipe, as `kiln train` takes it.
     pub recipe: String,
+    /// What says how long its runs are.
+    pub length: Length,
     /// Its grid.
     pub points: Vec<LaidPoint>,
 }
@@ -119,19 +127,27 @@ impl Layout {
             true => vec![None],
             false => study.task.iter().map(Some).collect(),
         };
+        let tasks = stated.iter().map(|task| LaidTask::new(study, *task));
+        let tasks: Vec<_> = tasks.collect();
         let mut cells = Vec::new();
         for (number, task) in stated.iter().enumerate() {
-            for (arm, stated) in study.arm.iter().enumerate() {
-                if task.is_none_or(|task| stated.runs(task)) {
-                    cells.push(cell(&loaded, book, (number, *task), (arm, stated))?);
-                }
+            let first = cells.len();
+            let runs = |arm: &Arm| task.is_none_or(|task| arm.runs(task));
+            let of_task = || study.arm.iter().enumerate().filter(|(_, arm)| runs(arm));
+            for (arm, stated) in of_task() {
+                let length = match &stated.time_of {
+                    None => Length::of(stated, tasks[number].budget.as_ref(), &tasks[number].allow),
+                    Some(name) => {
+                        let place = of_task().position(|(_, other)| other.name == *name);
+                        // A study is checked when it is read: the arm is there.
+                        Length::TimeOf(first + place.unwrap_or(0))
+                    }
+                };
+                cells.push(cell(&loaded, book, (number, *task), (arm, stated), length)?);
             }
         }
         Ok(Self {
-            tasks: stated
-                .into_iter()
-                .map(|task| LaidTask::new(study, task))
-                .collect(),
+            tasks,
             name: loaded.name,
             header: loaded.header,
             files: loaded.files,
@@ -224,6 +240,7 @@ fn cell(
     book: &Path,
     (task, stated): (usize, Option<&Task>),
     (arm, of_arm): (usize, &Arm),
+    length: Length,
 ) -> Result<Cell, CompareError> {
     let recipe = match of_arm.recipe.ends_with(".toml") || of_arm.recipe.contains('/') {
         true => loaded.folder.join(&of_arm.recipe).display().to_string(),
@@ -236,7 +253,8 @@ fn cell(
     let none = Settings::new();
     let of_task = stated.map_or(&none, |task| &task.set);
     let laid = |point: Point| {
-        let overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, &point.settings]);
+        let mut overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, &point.settings]);
+        overrides.extend(length.overrides());
         let read = recipe::load::<TrainRecipe>(book, &recipe, &overrides)
             .map_err(TrainError::from)
             .and_then(|recipe| recipe.value.validate().map(|()| recipe));
@@ -256,6 +274,7 @@ fn cell(
         task,
         arm,
         name: of_arm.name.clone(),
+        length,
         points: points.collect::<Result<_, CompareError>>()?,
         title,
         recipe,

@@ -11,8 +11,11 @@ use toml::Value;
 
 use crate::CompareError;
 
+mod budget;
 mod task;
 
+pub use budget::Budget;
+pub(crate) use budget::has_own_length;
 pub use task::{Quality, Task};
 
 /// Dotted keys of a recipe with their values.
@@ -42,6 +45,9 @@ pub struct Study {
     /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
     #[serde(default = "default_parameters_within")]
     pub parameters_within: f64,
+    /// What every arm may spend; without it, recipes say how long they train.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// The tasks that every arm runs; without any, the arms' recipes are the one task.
     #[serde(default)]
     pub task: Vec<Task>,
@@ -70,6 +76,9 @@ pub struct Arm {
     /// The tasks it runs; all of them unless stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<Vec<String>>,
+    /// Another arm, whose chosen point took as long as this arm's runs may: the control of a method that makes steps dearer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_of: Option<String>,
 }
 
 impl Arm {
@@ -92,6 +101,8 @@ pub enum Difference {
     Scoring,
     /// Trainable parameters, beyond `parameters_within`.
     Parameters,
+    /// How long arms train, where the study has a budget for that.
+    Budget,
 }
 
 impl fmt::Display for Difference {
@@ -101,6 +112,7 @@ impl fmt::Display for Difference {
             Self::Tokens => "tokens",
             Self::Scoring => "scoring",
             Self::Parameters => "parameters",
+            Self::Budget => "budget",
         })
     }
 }
@@ -187,6 +199,7 @@ impl Study {
         check_settings("set", &self.set)?;
         check_grid("grid", &self.grid)?;
         task::validate(self)?;
+        budget::validate(self)?;
         for arm in &self.arm {
             check_name("arm.name", &arm.name)?;
             check_settings("arm.set", &arm.set)?;

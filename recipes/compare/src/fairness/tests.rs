@@ -16,7 +16,7 @@ fn equal_arms_pass_and_are_counted() {
     let (name, facts) = &costs[1].points[1];
     assert_eq!(
         (name.as_str(), facts.tokens),
-        ("learning_rate=0.002", 5 * 3 * 2 * 8)
+        ("learning_rate=0.002", Some(5 * 3 * 2 * 8))
     );
     assert_eq!(facts, &costs[0].points[0].1);
     // Frozen energies and hoppings do not count: three numbers a head and layer.
@@ -125,6 +125,7 @@ fn parameters_have_a_bound() {
     let arm = |points: &[usize]| CellCost {
         task: 0,
         title: "x".into(),
+        length: Length::Recipe,
         points: points
             .iter()
             .map(|&n| (format!("n={n}"), facts(n)))
