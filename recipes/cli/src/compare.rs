@@ -55,7 +55,8 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
     let program = std::env::current_exe().map_err(FileError::io("find", "kiln".as_ref()));
     let launch = Launch {
         program: program.map_err(CompareError::from)?,
-        arguments: train_arguments(args),
+        arguments: vec!["--backend".into(), (&args.backend).into()],
+        data: data_arguments(args),
         jobs: args.jobs as usize,
         devices: args.device.0.clone(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -120,13 +121,10 @@ fn line(run: &Running) -> Line {
     }
 }
 
-/// What every run of the study gets from this command line.
-fn train_arguments(args: &Compare) -> Vec<OsString> {
-    let mut all: Vec<OsString> = vec!["--backend".into(), (&args.backend).into()];
-    if let Some(dir) = &args.folders.data_dir {
-        all.extend(["--data-dir".into(), dir.into()]);
-    }
-    all
+/// What every run of the study gets from this command line, beside the backend.
+fn data_arguments(args: &Compare) -> Vec<OsString> {
+    let dir = args.folders.data_dir.as_ref();
+    dir.map_or(Vec::new(), |dir| vec!["--data-dir".into(), dir.into()])
 }
 
 /// Sizes of vocabularies, each corpus prepared once: children then find it in the cache, and do not prepare it side by side.
@@ -180,7 +178,7 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
             out,
             "{:width$}  {:>10}  {:>6}  {:>10}{}{done}",
             layout.title(run),
-            facts.parameters,
+            facts.parameters.map_or_else(none, |n| n.to_string()),
             facts.tokens.map_or_else(none, |n| format::count(n as f64)),
             facts.flops.map_or_else(none, |n| format!("{n:.2e}")),
             time_words(layout, run.cell)
@@ -241,6 +239,7 @@ fn time_words(layout: &Layout, cell: usize) -> String {
     match layout.cells[cell].length {
         Length::Seconds(seconds) => format!("  {seconds} s"),
         Length::TimeOf(of) => format!("  as long as {}", layout.cells[of].title),
+        Length::Whole => "  the text once".into(),
         Length::Recipe | Length::Tokens(_) | Length::Flops(_) => String::new(),
     }
 }

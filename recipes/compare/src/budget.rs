@@ -28,6 +28,8 @@ pub enum Length {
     Flops(f64),
     /// A number of seconds.
     Seconds(f64),
+    /// Nothing: an arm that counts reads its text once.
+    Whole,
     /// The time that another cell's chosen point took with the first seed.
     TimeOf(usize),
 }
@@ -42,14 +44,18 @@ impl Length {
             return Self::Recipe;
         }
         let by_tokens = budget.tokens.map(Self::Tokens);
+        // Neither operations nor time say how much text an arm that counts may read.
+        if arm.ngram.is_some() && by_tokens.is_none() && budget.has_length() {
+            return Self::Whole;
+        }
         let by_flops = budget.flops.map(Self::Flops);
         let by_time = budget.seconds.map(Self::Seconds);
         by_tokens.or(by_flops).or(by_time).unwrap_or(Self::Recipe)
     }
 
-    /// Whether time ends the runs, so that nobody knows their tokens before.
-    pub fn is_time(self) -> bool {
-        matches!(self, Self::Seconds(_) | Self::TimeOf(_))
+    /// Whether nobody knows the runs' tokens before, because time or the text ends them.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Seconds(_) | Self::TimeOf(_) | Self::Whole)
     }
 
     /// `--set` arguments of a budget that is known from the start.
@@ -68,7 +74,7 @@ impl Length {
                 "train.max_seconds=0.0".into(),
             ],
             Self::Seconds(seconds) => by_time(Some(seconds)),
-            Self::TimeOf(_) => by_time(None),
+            Self::TimeOf(_) | Self::Whole => by_time(None),
         }
     }
 }
@@ -117,11 +123,11 @@ impl Layout {
                 continue;
             };
             for (point, (_, facts)) in cell.points.iter_mut().zip(&mut cost.points) {
-                let steps = (budget / facts.step_flops) as u64;
+                let steps = ((budget - facts.first_flops) / facts.step_flops) as u64;
                 if steps == 0 {
                     return Err(CompareError::OneStep {
                         arm: cell.title.clone(),
-                        flops: facts.step_flops,
+                        flops: facts.first_flops + facts.step_flops,
                         budget,
                     });
                 }

@@ -26,8 +26,10 @@ const NEWS: Duration = Duration::from_millis(500);
 pub struct Launch {
     /// The `kiln` binary.
     pub program: PathBuf,
-    /// Arguments of `kiln train` beside recipe, settings, folder and device: backend, data folder.
+    /// Arguments of `kiln train` beside recipe, settings, folder and device: the backend.
     pub arguments: Vec<OsString>,
+    /// Arguments of every run: the data folder.
+    pub data: Vec<OsString>,
     /// Runs at once on each device, at least one.
     pub jobs: usize,
     /// Numbers of the devices that runs are dealt to, at least one.
@@ -298,6 +300,7 @@ mod tests {
         let launch = |jobs, cores| Launch {
             program: "kiln".into(),
             arguments: Vec::new(),
+            data: Vec::new(),
             jobs,
             devices: vec![0],
             cores,

@@ -10,7 +10,9 @@ use kiln_train::{TrainError, TrainRecipe};
 use crate::CompareError;
 use crate::budget::Length;
 use crate::results::Measure;
-use crate::study::{Arm, Budget, Difference, Loaded, Point, Settings, Study, Task, overrides};
+use crate::study::{
+    Arm, Budget, Difference, Loaded, ORDER, Point, Settings, Study, Task, overrides,
+};
 
 /// One run, by its place in the study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,8 @@ pub struct LaidPoint {
     pub settings: Settings,
     /// All arguments of `--set` but the seed, in this order: the study's, the task's, the arm's, the grid's, the budget's.
     pub overrides: Vec<String>,
+    /// Order of the n-gram model that is counted in place of the recipe's model.
+    pub ngram: Option<u32>,
     /// The recipe with them, and with the recipe's own seed.
     pub recipe: Recipe<TrainRecipe>,
 }
@@ -217,6 +221,11 @@ impl Layout {
         }
     }
 
+    /// The order of a run that counts.
+    pub fn ngram(&self, run: RunId) -> Option<u32> {
+        self.point(run).ngram
+    }
+
     /// Every run that could be asked for: each point with each seed.
     pub fn all(&self) -> impl Iterator<Item = RunId> {
         self.cells.iter().enumerate().flat_map(move |(cell, laid)| {
@@ -232,6 +241,12 @@ impl Layout {
         let grid: usize = self.cells.iter().map(|cell| cell.points.len()).sum();
         grid + self.cells.len() * (self.study.seeds.len() - 1)
     }
+}
+
+/// The order of a point that is counted.
+fn order_of(settings: &Settings) -> Option<u32> {
+    let order = settings.get(ORDER)?.as_integer()?;
+    u32::try_from(order).ok()
 }
 
 /// Resolves the grid of an arm on a task; both come with their numbers.
@@ -253,7 +268,13 @@ fn cell(
     let none = Settings::new();
     let of_task = stated.map_or(&none, |task| &task.set);
     let laid = |point: Point| {
-        let mut overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, &point.settings]);
+        let ngram = order_of(&point.settings);
+        let of_grid = if ngram.is_some() {
+            &none
+        } else {
+            &point.settings
+        };
+        let mut overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, of_grid]);
         overrides.extend(length.overrides());
         let read = recipe::load::<TrainRecipe>(book, &recipe, &overrides)
             .map_err(TrainError::from)
@@ -266,6 +287,7 @@ fn cell(
             })?,
             name: point.name,
             settings: point.settings,
+            ngram,
             overrides,
         })
     };

@@ -48,6 +48,8 @@ fn of_task(results: &Results, task: &TaskResult) -> String {
     let tables = [
         Some(tables::arms(results, task)),
         tables::verdicts(task),
+        tables::costs(task),
+        tables::contexts(task),
         Some(tables::grids(results, task)),
         tables::gradients(task),
     ];

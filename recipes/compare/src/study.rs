@@ -12,6 +12,7 @@ use toml::Value;
 use crate::CompareError;
 
 mod budget;
+mod ngram;
 mod task;
 
 pub use budget::Budget;
@@ -79,6 +80,9 @@ pub struct Arm {
     /// Another arm, whose chosen point took as long as this arm's runs may: the control of a method that makes steps dearer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_of: Option<String>,
+    /// Orders of n-gram models to count in place of the recipe's model: the arm's grid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngram: Option<Vec<u32>>,
 }
 
 impl Arm {
@@ -116,6 +120,9 @@ impl fmt::Display for Difference {
         })
     }
 }
+
+/// The key of a point's settings that is the order of an n-gram model, and no key of a recipe.
+pub(crate) const ORDER: &str = "ngram.order";
 
 /// One point of a grid.
 #[derive(Clone, Debug, PartialEq)]
@@ -206,6 +213,7 @@ impl Study {
             if let Some(grid) = &arm.grid {
                 check_grid("arm.grid", grid)?;
             }
+            ngram::validate(self, arm)?;
         }
         Ok(())
     }
@@ -214,7 +222,12 @@ impl Study {
     /// before the study's.
     pub fn points(&self, arm: &Arm, task: Option<&Task>) -> Vec<Point> {
         let of_task = || task.and_then(|task| task.grid.as_ref());
-        let grid = arm.grid.as_ref().or_else(of_task).unwrap_or(&self.grid);
+        let orders = arm.ngram.as_ref().map(|orders| {
+            let orders = orders.iter().map(|order| Value::Integer((*order).into()));
+            Grid::from([(ORDER.to_string(), orders.collect())])
+        });
+        let own = orders.as_ref().or(arm.grid.as_ref());
+        let grid = own.or_else(of_task).unwrap_or(&self.grid);
         let mut settings = vec![Settings::new()];
         for (key, values) in grid {
             let with = |point: &Settings| {

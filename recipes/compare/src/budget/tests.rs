@@ -149,7 +149,7 @@ fn seconds_end_runs_of_unknown_tokens() {
 #[test]
 fn models_have_the_size_of_the_budget() {
     let plain = layout("seeds = [1]", &["a"]);
-    let size = counted(&plain)[0].points[0].1.parameters;
+    let size = counted(&plain)[0].points[0].1.parameters.unwrap();
     let checked = |parameters: usize, more: &str| {
         let head = format!("seeds = [1]\nbudget = {{ parameters = {parameters} }}\n{more}");
         let layout = layout(&head, &["a"]);

@@ -171,6 +171,12 @@ fn check_time_of(study: &Study) -> Result<(), CompareError> {
             };
             return refused(format!("arm `{}` would wait for {own}", arm.name));
         }
+        if other.ngram.is_some() {
+            return refused(format!(
+                "arm `{}` waits for it, and it trains nothing",
+                arm.name
+            ));
+        }
         let missing = study
             .task
             .iter()
