@@ -344,7 +344,7 @@ fn recomputed_runs() {
     );
 }
 
-/// An n-gram model has the files of a run, counts no more tokens than the run has, and is scored on its windows.
+/// It counts no more tokens than the run has, and is scored on its windows.
 #[test]
 fn counting_is_a_run() {
     let corner = Corner::cyclic();
@@ -380,7 +380,6 @@ fn counting_is_a_run() {
     let nats: f64 = own.nats.iter().map(|nats| f64::from(*nats)).sum();
     let loss = corner.series("counted", Kind::Final, "validation_loss")[0].1;
     assert!((nats / 144.0 - loss).abs() < 1e-6 && loss < 0.2, "{loss}");
-    // More text, all of it once.
     let whole = count("whole", 3, &["train.steps=100000"]).unwrap();
     assert!(whole.tokens > 3000 && whole.tokens < 36 * 120);
     for (changes, expected) in [
