@@ -9,7 +9,7 @@ use kiln_loader::{Split, TokenBatch, Windows};
 use kiln_run::hardware::{Hardware, Provenance};
 use kiln_run::recipe::Recipe;
 use kiln_run::{
-    FileError, Kind, MetricsWriter, Mode, Record, RunFolder, View, atomic_write, format,
+    FileError, Kind, MetricsWriter, Mode, Record, RunFolder, View, atomic_write, format, metrics,
 };
 use kiln_text::{DataEnv, Ngram, TokenStore};
 use serde::{Deserialize, Serialize};
@@ -87,8 +87,7 @@ pub fn count(request: NgramRequest<'_>) -> Result<NgramRun, TrainError> {
     } = request;
     check(&recipe.value, order)?;
     let mut view = View::new(0, view);
-    // A count that was cut off is made anew in its folder.
-    let cut_off = out.join("recipe.toml").is_file() && !out.join("ngram.json").is_file();
+    let cut_off = is_cut_off(&out)?;
     if !cut_off {
         RunFolder::check_free(&out)?;
     }
@@ -99,6 +98,10 @@ pub fn count(request: NgramRequest<'_>) -> Result<NgramRun, TrainError> {
         true => RunFolder::resume(&out)?,
         false => RunFolder::create(&out)?,
     };
+    if folder.metrics().is_file() {
+        let path = folder.metrics();
+        std::fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
+    }
     let seed = resolved.recipe.value.seed;
     resolved.written_out()?.write(&folder.recipe())?;
     Provenance::gather(source, Hardware::detect(None), versions, seed)
@@ -221,6 +224,25 @@ fn check(recipe: &TrainRecipe, order: usize) -> Result<(), TrainError> {
             "a gram has at least 1 token",
         )),
         _ => Ok(()),
+    }
+}
+
+/// Whether a folder has what a count leaves that was cut off, to be made anew, and nothing of a training.
+fn is_cut_off(out: &Path) -> Result<bool, TrainError> {
+    let has = |name: &str| out.join(name).exists();
+    if !has("recipe.toml")
+        || ["ngram.json", "config.json", "checkpoints"]
+            .into_iter()
+            .any(has)
+    {
+        return Ok(false);
+    }
+    let path = out.join("metrics.jsonl");
+    match path.is_file() {
+        true => Ok(metrics::read(&path)?
+            .iter()
+            .all(|record| record.kind == Kind::Final)),
+        false => Ok(true),
     }
 }
 
