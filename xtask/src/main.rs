@@ -29,7 +29,8 @@ Usage: cargo xtask <command> [arguments]
 Run (builds the kiln binary for the backend, then passes all arguments on):
   recipes                list the recipes: purpose, size, expected time and result
   train RECIPE           train a model into a run folder
-  distill RECIPE         the same with a teacher, which is a finished run
+  count RECIPE           count n-grams of its text in place of training a model
+  distill RECIPE         train with a teacher, which is a finished run
   compress RECIPE        make a trained model smaller, stage by stage
   compare STUDY          run several arms under one protocol, over a grid and seeds
   leaderboard DIR        write the pages of committed results
@@ -55,9 +56,10 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
 
 /// Commands of the `kiln` binary that `cargo xtask` passes on to it.
-const KILN_COMMANDS: [&str; 11] = [
+const KILN_COMMANDS: [&str; 12] = [
     "recipes",
     "train",
+    "count",
     "distill",
     "compress",
     "compare",

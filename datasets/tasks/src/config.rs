@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    FuzzyRecall, Generator, InductionHeads, ListOps, Memorization, Mqar, Recall, SelectiveCopying,
-    TaskError,
+    Compression, FuzzyRecall, Generator, InductionHeads, ListOps, Memorization, Mqar, Recall,
+    SelectiveCopying, TaskError,
 };
 
 /// A task, how many examples of it there are, and their seed. Exactly one of the tables must be there.
@@ -34,6 +34,9 @@ pub struct TaskConfig {
     /// Memorization of a fixed dictionary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memorization: Option<Memorization>,
+    /// Compression of random tokens into one vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
     /// Induction heads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub induction_heads: Option<InductionHeads>,
@@ -53,6 +56,7 @@ impl Default for TaskConfig {
             fuzzy_recall: None,
             selective_copying: None,
             memorization: None,
+            compression: None,
             induction_heads: None,
             list_ops: None,
         }
@@ -63,7 +67,7 @@ impl Default for TaskConfig {
 type Entry<'a> = (&'static str, Option<&'a dyn Generator>);
 
 impl TaskConfig {
-    fn entries(&self) -> [Entry<'_>; 7] {
+    fn entries(&self) -> [Entry<'_>; 8] {
         fn some<G: Generator>(generator: &Option<G>) -> Option<&dyn Generator> {
             generator.as_ref().map(|generator| generator as _)
         }
@@ -73,6 +77,7 @@ impl TaskConfig {
             ("fuzzy-recall", some(&self.fuzzy_recall)),
             ("selective-copying", some(&self.selective_copying)),
             ("memorization", some(&self.memorization)),
+            ("compression", some(&self.compression)),
             ("induction-heads", some(&self.induction_heads)),
             ("list-ops", some(&self.list_ops)),
         ]
@@ -142,6 +147,7 @@ impl TaskConfig {
                 seq,
             ),
             (self.memorization.as_mut().map(|task| &mut task.length), seq),
+            (self.compression.as_mut().map(|task| &mut task.length), seq),
             (
                 self.induction_heads.as_mut().map(|task| &mut task.length),
                 seq,

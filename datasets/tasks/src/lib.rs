@@ -4,8 +4,8 @@
 //! examples, and the splits share none but by chance. Each module defines one task:
 //!
 //! - [`Mqar`]: multi-query associative recall (Arora et al., arXiv 2312.04927).
-//! - [`Recall`]: in-context recall, and with noise noisy recall; [`FuzzyRecall`]; [`SelectiveCopying`]; [`Memorization`]: of the
-//!   MAD collection (Poli et al., arXiv 2403.17844).
+//! - [`Recall`]: in-context recall, and with noise noisy recall; [`FuzzyRecall`]; [`SelectiveCopying`]; [`Memorization`];
+//!   [`Compression`]: of the MAD collection (Poli et al., arXiv 2403.17844).
 //! - [`InductionHeads`]: Olsson et al., arXiv 2209.11895, as Mamba tests it (Gu and Dao, arXiv 2312.00752, section 4.1.2).
 //! - [`ListOps`]: Nangia and Bowman, arXiv 1804.06028, with the sizes of Long Range Arena (arXiv 2011.04006).
 //!
@@ -13,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod compression;
 mod config;
 mod copying;
 mod error;
@@ -24,6 +25,7 @@ mod mqar;
 mod recall;
 mod set;
 
+pub use compression::Compression;
 pub use config::TaskConfig;
 pub use copying::SelectiveCopying;
 pub use error::TaskError;

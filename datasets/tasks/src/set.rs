@@ -69,6 +69,10 @@ mod tests {
         let base = TaskConfig::default;
         vec![
             TaskConfig {
+                compression: Some(Default::default()),
+                ..base()
+            },
+            TaskConfig {
                 mqar: Some(Default::default()),
                 ..base()
             },

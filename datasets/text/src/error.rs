@@ -223,6 +223,16 @@ pub enum DataError {
     /// Windows of no token.
     #[error("a window of seq = 0 tokens predicts nothing: give a seq of at least 1")]
     WindowTooShort,
+    /// Sliding windows that leave targets out, or none.
+    #[error(
+        "windows of {context} tokens cannot begin {stride} tokens apart: give a stride from 1 to {context}"
+    )]
+    Stride {
+        /// Tokens from one window to the next.
+        stride: usize,
+        /// Window length.
+        context: usize,
+    },
     /// A split cannot fill one window.
     #[error(
         "the split has {tokens} tokens, a window of seq = {seq} needs {needed}: use more text or a shorter seq"

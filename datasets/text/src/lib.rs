@@ -28,6 +28,7 @@ pub mod shard;
 pub mod store;
 pub mod tokenizer;
 pub mod windows;
+mod words;
 
 pub use bigram::{Bigram, BigramReport};
 pub use corpus::{Corpus, CorpusInfo, CorpusSource, CorpusState, Document, import, list};
@@ -40,3 +41,4 @@ pub use progress::Progress;
 pub use store::TokenStore;
 pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerConfig};
 pub use windows::TextWindows;
+pub use words::words;

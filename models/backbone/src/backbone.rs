@@ -9,6 +9,7 @@ use burn::tensor::{Device, Int, Tensor};
 use kiln_fused::add_residual;
 use serde::{Deserialize, Serialize};
 
+use crate::decoder::Decoder;
 use crate::dropout::dropout;
 use crate::embedding::Embedding;
 use crate::layers::{Mlp, MlpKind, Norm, NormKind};
@@ -54,6 +55,9 @@ pub struct BackboneConfig {
     pub tie_embeddings: bool,
     /// Standard deviation of initial weights.
     pub init_std: f64,
+    /// Whether every position's scores are read out of what the model made of the last position, as tasks of compression have it.
+    #[serde(default)]
+    pub decoder: bool,
 }
 
 impl BackboneConfig {
@@ -73,6 +77,7 @@ impl BackboneConfig {
             dropout: 0.0,
             tie_embeddings: true,
             init_std: 0.02,
+            decoder: false,
         }
     }
 
@@ -173,11 +178,15 @@ impl BackboneConfig {
             .collect::<Result<_, ModelError>>()?;
         let head = (!self.tie_embeddings)
             .then(|| rng.linear(self.d_model, self.vocab_size, false, self.init_std, device));
+        let decoder = self
+            .decoder
+            .then(|| Decoder::init(self.norm, self.d_model, self.bias, rng, device));
         Ok(Backbone {
             tokens,
             positions,
             dropout,
             blocks,
+            decoder,
             norm: norm(),
             head,
             learned: Vec::new(),
@@ -282,6 +291,7 @@ pub struct Backbone<M: Mixer> {
     dropout: Dropout,
     /// The residual blocks, first to last.
     pub blocks: Vec<Block<M>>,
+    pub(crate) decoder: Option<Decoder>,
     pub(crate) norm: Norm,
     pub(crate) head: Option<Linear>,
     /// What training learns beside the weights and the model does not compute with, such as the steps of rounded weights: kept here, so
@@ -324,7 +334,7 @@ impl<M: Mixer> Backbone<M> {
         Ok(self.logits(self.hidden(tokens)?))
     }
 
-    /// The residual stream after the last block. Where few positions are asked for, their rows are enough for
+    /// The residual stream after the last block, and after the decoder if there is one. Where few positions are asked for, their rows are enough for
     /// [`Backbone::logits`], and with a large vocabulary that saves most of the work.
     ///
     /// # Shapes
@@ -336,7 +346,15 @@ impl<M: Mixer> Backbone<M> {
     pub fn hidden(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
         let x = self.embed(tokens, 0)?;
         let blocks = self.blocks.iter();
-        Ok(blocks.fold(x, |x, block| block.forward(x, None).0))
+        let x = blocks.fold(x, |x, block| block.forward(x, None).0);
+        Ok(self.decoded(x))
+    }
+
+    fn decoded(&self, x: Tensor<3>) -> Tensor<3> {
+        match &self.decoder {
+            Some(decoder) => decoder.forward(x),
+            None => x,
+        }
     }
 
     /// The residual stream before the first block.
@@ -388,7 +406,7 @@ impl<M: Mixer> Backbone<M> {
             let next = block.forward(x.clone(), None).0;
             trace.push(std::mem::replace(&mut x, next));
         }
-        trace.push(x);
+        trace.push(self.decoded(x));
         Ok(trace)
     }
 
@@ -468,7 +486,7 @@ impl<M: Mixer> Backbone<M> {
 
     /// Whether the output at a position depends on tokens up to it only.
     pub fn is_causal(&self) -> bool {
-        self.blocks.iter().all(|block| block.mixer.is_causal())
+        self.decoder.is_none() && self.blocks.iter().all(|block| block.mixer.is_causal())
     }
 
     /// Bytes of f32 state a lane holds after `seq` tokens.

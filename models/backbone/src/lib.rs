@@ -8,6 +8,7 @@
 
 mod backbone;
 mod conv;
+mod decoder;
 mod dropout;
 mod embedding;
 mod energies;

@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::decoder::Decoder;
 use crate::embedding::{Embedding, Rows};
 use crate::linear::Linear;
 use crate::{Backbone, Mixer};
@@ -64,6 +65,9 @@ impl<M: Mixer> Backbone<M> {
         let mut layers: NamedLinears<'_> = blocks
             .flat_map(|(at, block)| below(&format!("blocks.{at}"), block.linears_mut()))
             .collect();
+        if let Some(decoder) = &mut self.decoder {
+            layers.extend(below("decoder", decoder.linears_mut()));
+        }
         layers.extend(fields([("head", self.head.as_mut())]));
         layers
     }
@@ -131,7 +135,8 @@ impl<M: Mixer> Backbone<M> {
             Some(head) => head.flops_per_row(),
             None => self.tokens.flops_per_row(),
         };
-        mlps.map(|mlp| mlp.flops_per_token()).sum::<u64>() + head
+        let decoder = self.decoder.as_ref().map_or(0, Decoder::flops_per_token);
+        mlps.map(|mlp| mlp.flops_per_token()).sum::<u64>() + decoder + head
     }
 }
 

@@ -179,7 +179,7 @@ impl ModelConfig {
         Ok(stable_param_ids(model))
     }
 
-    /// Whether every layer sees the past only.
+    /// Whether every position's scores depend on tokens up to it only.
     pub fn is_causal(&self) -> bool {
         let causal = |mixer: &MixerKind| match mixer {
             MixerKind::Attention => self.attention.direction == Direction::Causal,
@@ -187,7 +187,7 @@ impl ModelConfig {
             MixerKind::Resolvent | MixerKind::Conv | MixerKind::Gla => true,
             MixerKind::Fnet => false,
         };
-        self.pattern.iter().all(causal)
+        !self.backbone.decoder && self.pattern.iter().all(causal)
     }
 
     /// Forward multiplications and additions a token of a sequence of `seq` costs. Training costs three times that.

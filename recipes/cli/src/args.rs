@@ -1,5 +1,6 @@
 //! The command line.
 
+mod count;
 mod devices;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{Args as Group, Parser, Subcommand};
 use kiln_text::TokenizerConfig;
 use kiln_zoo::Precision;
 
+pub use count::Count;
 pub use devices::Devices;
 use devices::devices;
 
@@ -30,6 +32,8 @@ pub enum Command {
     Recipes,
     /// Train a model as a recipe says
     Train(Train),
+    /// Count n-grams of a recipe's text in place of training its model, and score its windows
+    Count(Count),
     /// Train a student as a recipe says, which learns from a teacher
     Distill(Distill),
     /// Make a finished run smaller, stage by stage as a recipe says
@@ -202,6 +206,12 @@ pub struct Eval {
     /// Most windows to score; 0 is all
     #[arg(long, default_value_t = 0)]
     pub windows: usize,
+    /// Loss against context: tokens of windows that slide over the split, every target once at each length
+    #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with_all = ["seq", "windows"])]
+    pub contexts: Vec<usize>,
+    /// Tokens from one sliding window to the next; 0 is half of each length
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "contexts")]
+    pub stride: usize,
     /// Compute in f32, bf16 or f16; the default is what the run was trained in
     #[arg(long, value_name = "NAME")]
     pub precision: Option<Precision>,

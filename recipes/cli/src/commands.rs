@@ -5,17 +5,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use kiln_loader::Split;
+use kiln_cost::EnergyMeter;
 use kiln_run::recipe::{self, Recipe};
 use kiln_run::{Interrupt, Mode, RunFolder, View, format};
 use kiln_train::{
-    Backend, DeviceError, Evaluator, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved, Run,
-    RunResult, SampleConfig, Score, Source, Stop, TrainError, TrainRecipe, check_shared, generate,
+    Backend, DeviceError, EnergyCounter, HeldOut, OpenDevice, Outcome, Plan, Request, Resolved,
+    Run, RunResult, SampleConfig, Source, Stop, TrainError, TrainRecipe, check_shared, generate,
     has_nccl, known_vocab,
 };
 use thiserror::Error;
 
-use crate::args::{Args, Command, Compute, Eval, Folders, Generate, Train};
+use crate::args::{Args, Command, Compute, Folders, Generate, Train};
 use crate::place;
 
 /// A command that did not get done.
@@ -66,11 +66,12 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
             let recipe = load(&args)?;
             train(args, recipe)
         }
+        Command::Count(args) => crate::count::count(args),
         Command::Distill(args) => crate::distill::distill(args),
         Command::Compress(args) => crate::compress::compress(&args),
         Command::Compare(args) => crate::compare::compare(&args),
         Command::Leaderboard(args) => crate::compare::leaderboard(&args),
-        Command::Eval(args) => eval(&args),
+        Command::Eval(args) => crate::eval::eval(&args),
         Command::Cost(args) => crate::cost::cost(&args),
         Command::Bench(args) => crate::bench::bench(&args),
         Command::Generate(args) => continue_text(&args),
@@ -164,6 +165,7 @@ pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comma
     let mut devices = open_all(&args)?;
     let beside = devices.split_off(1);
     let device = devices.swap_remove(0);
+    let meter = EnergyMeter::open(&device.device);
     let out = args
         .out
         .unwrap_or_else(|| RunFolder::default_path(&recipe.name));
@@ -178,6 +180,10 @@ pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comma
         versions: place::versions(),
         view: if args.plain { Mode::Plain } else { Mode::Auto },
         interrupt: Interrupt::install()?,
+        energy: meter
+            .joules()
+            .is_some()
+            .then(|| -> EnergyCounter { Box::new(move || meter.joules()) }),
     })?;
     show_outcome(&outcome)?;
     Ok(match outcome.stop {
@@ -272,69 +278,6 @@ fn show_result(out: &mut impl Write, result: &RunResult) -> io::Result<()> {
         writeln!(out, "test        {}", line(test))?;
     }
     writeln!(out, "parameters  {}", format::count(result.params as f64))
-}
-
-fn eval(args: &Eval) -> Result<ExitCode, CommandError> {
-    let device = open(&args.compute)?.device;
-    let run = Run::open_in(&args.run, &device, args.precision)?;
-    let seq = args.seq.map_or(run.config.seq, |seq| seq as usize);
-    let source = open_source(&scored_recipe(args, &run, seq)?, &args.folders)?;
-    let (name, hash) = (source.name()?, source.hash()?.to_string());
-    let trained = &run.config;
-    if source.text().is_some() && name == trained.corpus && hash != trained.corpus_hash {
-        writeln!(
-            io::stderr(),
-            "note: `{}` is not the text this run was trained on any more ({} then, {hash} now); its splits may overlap with the training text",
-            trained.corpus,
-            trained.corpus_hash,
-        )?;
-    }
-    let Some(split) = Split::ALL
-        .into_iter()
-        .find(|split| split.name() == args.split)
-    else {
-        let why = format!(
-            "no split `{}`; the splits are train, validation and test",
-            args.split
-        );
-        return Err(CommandError::Usage(why));
-    };
-    let windows = source.windows(split, seq)?.ok_or_else(|| {
-        CommandError::Usage(format!(
-            "corpus `{name}` has no {split} split; use --split validation"
-        ))
-    })?;
-    let evaluator = Evaluator {
-        objective: trained.objective,
-        vocab: trained.model.backbone.vocab_size,
-        device: &device,
-    };
-    let scores = evaluator.sequential(&run.model, &windows, [args.batch as usize, args.windows])?;
-    let score = Score::total(&scores);
-    let mut out = io::stdout().lock();
-    writeln!(out, "data        {name} ({split})")?;
-    writeln!(out, "targets     {}", score.tokens)?;
-    writeln!(out, "loss        {:.6} nats/token", score.loss())?;
-    writeln!(out, "perplexity  {:.4}", score.perplexity())?;
-    writeln!(out, "accuracy    {:.6}", score.accuracy())?;
-    if let Some(store) = source.text().and_then(|text| text.store(split)) {
-        writeln!(out, "bits/byte   {:.6}", score.bits_per_byte(store))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The recipe of a run with the data that a command line asks it to be scored on.
-fn scored_recipe(args: &Eval, run: &Run, seq: usize) -> Result<TrainRecipe, CommandError> {
-    if let (Some(name), true) = (&args.data, run.config.tokenizer.is_none()) {
-        let why = format!(
-            "--data {name}: this run was trained on the task `{}`, whose examples are drawn; leave --data out",
-            run.config.corpus
-        );
-        return Err(CommandError::Usage(why));
-    }
-    let mut recipe = run.data_recipe(args.data.as_deref())?;
-    recipe.task = recipe.task.map(|task| task.with_seq(seq));
-    Ok(recipe)
 }
 
 fn continue_text(args: &Generate) -> Result<ExitCode, CommandError> {

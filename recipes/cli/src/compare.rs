@@ -9,7 +9,8 @@ use kiln_compare::execute::{execute, finished, seconds_left};
 use kiln_compare::fairness::{check, check_runs, costs};
 use kiln_compare::results::{ArmResult, TaskResult};
 use kiln_compare::{
-    CellCost, CompareError, Event, Execution, Launch, Layout, Results, Running, leaderboard, study,
+    CellCost, CompareError, Event, Execution, Launch, Layout, Length, Results, Running,
+    leaderboard, study,
 };
 use kiln_run::live::Line;
 use kiln_run::{Board, FileError, Interrupt, Mode, format, recipe};
@@ -28,8 +29,9 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
     let loaded = study::load(&place::studies(), name)?;
     let default = || PathBuf::from("runs").join(format!("compare-{}", loaded.name));
     let out = args.out.clone().unwrap_or_else(default);
-    let layout = Layout::new(loaded, &place::book(), &out)?;
+    let mut layout = Layout::new(loaded, &place::book(), &out)?;
     if args.report_only {
+        layout.read_budget()?;
         let state = finished(&layout)?;
         return report(&layout, &state);
     }
@@ -42,16 +44,19 @@ pub fn compare(args: &Compare) -> Result<ExitCode, CommandError> {
         args,
         known: Vec::new(),
     };
-    let costs = costs(&layout, &device, &mut |recipe| vocabularies.of(recipe))?;
+    let mut costs = costs(&layout, &device, &mut |recipe| vocabularies.of(recipe))?;
+    layout.spend(&mut costs)?;
     check(&layout.tasks, &costs)?;
     if args.dry_run {
         return show_plan(&layout, &costs);
     }
     check_runs(&layout)?;
+    layout.write_budget()?;
     let program = std::env::current_exe().map_err(FileError::io("find", "kiln".as_ref()));
     let launch = Launch {
         program: program.map_err(CompareError::from)?,
-        arguments: train_arguments(args),
+        arguments: vec!["--backend".into(), (&args.backend).into()],
+        data: data_arguments(args),
         jobs: args.jobs as usize,
         devices: args.device.0.clone(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -116,13 +121,10 @@ fn line(run: &Running) -> Line {
     }
 }
 
-/// What every run of the study gets from this command line.
-fn train_arguments(args: &Compare) -> Vec<OsString> {
-    let mut all: Vec<OsString> = vec!["--backend".into(), (&args.backend).into()];
-    if let Some(dir) = &args.folders.data_dir {
-        all.extend(["--data-dir".into(), dir.into()]);
-    }
-    all
+/// What every run of the study gets from this command line, beside the backend.
+fn data_arguments(args: &Compare) -> Vec<OsString> {
+    let dir = args.folders.data_dir.as_ref();
+    dir.map_or(Vec::new(), |dir| vec!["--data-dir".into(), dir.into()])
 }
 
 /// Sizes of vocabularies, each corpus prepared once: children then find it in the cache, and do not prepare it side by side.
@@ -159,13 +161,14 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
         "grid, first seed"
     )?;
     let mut operations = 0.0;
+    let none = || format::NONE.to_string();
     for run in layout.all() {
         let first = layout.study.seeds.first();
         let (_, facts) = &costs[run.cell].points[run.point];
         if Some(&run.seed) != first {
             continue;
         }
-        operations += facts.flops;
+        operations += facts.flops.unwrap_or(0.0);
         let done = if state.finished.contains_key(&run) {
             "  finished"
         } else {
@@ -173,16 +176,17 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
         };
         writeln!(
             out,
-            "{:width$}  {:>10}  {:>6}  {:>10.2e}{done}",
+            "{:width$}  {:>10}  {:>6}  {:>10}{}{done}",
             layout.title(run),
-            facts.parameters,
-            format::count(facts.tokens as f64),
-            facts.flops
+            facts.parameters.map_or_else(none, |n| n.to_string()),
+            facts.tokens.map_or_else(none, |n| format::count(n as f64)),
+            facts.flops.map_or_else(none, |n| format!("{n:.2e}")),
+            time_words(layout, run.cell)
         )?;
     }
     let later = layout.study.seeds.len() - 1;
     for cell in costs {
-        let most = cell.points.iter().map(|(_, facts)| facts.flops);
+        let most = cell.points.iter().filter_map(|(_, facts)| facts.flops);
         operations += later as f64 * most.fold(0.0, f64::max);
     }
     writeln!(out)?;
@@ -228,6 +232,16 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
         None => writeln!(out, "time        unknown before the first run is finished")?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What ends the runs of a cell, where that is time.
+fn time_words(layout: &Layout, cell: usize) -> String {
+    match layout.cells[cell].length {
+        Length::Seconds(seconds) => format!("  {seconds} s"),
+        Length::TimeOf(of) => format!("  as long as {}", layout.cells[of].title),
+        Length::Whole => "  the text once".into(),
+        Length::Recipe | Length::Tokens(_) | Length::Flops(_) => String::new(),
+    }
 }
 
 fn finish(layout: &Layout, done: &Execution) -> Result<ExitCode, CommandError> {

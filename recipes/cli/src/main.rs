@@ -8,8 +8,10 @@ mod commands;
 mod compare;
 mod compress;
 mod cost;
+mod count;
 mod data;
 mod distill;
+mod eval;
 mod place;
 
 use std::io::Write;

@@ -116,7 +116,12 @@ impl Job {
         Running {
             title: layout.title(self.run),
             step: newest.as_ref().map_or(0, |record| record.step),
-            total: train.steps,
+            // Of a run that its time ends nobody knows the steps.
+            total: if train.max_seconds > 0.0 {
+                0
+            } else {
+                train.steps
+            },
             loss: value("loss"),
             tokens_per_second: value("tokens_per_s"),
         }
@@ -137,20 +142,26 @@ impl Drop for Job {
     }
 }
 
-/// `kiln train RECIPE --device N --set ... --out FOLDER`, with a share of the processor's threads.
+/// `kiln train RECIPE --device N --set ... --out FOLDER`, with a share of the processor's threads; `kiln count RECIPE --order N ...`
+/// for a run that counts.
 fn command(layout: &Layout, run: RunId, launch: &Launch, device: usize) -> Command {
     let folder = layout.folder(run);
     let mut command = Command::new(&launch.program);
-    command
-        .args(["train", &layout.cells[run.cell].recipe])
-        .args(&launch.arguments)
-        .args(["--device", &device.to_string()]);
+    let recipe = &layout.cells[run.cell].recipe;
+    match layout.ngram(run) {
+        Some(order) => command.args(["count", recipe, "--order", &order.to_string()]),
+        None => command
+            .args(["train", recipe])
+            .args(&launch.arguments)
+            .args(["--device", &device.to_string()]),
+    };
+    command.args(&launch.data);
     let seed = format!("seed={}", run.seed);
     for text in layout.point(run).overrides.iter().chain([&seed]) {
         command.args(["--set", text]);
     }
     command.arg("--plain").arg("--out").arg(&folder);
-    if folder.join("recipe.toml").is_file() {
+    if folder.join("recipe.toml").is_file() && layout.ngram(run).is_none() {
         command.arg("--resume");
     }
     command.env(THREADS, launch.threads().to_string());
@@ -234,6 +245,7 @@ mod tests {
         let launch = Launch {
             program: "kiln".into(),
             arguments: vec!["--backend".into(), "flex".into()],
+            data: vec!["--data-dir".into(), "d".into()],
             jobs: 2,
             devices: vec![1],
             cores: 5,
@@ -248,7 +260,7 @@ mod tests {
             line(&command(&layout, run, &launch, 1))
                 .replace(&*folder.path().to_string_lossy(), "OUT")
         };
-        let expected = "RAYON_NUM_THREADS=2 kiln train tiny --backend flex --device 1 --set \
+        let expected = "RAYON_NUM_THREADS=2 kiln train tiny --backend flex --device 1 --data-dir d --set \
                         'model.bk.grad_rule={ blend = 0.5 }' --set seed=4 --plain --out OUT/runs/a/default/seed-4";
         assert_eq!(shown(), expected);
         let run_folder = layout.folder(run);
@@ -279,6 +291,7 @@ mod tests {
         let launch = Launch {
             program,
             arguments: Vec::new(),
+            data: Vec::new(),
             jobs: 2,
             devices: vec![1],
             cores: 2,

@@ -56,6 +56,34 @@ pub enum CompareError {
         /// Their values.
         values: [String; 2],
     },
+    /// A model that is not of the study's size.
+    #[error(
+        "arm `{arm}` has {value} trainable parameters, and the budget is {budget} ({share:.2} % apart, {bound} % are allowed); make it as large, or write allow = [\"parameters\"] into the study"
+    )]
+    OverBudget {
+        /// The arm, with its point where it has several.
+        arm: String,
+        /// Its parameters.
+        value: usize,
+        /// The study's.
+        budget: u64,
+        /// Their difference in percent of the budget.
+        share: f64,
+        /// The largest that is allowed, in percent.
+        bound: f64,
+    },
+    /// A budget that does not pay for one step.
+    #[error(
+        "arm `{arm}`: one step takes {flops:.3e} operations, more than the budget of {budget:e}; raise it, or make the batch smaller"
+    )]
+    OneStep {
+        /// The arm.
+        arm: String,
+        /// Operations of its step.
+        flops: f64,
+        /// The study's budget.
+        budget: f64,
+    },
     /// A run whose length the recipe does not determine.
     #[error(
         "arm `{arm}`: `{key}` is {value}, which ends runs before their last step, so that arms would see unequal numbers of tokens; set it to 0, or write allow = [\"tokens\"] into the study"

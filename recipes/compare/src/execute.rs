@@ -10,7 +10,7 @@ use crate::child::{Job, Jobs, tail};
 use crate::events::{Event, Failure, Standing};
 use crate::figures::{check_data, has_diverged, read};
 use crate::protocol::State;
-use crate::{CompareError, Layout, RunId};
+use crate::{CompareError, Layout, Length, RunId};
 
 /// Exit status of `kiln train` for a run that ended because its loss or gradient was not finite. Only this failure says something
 /// about the run's settings, and takes a point out of its grid; a full disk or a folder in use says nothing about them.
@@ -26,8 +26,10 @@ const NEWS: Duration = Duration::from_millis(500);
 pub struct Launch {
     /// The `kiln` binary.
     pub program: PathBuf,
-    /// Arguments of `kiln train` beside recipe, settings, folder and device: backend, data folder.
+    /// Arguments of `kiln train` beside recipe, settings, folder and device: the backend.
     pub arguments: Vec<OsString>,
+    /// Arguments of every run: the data folder.
+    pub data: Vec<OsString>,
     /// Runs at once on each device, at least one.
     pub jobs: usize,
     /// Numbers of the devices that runs are dealt to, at least one.
@@ -73,15 +75,29 @@ pub struct Execution {
 /// Those of [`crate::figures::read`] and [`check_data`].
 pub fn finished(layout: &Layout) -> Result<State, CompareError> {
     let mut state = State::default();
-    for run in layout.all() {
+    let waits = |run: &RunId| matches!(layout.cells[run.cell].length, Length::TimeOf(_));
+    let (later, first): (Vec<_>, Vec<_>) = layout.all().partition(waits);
+    note_finished(&mut state, layout, &first)?;
+    // What an arm's recipe is follows from the time that another took.
+    let timed = layout.timed(&state);
+    let known = later.into_iter();
+    let known: Vec<_> = known
+        .filter(|run| !state.is_waiting(layout, run.cell))
+        .collect();
+    note_finished(&mut state, &timed, &known)?;
+    check_data(layout, state.finished.values())?;
+    Ok(state)
+}
+
+fn note_finished(state: &mut State, layout: &Layout, runs: &[RunId]) -> Result<(), CompareError> {
+    for &run in runs {
         if let Some(figures) = read(layout, run)? {
             state.finished.insert(run, figures);
         } else if has_diverged(layout, run)? {
             state.diverged.insert(run);
         }
     }
-    check_data(layout, state.finished.values())?;
-    Ok(state)
+    Ok(())
 }
 
 /// Makes every run of the protocol that is not finished, `launch.jobs` at once on each device.
@@ -94,7 +110,9 @@ pub fn execute(
     launch: &Launch,
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Execution, CompareError> {
-    let mut state = finished(layout)?;
+    let stated = layout;
+    let mut state = finished(stated)?;
+    let mut timed = stated.timed(&state);
     // Another machine or version may get further.
     state.diverged.clear();
     if !state.finished.is_empty() {
@@ -113,6 +131,8 @@ pub fn execute(
             }
             running.ask_to_stop();
         }
+        let layout = &timed;
+        let mut ended = false;
         let mut at = 0;
         while at < running.0.len() {
             let Some(status) = running.0[at].ended()? else {
@@ -120,6 +140,7 @@ pub fn execute(
                 continue;
             };
             let job = running.0.swap_remove(at);
+            ended = true;
             let title = layout.title(job.run);
             let task = layout.cells[job.run.cell].task;
             last_task = task;
@@ -151,6 +172,11 @@ pub fn execute(
                 }
             }
         }
+        // A run that ended may be the one whose time another arm has.
+        if ended {
+            timed = stated.timed(&state);
+        }
+        let layout = &timed;
         if !stopping {
             for run in state.wanted(layout) {
                 if running.0.len() >= launch.at_once() {
@@ -179,7 +205,7 @@ pub fn execute(
         std::thread::sleep(PAUSE);
     }
     Ok(Execution {
-        interrupted: stopping && !state.wanted(layout).is_empty(),
+        interrupted: stopping && !state.wanted(stated).is_empty(),
         state,
         failures,
     })
@@ -218,7 +244,10 @@ pub fn seconds_left(layout: &Layout, state: &State) -> Option<f64> {
     let overall = mean(&|_| true)?;
     let wanted = state.wanted(layout);
     let missing = |cell: usize| {
-        let named = wanted.iter().filter(|run| run.cell == cell).count();
+        let named = match state.is_waiting(layout, cell) {
+            true => layout.cells[cell].points.len(),
+            false => wanted.iter().filter(|run| run.cell == cell).count(),
+        };
         // Runs with the remaining seeds are not named before the grid is decided. If a run of it failed, they will not be made.
         let later = match state.is_decided(layout, cell) || state.is_held_up(layout, cell) {
             true => 0,
@@ -271,6 +300,7 @@ mod tests {
         let launch = |jobs, cores| Launch {
             program: "kiln".into(),
             arguments: Vec::new(),
+            data: Vec::new(),
             jobs,
             devices: vec![0],
             cores,

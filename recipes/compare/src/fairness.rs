@@ -1,32 +1,46 @@
-//! What makes arms comparable: the same data, the same number of tokens, the same scoring, about as many parameters.
+//! What makes arms comparable: the same data, the same number of tokens or another equal budget, the same scoring, about as many
+//! parameters.
 
-use std::path::PathBuf;
+mod count;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
-use kiln_run::recipe::Recipe;
-use kiln_train::{ObjectiveKind, Plan, Resolved, TeacherCost, TrainError, TrainRecipe};
-use kiln_zoo::{LanguageModel, ModelConfig};
+use burn::tensor::Device;
+use kiln_train::{TrainError, TrainRecipe};
 
+use crate::budget::Length;
 use crate::layout::LaidTask;
 use crate::study::Difference;
 use crate::{CompareError, Layout};
+use count::Counter;
 
 /// What is compared of one point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
     /// Corpus, its limit and tokenizer, in words.
     pub data: String,
-    /// Target tokens of the run.
-    pub tokens: u64,
+    /// Target tokens of the run; none where time ends it.
+    pub tokens: Option<u64>,
+    /// Target tokens of a step.
+    pub step_tokens: u64,
     /// How held-out text is scored, in words.
     pub scoring: String,
-    /// Trainable parameters.
-    pub parameters: usize,
-    /// Operations of the run, forward and backward, and a teacher's forward ones.
-    pub flops: f64,
+    /// Trainable parameters; none of an arm that counts.
+    pub parameters: Option<usize>,
+    /// Operations of the run, forward and backward, and a teacher's forward ones; none where time ends it.
+    pub flops: Option<f64>,
+    /// Operations of a step.
+    pub step_flops: f64,
+    /// Operations before the first step: those of a teacher that writes.
+    pub first_flops: f64,
     /// A key that ends runs before their last step, with its value.
     pub open_ended: Option<(&'static str, String)>,
+}
+
+impl Facts {
+    /// Counts a run of this many steps.
+    pub(crate) fn set_steps(&mut self, steps: u64) {
+        self.tokens = Some(steps * self.step_tokens);
+        self.flops = Some(self.first_flops + steps as f64 * self.step_flops);
+    }
 }
 
 /// A cell's facts, one for each point of its grid.
@@ -36,6 +50,8 @@ pub struct CellCost {
     pub task: usize,
     /// Task and arm.
     pub title: String,
+    /// What says how long its runs are.
+    pub length: Length,
     /// Name and facts of each point.
     pub points: Vec<(String, Facts)>,
 }
@@ -50,17 +66,13 @@ pub fn costs(
     device: &Device,
     vocab: &mut dyn FnMut(&TrainRecipe) -> Result<usize, TrainError>,
 ) -> Result<Vec<CellCost>, CompareError> {
-    let mut counter = Counter {
-        device,
-        known: Vec::new(),
-        teachers: Vec::new(),
-    };
+    let mut counter = Counter::new(device);
     let mut cells = Vec::with_capacity(layout.cells.len());
     for cell in &layout.cells {
         let mut points = Vec::with_capacity(cell.points.len());
         for point in &cell.points {
             let facts = vocab(&point.recipe.value)
-                .and_then(|vocab| counter.facts(point.recipe.clone(), vocab))
+                .and_then(|vocab| counter.facts(point, vocab, cell.length))
                 .map_err(|source| CompareError::Arm {
                     arm: cell.title.clone(),
                     point: point.name.clone(),
@@ -71,6 +83,7 @@ pub fn costs(
         cells.push(CellCost {
             task: cell.task,
             title: cell.title.clone(),
+            length: cell.length,
             points,
         });
     }
@@ -96,132 +109,11 @@ pub fn check_runs(layout: &Layout) -> Result<(), CompareError> {
     Ok(())
 }
 
-struct Counter<'a> {
-    device: &'a Device,
-    /// Points of a grid mostly share one model, and building it is what takes time.
-    known: Vec<(ModelConfig, usize, usize, u64)>,
-    /// Run folders of teachers with the length of sequences, and their operations.
-    teachers: Vec<((PathBuf, usize), u64)>,
-}
-
-impl Counter<'_> {
-    fn facts(&mut self, recipe: Recipe<TrainRecipe>, vocab: usize) -> Result<Facts, TrainError> {
-        let resolved = Resolved::new(recipe, vocab)?;
-        let (parameters, flops_per_token) = self.count(&resolved)?;
-        let of_teacher = self.teacher_flops(&resolved)?;
-        let recipe = &resolved.recipe.value;
-        let (data, train) = (&recipe.data, &recipe.train);
-        let tokens = resolved.steps * recipe.tokens_per_step(resolved.seq);
-        let objective = match recipe.objective.kind {
-            ObjectiveKind::NextToken => "next tokens".into(),
-            ObjectiveKind::MaskedToken => {
-                format!("{} masked tokens", recipe.objective.mask_ratio.0)
-            }
-        };
-        let windows = match (train.final_sweep, train.sweep_windows) {
-            (true, 0) => "all windows".into(),
-            (true, windows) => format!("the first {windows} windows"),
-            (false, _) => format!("{} random windows", train.eval_batches * train.batch),
-        };
-        // The weights that are scored are those of the best evaluation: more or larger ones choose better.
-        let evaluations = format!(
-            "evaluated every {} steps on {} windows",
-            train.eval_every,
-            train.eval_batches * train.batch
-        );
-        let open_ended = if train.target_accuracy > 0.0 {
-            let target = train.target_accuracy.to_string();
-            Some(("train.target_accuracy", target))
-        } else if train.max_seconds > 0.0 {
-            Some(("train.max_seconds", train.max_seconds.to_string()))
-        } else if train.patience > 0 {
-            Some(("train.patience", train.patience.to_string()))
-        } else {
-            None
-        };
-        Ok(Facts {
-            data: match &recipe.task {
-                // Examples follow from the settings, so equal settings are equal data.
-                Some(task) => toml::to_string(task)
-                    .map_err(kiln_run::RecipeError::NotToml)?
-                    .trim_end()
-                    .replace("\n\n", ", ")
-                    .replace('\n', ", "),
-                None => format!(
-                    "{} ({} bytes at most) as {}",
-                    data.name, data.max_bytes, data.tokenizer
-                ),
-            },
-            tokens,
-            scoring: format!(
-                "{windows} of {} tokens, {objective}, {evaluations}",
-                resolved.seq
-            ),
-            parameters,
-            // Backward costs twice the forward pass, as in the plan of one run.
-            flops: (3.0 * flops_per_token as f64 + of_teacher as f64) * tokens as f64,
-            open_ended,
-        })
-    }
-
-    /// Forward operations a token of the teacher that a recipe names; 0 as long as it is missing.
-    fn teacher_flops(&mut self, resolved: &Resolved) -> Result<u64, TrainError> {
-        let recipe = &resolved.recipe.value;
-        let Some(distill) = &recipe.distill else {
-            return Ok(0);
-        };
-        if !recipe.missing_runs().is_empty() {
-            return Ok(0);
-        }
-        let key = (distill.teacher.clone(), resolved.seq);
-        if let Some((_, flops)) = self.teachers.iter().find(|(known, _)| *known == key) {
-            return Ok(*flops);
-        }
-        let cost = TeacherCost::of(recipe, resolved.seq, self.device)?;
-        let flops = cost.map_or(0, |cost| cost.flops_per_token);
-        self.teachers.push((key, flops));
-        Ok(flops)
-    }
-
-    fn count(&mut self, resolved: &Resolved) -> Result<(usize, u64), TrainError> {
-        let known = self
-            .known
-            .iter()
-            .find(|(model, seq, ..)| *model == resolved.model && *seq == resolved.seq);
-        if let Some((_, _, parameters, flops)) = known {
-            return Ok((*parameters, *flops));
-        }
-        // Only a device with autodiff tells what is trained.
-        let model = resolved.model.init(0, &self.device.clone().autodiff())?;
-        let parameters = trainable(&model);
-        let flops = Plan::new(resolved, None, self.device)?.flops_per_token;
-        self.known
-            .push((resolved.model.clone(), resolved.seq, parameters, flops));
-        Ok((parameters, flops))
-    }
-}
-
-/// Numbers in the parameters that are trained.
-fn trainable(model: &LanguageModel) -> usize {
-    struct Count(usize);
-    impl ModuleVisitor for Count {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let value = param.val();
-            if value.is_require_grad() {
-                self.0 += value.shape().num_elements();
-            }
-        }
-    }
-    let mut count = Count(0);
-    model.visit(&mut count);
-    count.0
-}
-
 /// Refuses what the study does not allow: within a task, every point of every arm is held against the first point of the first
 /// arm. Tasks need not agree with each other.
 ///
 /// # Errors
-/// [`CompareError::Unequal`] and [`CompareError::OpenEnded`], naming arms and values.
+/// [`CompareError::Unequal`], [`CompareError::OverBudget`] and [`CompareError::OpenEnded`], naming arms and values.
 pub fn check(tasks: &[LaidTask], cells: &[CellCost]) -> Result<(), CompareError> {
     let of = |task| cells.iter().filter(move |cell| cell.task == task);
     let mut all = tasks.iter().enumerate();
@@ -239,10 +131,13 @@ fn check_task<'a>(
         };
         cell.points
             .iter()
-            .map(move |(point, facts)| (title(point), facts))
+            .map(move |(point, facts)| (title(point), facts, cell.length))
     });
     let mut first: Option<(String, &Facts)> = None;
-    for (name, facts) in all {
+    // Tokens are compared where recipes say how many there are: budgets are equal as they are.
+    let mut counted: Option<(String, &Facts)> = None;
+    for (name, facts, length) in all {
+        check_size(task, &name, facts)?;
         if let Some((key, value)) = &facts.open_ended
             && !task.allows(Difference::Tokens)
         {
@@ -252,38 +147,98 @@ fn check_task<'a>(
                 value: value.clone(),
             });
         }
-        let Some((first_name, reference)) = &first else {
-            first = Some((name, facts));
-            continue;
-        };
-        if let Some((what, values)) = unequal(task, reference, facts) {
-            return Err(CompareError::Unequal {
-                what,
-                arms: [first_name.clone(), name],
-                values,
-            });
+        let by_recipe = length == Length::Recipe;
+        let references = [
+            (&first, &DIFFERENCES[..]),
+            (
+                &counted,
+                if by_recipe {
+                    &[Difference::Tokens]
+                } else {
+                    &[]
+                },
+            ),
+        ];
+        for (reference, differences) in references {
+            if let Some((first_name, reference)) = reference
+                && let Some((what, values)) = unequal(task, reference, facts, differences)
+            {
+                return Err(CompareError::Unequal {
+                    what,
+                    arms: [first_name.clone(), name],
+                    values,
+                });
+            }
         }
+        if by_recipe {
+            counted.get_or_insert((name.clone(), facts));
+        }
+        first.get_or_insert((name, facts));
     }
     Ok(())
 }
 
-/// The first difference that is not allowed, with both values.
-fn unequal(task: &LaidTask, first: &Facts, other: &Facts) -> Option<(Difference, [String; 2])> {
-    let share = (other.parameters as f64 / first.parameters as f64 - 1.0).abs();
-    let differences = [
-        (Difference::Data, first.data != other.data),
-        (Difference::Tokens, first.tokens != other.tokens),
-        (Difference::Scoring, first.scoring != other.scoring),
-        (Difference::Parameters, share > task.parameters_within),
-    ];
-    let (what, _) = differences
-        .into_iter()
-        .find(|(what, differs)| *differs && !task.allows(*what))?;
+/// What every arm is held against the first for.
+const DIFFERENCES: [Difference; 3] = [
+    Difference::Data,
+    Difference::Scoring,
+    Difference::Parameters,
+];
+
+/// Holds a model against a budget of parameters.
+fn check_size(task: &LaidTask, arm: &str, facts: &Facts) -> Result<(), CompareError> {
+    let budget = task.budget.as_ref().and_then(|budget| budget.parameters);
+    let Some(budget) = budget.filter(|_| !task.allows(Difference::Parameters)) else {
+        return Ok(());
+    };
+    let Some(parameters) = facts.parameters else {
+        return Ok(());
+    };
+    let share = (parameters as f64 / budget as f64 - 1.0).abs();
+    if share <= task.parameters_within {
+        return Ok(());
+    }
+    Err(CompareError::OverBudget {
+        arm: arm.into(),
+        value: parameters,
+        budget,
+        share: 100.0 * share,
+        bound: 100.0 * task.parameters_within,
+    })
+}
+
+/// The first of some differences that is not allowed, with both values.
+fn unequal(
+    task: &LaidTask,
+    first: &Facts,
+    other: &Facts,
+    differences: &[Difference],
+) -> Option<(Difference, [String; 2])> {
+    let share = match (other.parameters, first.parameters) {
+        (Some(other), Some(first)) => (other as f64 / first as f64 - 1.0).abs(),
+        // What is counted has no size to be held to.
+        _ => 0.0,
+    };
+    let has_budget = task.budget.as_ref().and_then(|of| of.parameters).is_some();
+    let differs = |what: &Difference| match what {
+        Difference::Data => first.data != other.data,
+        Difference::Tokens => first.tokens != other.tokens,
+        Difference::Scoring => first.scoring != other.scoring,
+        Difference::Parameters => share > task.parameters_within && !has_budget,
+        // Who may have another one is decided when the study is read.
+        Difference::Budget => false,
+    };
+    let found = differences
+        .iter()
+        .find(|what| differs(what) && !task.allows(**what));
+    let what = *found?;
     let show = |facts: &Facts| match what {
         Difference::Data => facts.data.clone(),
-        Difference::Tokens => format!("{} tokens", facts.tokens),
+        Difference::Tokens | Difference::Budget => {
+            format!("{} tokens", facts.tokens.unwrap_or_default())
+        }
         Difference::Scoring => facts.scoring.clone(),
-        Difference::Parameters => format!("{} trainable", facts.parameters),
+        Difference::Parameters => format!("{} trainable", facts.parameters.unwrap_or_default()),
     };
     let mut values = [show(first), show(other)];
     if what == Difference::Parameters {

@@ -1,17 +1,22 @@
 //! What a run folder says about its run, and whether it is the run that the study asks for.
 
+mod origin;
+mod records;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_run::hardware::Provenance;
-use kiln_run::{FileError, Kind, Record, RunFolder, metrics};
-use kiln_train::{Resolved, RunConfig, read_resolved, recipe_difference};
+use kiln_run::{FileError, Kind, RunFolder, metrics};
+use kiln_train::{Resolved, read_resolved, recipe_difference};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::statistics::{Summary, median};
+use crate::statistics::median;
 use crate::study::Difference;
 use crate::{CompareError, Layout, RunId};
+use origin::Origin;
+use records::{contexts, energy, finite_mean, peak_memory, series};
 
 /// Records of throughput that are left out at the start: caches fill and kernels are tuned there.
 const WARM_UP: usize = 1;
@@ -66,6 +71,21 @@ pub struct Figures {
     pub tokens_per_second: Option<f64>,
     /// Seconds of training, with evaluations and checkpoints, over all resumes.
     pub seconds: f64,
+    /// Operations of all steps.
+    #[serde(default)]
+    pub flops: Option<f64>,
+    /// Bytes of the model's file, or of an n-gram model's counts.
+    #[serde(default)]
+    pub model_bytes: Option<u64>,
+    /// Bytes of generation state of one sequence of the trained length.
+    #[serde(default)]
+    pub state_bytes: Option<u64>,
+    /// The most memory that a training record noted, bytes: reserved by the device's allocator, or resident in the process.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
+    /// Joules that the whole device used while training, where it tells.
+    #[serde(default)]
+    pub energy_joules: Option<f64>,
     /// Mean cosine between the recipe's gradient and the exact one, where it was probed.
     pub gradient_cosine: Option<f64>,
     /// The same over the weights of the potentials alone.
@@ -74,6 +94,9 @@ pub struct Figures {
     pub corpus: String,
     /// SHA-256 of the tokenizer.
     pub tokenizer: String,
+    /// Validation loss by the most tokens that a target sees, nats a token, where the recipe asks for that. Results have its means.
+    #[serde(skip)]
+    pub contexts: BTreeMap<u64, f64>,
     /// Where and from what it was made.
     #[serde(skip)]
     pub provenance: Option<Provenance>,
@@ -90,14 +113,13 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         return Ok(None);
     };
     check_recipe(layout, run, &folder)?;
-    if !folder.metrics().is_file() || !folder.config().is_file() {
+    let Some(origin) = Origin::of(layout, run, &folder)? else {
         return Ok(None);
-    }
+    };
     let records = metrics::read(&folder.metrics())?;
     let Some(last) = records.iter().rfind(|record| record.kind == Kind::Final) else {
         return Ok(None);
     };
-    let config: RunConfig = read_json(&folder.config())?;
     let value = |name: &str| last.values.get(name).copied();
     let needed = |name: &str| {
         value(name).ok_or_else(|| CompareError::BadFile {
@@ -132,10 +154,16 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         step_seconds: rate.map(|rate| tokens_per_step / rate),
         tokens_per_second: rate,
         seconds: last.time_s,
+        flops: value("flops"),
+        model_bytes: origin.bytes,
+        state_bytes: value("state_bytes").map(|bytes| bytes as u64),
+        peak_memory_bytes: peak_memory(&records),
+        energy_joules: energy(&records),
         gradient_cosine: finite_mean(&records, "gradient_cosine"),
         gradient_cosine_potential: finite_mean(&records, "gradient_cosine_potential"),
-        corpus: config.corpus_hash,
-        tokenizer: config.tokenizer.unwrap_or_default(),
+        contexts: contexts(last),
+        corpus: origin.corpus,
+        tokenizer: origin.tokenizer,
         provenance: Some(read_json(&folder.provenance())?),
     }))
 }
@@ -151,22 +179,6 @@ pub fn has_diverged(layout: &Layout, run: RunId) -> Result<bool, CompareError> {
     }
     let allowed = layout.recipe(run).value.train.max_skipped;
     Ok(kiln_train::has_diverged(&metrics::read(&path)?, allowed))
-}
-
-/// One measure of the training records, in order.
-fn series(records: &[Record], name: &str) -> Vec<f64> {
-    let train = records.iter().filter(|record| record.kind == Kind::Train);
-    train
-        .filter_map(|record| record.values.get(name).copied())
-        .collect()
-}
-
-/// Mean of one measure of the training records, of those that are finite: a probe whose gradient is zero or not finite has no
-/// angle.
-fn finite_mean(records: &[Record], name: &str) -> Option<f64> {
-    let mut values = series(records, name);
-    values.retain(|value| value.is_finite());
-    Summary::of(&values).map(|summary| summary.mean)
 }
 
 /// JSON has no number that is not finite: it is written as `null`.
@@ -269,8 +281,14 @@ pub(crate) mod testing {
             step_seconds: Some(0.5),
             tokens_per_second: Some(32.0),
             seconds: 6.0,
+            flops: None,
+            model_bytes: None,
+            state_bytes: None,
+            peak_memory_bytes: None,
+            energy_joules: None,
             gradient_cosine: None,
             gradient_cosine_potential: None,
+            contexts: BTreeMap::new(),
             corpus: "c".into(),
             tokenizer: "t".into(),
             provenance: Some(Provenance {
@@ -309,29 +327,5 @@ mod tests {
              run both against the same data, or write allow = [\"data\"] into the study"
         );
         check_data(&layout("seeds = [1]\nallow = ['data']", &arms), &all).unwrap();
-    }
-
-    #[test]
-    fn a_cosine_that_is_not_finite_does_not_count() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.jsonl");
-        let line = |kind: &str, value: &str| {
-            format!(
-                "{{\"step\":1,\"tokens\":1,\"time_s\":1.0,\"kind\":\"{kind}\",\"values\":{{\"gradient_cosine\":{value}}}}}\n"
-            )
-        };
-        let lines = [
-            line("train", "0.5"),
-            line("train", "\"NaN\""),
-            line("train", "0.7"),
-            line("train", "\"inf\""),
-            line("eval", "0.1"),
-        ];
-        fs::write(&path, lines.concat()).unwrap();
-        let records = metrics::read(&path).unwrap();
-        assert_eq!(records.len(), 5);
-        assert!((finite_mean(&records, "gradient_cosine").unwrap() - 0.6).abs() < 1e-15);
-        assert_eq!(finite_mean(&records[1..2], "gradient_cosine"), None);
-        assert_eq!(finite_mean(&records, "another"), None);
     }
 }

@@ -8,8 +8,11 @@ use kiln_run::recipe::{self, Recipe};
 use kiln_train::{TrainError, TrainRecipe};
 
 use crate::CompareError;
+use crate::budget::Length;
 use crate::results::Measure;
-use crate::study::{Arm, Difference, Loaded, Point, Settings, Study, Task, overrides};
+use crate::study::{
+    Arm, Budget, Difference, Loaded, ORDER, Point, Settings, Study, Task, overrides,
+};
 
 /// One run, by its place in the study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +32,10 @@ pub struct LaidPoint {
     pub name: String,
     /// What the grid sets.
     pub settings: Settings,
-    /// All arguments of `--set` but the seed, in this order: the study's, the task's, the arm's, the grid's.
+    /// All arguments of `--set` but the seed, in this order: the study's, the task's, the arm's, the grid's, the budget's.
     pub overrides: Vec<String>,
+    /// Order of the n-gram model that is counted in place of the recipe's model.
+    pub ngram: Option<u32>,
     /// The recipe with them, and with the recipe's own seed.
     pub recipe: Recipe<TrainRecipe>,
 }
@@ -46,6 +51,8 @@ pub struct LaidTask {
     pub allow: Vec<Difference>,
     /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
     pub parameters_within: f64,
+    /// What every arm may spend.
+    pub budget: Option<Budget>,
     /// Name of its family and tokens of a sequence, where it is one of several lengths.
     pub length: Option<(String, u64)>,
 }
@@ -61,6 +68,9 @@ impl LaidTask {
             measure: Measure::shared(quality, &allow),
             allow,
             parameters_within: within.unwrap_or(study.parameters_within),
+            budget: task
+                .and_then(|task| task.budget.clone())
+                .or(study.budget.clone()),
             length: task.and_then(|task| Some((task.family().to_string(), task.length?))),
         }
     }
@@ -84,6 +94,8 @@ pub struct Cell {
     pub title: String,
     /// The recipe, as `kiln train` takes it.
     pub recipe: String,
+    /// What says how long its runs are.
+    pub length: Length,
     /// Its grid.
     pub points: Vec<LaidPoint>,
 }
@@ -119,19 +131,27 @@ impl Layout {
             true => vec![None],
             false => study.task.iter().map(Some).collect(),
         };
+        let tasks = stated.iter().map(|task| LaidTask::new(study, *task));
+        let tasks: Vec<_> = tasks.collect();
         let mut cells = Vec::new();
         for (number, task) in stated.iter().enumerate() {
-            for (arm, stated) in study.arm.iter().enumerate() {
-                if task.is_none_or(|task| stated.runs(task)) {
-                    cells.push(cell(&loaded, book, (number, *task), (arm, stated))?);
-                }
+            let first = cells.len();
+            let runs = |arm: &Arm| task.is_none_or(|task| arm.runs(task));
+            let of_task = || study.arm.iter().enumerate().filter(|(_, arm)| runs(arm));
+            for (arm, stated) in of_task() {
+                let length = match &stated.time_of {
+                    None => Length::of(stated, tasks[number].budget.as_ref(), &tasks[number].allow),
+                    Some(name) => {
+                        let place = of_task().position(|(_, other)| other.name == *name);
+                        // A study is checked when it is read: the arm is there.
+                        Length::TimeOf(first + place.unwrap_or(0))
+                    }
+                };
+                cells.push(cell(&loaded, book, (number, *task), (arm, stated), length)?);
             }
         }
         Ok(Self {
-            tasks: stated
-                .into_iter()
-                .map(|task| LaidTask::new(study, task))
-                .collect(),
+            tasks,
             name: loaded.name,
             header: loaded.header,
             files: loaded.files,
@@ -201,6 +221,11 @@ impl Layout {
         }
     }
 
+    /// The order of a run that counts.
+    pub fn ngram(&self, run: RunId) -> Option<u32> {
+        self.point(run).ngram
+    }
+
     /// Every run that could be asked for: each point with each seed.
     pub fn all(&self) -> impl Iterator<Item = RunId> {
         self.cells.iter().enumerate().flat_map(move |(cell, laid)| {
@@ -218,12 +243,19 @@ impl Layout {
     }
 }
 
+/// The order of a point that is counted.
+fn order_of(settings: &Settings) -> Option<u32> {
+    let order = settings.get(ORDER)?.as_integer()?;
+    u32::try_from(order).ok()
+}
+
 /// Resolves the grid of an arm on a task; both come with their numbers.
 fn cell(
     loaded: &Loaded,
     book: &Path,
     (task, stated): (usize, Option<&Task>),
     (arm, of_arm): (usize, &Arm),
+    length: Length,
 ) -> Result<Cell, CompareError> {
     let recipe = match of_arm.recipe.ends_with(".toml") || of_arm.recipe.contains('/') {
         true => loaded.folder.join(&of_arm.recipe).display().to_string(),
@@ -236,7 +268,14 @@ fn cell(
     let none = Settings::new();
     let of_task = stated.map_or(&none, |task| &task.set);
     let laid = |point: Point| {
-        let overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, &point.settings]);
+        let ngram = order_of(&point.settings);
+        let of_grid = if ngram.is_some() {
+            &none
+        } else {
+            &point.settings
+        };
+        let mut overrides = overrides(&[&loaded.study.set, of_task, &of_arm.set, of_grid]);
+        overrides.extend(length.overrides());
         let read = recipe::load::<TrainRecipe>(book, &recipe, &overrides)
             .map_err(TrainError::from)
             .and_then(|recipe| recipe.value.validate().map(|()| recipe));
@@ -248,6 +287,7 @@ fn cell(
             })?,
             name: point.name,
             settings: point.settings,
+            ngram,
             overrides,
         })
     };
@@ -256,6 +296,7 @@ fn cell(
         task,
         arm,
         name: of_arm.name.clone(),
+        length,
         points: points.collect::<Result<_, CompareError>>()?,
         title,
         recipe,

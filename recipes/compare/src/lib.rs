@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`study`] | the study file and its grids |
 //! | [`layout`] | every run there is: its recipe, its folder |
-//! | [`fairness`] | refuses arms of unequal data, tokens, scoring or parameters |
+//! | [`budget`] | what arms may spend, as settings of their recipes |
+//! | [`fairness`] | refuses arms of unequal data, length, scoring or parameters |
 //! | [`protocol`] | which runs are wanted, given those that are done |
 //! | [`mod@execute`], [`events`] | runs them as child processes, stops and resumes them; what happens meanwhile |
 //! | [`figures`] | what a run folder says, and whether it is the study's run |
@@ -21,6 +22,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bootstrap;
+pub mod budget;
 mod child;
 mod curves;
 pub mod error;
@@ -38,6 +40,7 @@ pub mod statistics;
 pub mod study;
 pub mod tables;
 
+pub use budget::Length;
 pub use error::CompareError;
 pub use events::{Event, Failure, Running, Standing};
 pub use execute::{DIVERGED_STATUS, Execution, Launch, execute};

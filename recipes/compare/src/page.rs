@@ -48,6 +48,8 @@ fn of_task(results: &Results, task: &TaskResult) -> String {
     let tables = [
         Some(tables::arms(results, task)),
         tables::verdicts(task),
+        tables::costs(task),
+        tables::contexts(task),
         Some(tables::grids(results, task)),
         tables::gradients(task),
     ];
@@ -78,11 +80,39 @@ pub(crate) fn protocol(results: &Results) -> String {
     );
     text += "Figures are mean ± sample standard deviation over seeds";
     text += ", of the weights of each run's best evaluation. Best in bold.";
+    text += &budgets(results);
     if !results.study.allow.is_empty() {
         let allowed = results.study.allow.iter().map(ToString::to_string);
         let allowed: Vec<_> = allowed.collect();
         text += &format!(" Arms were allowed to differ in: {}.", allowed.join(", "));
     }
+    text
+}
+
+/// What arms had to spend, where the study says so.
+fn budgets(results: &Results) -> String {
+    let study = &results.study;
+    let mut text = String::new();
+    let of_tasks = study.task.iter().filter_map(|task| {
+        let budget = task.budget.as_ref()?;
+        Some(format!(
+            " On {} every run had {}.",
+            task.name,
+            budget.words()
+        ))
+    });
+    if let Some(budget) = &study.budget {
+        text += &format!(" Every run had a budget of {}.", budget.words());
+    }
+    text.extend(of_tasks);
+    let waiting = study.arm.iter().filter_map(|arm| {
+        let other = arm.time_of.as_ref()?;
+        Some(format!(
+            " Runs of {} had the time that {} took.",
+            arm.name, other
+        ))
+    });
+    text.extend(waiting);
     text
 }
 

@@ -62,11 +62,15 @@ impl State {
             })
     }
 
-    /// Runs to make now, in order. Those of a cell's remaining seeds come up once its grid is decided.
+    /// Runs to make now, in order. Those of a cell's remaining seeds come up once its grid is decided, and those of an arm that takes
+    /// as long as another once that one's grid is.
     pub fn wanted(&self, layout: &Layout) -> Vec<RunId> {
         let mut grids = Vec::new();
         let mut seeds = Vec::new();
         for cell in 0..layout.cells.len() {
+            if self.is_waiting(layout, cell) {
+                continue;
+            }
             grids.extend(grid(layout, cell).filter(|run| !self.is_ended(*run)));
             if self.is_decided(layout, cell)
                 && let Some(point) = self.best_point(layout, cell)

@@ -191,10 +191,13 @@ fn of_task(
     parts.extend(tables::verdicts(task).map(Part::Table));
     let curves = charts::curves(layout, state, number)?;
     parts.extend(curves.into_iter().map(Part::Chart));
+    parts.extend(tables::contexts(task).map(Part::Table));
+    parts.extend(charts::contexts(layout, number, task).map(Part::Chart));
     if results.machines.len() > 1 && task.arms.len() > 1 {
         let text = "Runs were made on more than one machine or with other numbers of threads: their times do not compare.";
         parts.push(Part::Text(text.into()));
     }
+    parts.extend(tables::costs(task).map(Part::Table));
     let costs = charts::costs(layout, state, number, task)?;
     parts.extend(costs.into_iter().map(Part::Chart));
     parts.extend(

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::figures::read_json;
 use crate::protocol::State;
-use crate::study::Study;
+use crate::study::{Arm, Study};
 use crate::{CompareError, Figures, Layout, RunId};
 
 pub use measure::Measure;
 pub(crate) use task::chosen_runs;
-pub use task::{ArmResult, PointResult, SeedResult, TaskResult};
+pub use task::{ArmResult, ContextResult, PointResult, SeedResult, TaskResult};
 
 /// Where [`Results::write`] writes them.
 pub const RESULTS_FILE: &str = "results.json";
@@ -192,7 +192,15 @@ impl Results {
         let Some(made) = &figures.provenance else {
             return;
         };
-        if !self.machines.contains(&made.hardware) {
+        // Nothing is timed where nothing is trained, and no device computes there.
+        let of_arm = |arm: &&Arm| arm.name == figures.arm;
+        let counts = self
+            .study
+            .arm
+            .iter()
+            .find(of_arm)
+            .is_some_and(|arm| arm.ngram.is_some());
+        if !counts && !self.machines.contains(&made.hardware) {
             self.machines.push(made.hardware.clone());
         }
         if let Some(commit) = &made.commit

@@ -11,8 +11,12 @@ use toml::Value;
 
 use crate::CompareError;
 
+mod budget;
+mod ngram;
 mod task;
 
+pub use budget::Budget;
+pub(crate) use budget::has_own_length;
 pub use task::{Quality, Task};
 
 /// Dotted keys of a recipe with their values.
@@ -42,6 +46,9 @@ pub struct Study {
     /// Largest difference in trainable parameters to the first arm, as a share of the first arm's.
     #[serde(default = "default_parameters_within")]
     pub parameters_within: f64,
+    /// What every arm may spend; without it, recipes say how long they train.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// The tasks that every arm runs; without any, the arms' recipes are the one task.
     #[serde(default)]
     pub task: Vec<Task>,
@@ -70,6 +77,12 @@ pub struct Arm {
     /// The tasks it runs; all of them unless stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<Vec<String>>,
+    /// Another arm, whose chosen point took as long as this arm's runs may: the control of a method that makes steps dearer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_of: Option<String>,
+    /// Orders of n-gram models to count in place of the recipe's model: the arm's grid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngram: Option<Vec<u32>>,
 }
 
 impl Arm {
@@ -92,6 +105,8 @@ pub enum Difference {
     Scoring,
     /// Trainable parameters, beyond `parameters_within`.
     Parameters,
+    /// How long arms train, where the study has a budget for that.
+    Budget,
 }
 
 impl fmt::Display for Difference {
@@ -101,9 +116,13 @@ impl fmt::Display for Difference {
             Self::Tokens => "tokens",
             Self::Scoring => "scoring",
             Self::Parameters => "parameters",
+            Self::Budget => "budget",
         })
     }
 }
+
+/// The key of a point's settings that is the order of an n-gram model, and no key of a recipe.
+pub(crate) const ORDER: &str = "ngram.order";
 
 /// One point of a grid.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,12 +206,14 @@ impl Study {
         check_settings("set", &self.set)?;
         check_grid("grid", &self.grid)?;
         task::validate(self)?;
+        budget::validate(self)?;
         for arm in &self.arm {
             check_name("arm.name", &arm.name)?;
             check_settings("arm.set", &arm.set)?;
             if let Some(grid) = &arm.grid {
                 check_grid("arm.grid", grid)?;
             }
+            ngram::validate(self, arm)?;
         }
         Ok(())
     }
@@ -201,7 +222,12 @@ impl Study {
     /// before the study's.
     pub fn points(&self, arm: &Arm, task: Option<&Task>) -> Vec<Point> {
         let of_task = || task.and_then(|task| task.grid.as_ref());
-        let grid = arm.grid.as_ref().or_else(of_task).unwrap_or(&self.grid);
+        let orders = arm.ngram.as_ref().map(|orders| {
+            let orders = orders.iter().map(|order| Value::Integer((*order).into()));
+            Grid::from([(ORDER.to_string(), orders.collect())])
+        });
+        let own = orders.as_ref().or(arm.grid.as_ref());
+        let grid = own.or_else(of_task).unwrap_or(&self.grid);
         let mut settings = vec![Settings::new()];
         for (key, values) in grid {
             let with = |point: &Settings| {

@@ -1,10 +1,13 @@
 //! The tables of a study, for the page and the report alike.
 
+use std::collections::BTreeSet;
+
 use kiln_run::format;
 use kiln_run::report::Table;
 
 use crate::results::{ArmResult, Measure, Results, TaskResult};
 use crate::statistics::Summary;
+use crate::study::Arm;
 
 /// Arms against tasks, the best of each task in bold; none for a study without tasks.
 pub fn overview(results: &Results) -> Option<Table> {
@@ -98,6 +101,16 @@ pub fn arms(results: &Results, task: &TaskResult) -> Table {
         columns: columns.chain(costs).map(String::from).collect(),
         ..Table::default()
     };
+    let counts = |arm: &&Arm| arm.ngram.is_some() && task.arm(&arm.name).is_some();
+    let counting: Vec<_> = results.study.arm.iter().filter(counts).collect();
+    if !counting.is_empty() {
+        let names: Vec<_> = counting.iter().map(|arm| arm.name.as_str()).collect();
+        table.note = format!(
+            "Nothing is trained in {}: its parameters are the counts that it keeps, 12 bytes each and as many for every context, and its \
+             tokens are those that it counted, each once. Seeds change nothing.",
+            names.join(", ")
+        );
+    }
     for (number, arm) in task.arms.iter().enumerate() {
         let all = results.study.seeds.len();
         let seeds = match arm.complete {
@@ -144,6 +157,50 @@ fn costs_of(arm: &ArmResult) -> [String; 5] {
         arm.tokens_per_second.map_or_else(none, format::count),
         arm.seconds.map_or_else(none, format::duration),
     ]
+}
+
+/// What a model takes beside its quality, and what making it took; none where runs say nothing of it.
+pub fn costs(task: &TaskResult) -> Option<Table> {
+    task.arms
+        .iter()
+        .find_map(|arm| arm.model_bytes.or(arm.state_bytes))?;
+    let none = || format::NONE.to_string();
+    let row = |arm: &ArmResult| {
+        let tokens = arm.tokens.filter(|tokens| *tokens > 0);
+        let energy = arm.energy_joules.zip(tokens);
+        let energy = energy.map(|(joules, tokens)| 1e3 * joules / tokens as f64);
+        vec![
+            arm.name.clone(),
+            arm.model_bytes.map_or_else(none, format::bytes),
+            arm.state_bytes.map_or_else(none, format::bytes),
+            arm.flops.map_or_else(none, |flops| format!("{flops:.2e}")),
+            arm.peak_memory_bytes
+                .map_or_else(none, |bytes| format::bytes(bytes as u64)),
+            energy.map_or_else(none, |joules| format!("{joules:.3} J")),
+        ]
+    };
+    let columns = [
+        "arm",
+        "model on disk",
+        "generation state",
+        "operations",
+        "peak memory in training",
+        "energy of 1,000 tokens",
+    ];
+    let energy = match task.arms.iter().any(|arm| arm.energy_joules.is_some()) {
+        true => "Energy is that of the whole device while training.",
+        false => "No device of these runs tells its energy.",
+    };
+    Some(Table {
+        title: "Costs".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: task.arms.iter().map(row).collect(),
+        note: format!(
+            "State is that of one sequence of the trained length. Memory is reserved by the device's allocator or, on a processor, \
+             resident in the process, data and all. {energy}"
+        ),
+        ..Table::default()
+    })
 }
 
 /// Every other arm against the first; none where there is no other.
@@ -230,6 +287,44 @@ fn edges(task: &TaskResult) -> String {
             texts.join("; ")
         ),
     }
+}
+
+/// Loss against context, arms against lengths, where it was asked for.
+pub fn contexts(task: &TaskResult) -> Option<Table> {
+    let all = task.arms.iter().flat_map(|arm| &arm.contexts);
+    let lengths: BTreeSet<u64> = all.map(|found| found.context).collect();
+    if lengths.is_empty() {
+        return None;
+    }
+    let mut table = Table {
+        title: "Loss against context".into(),
+        columns: ["arm".to_string()]
+            .into_iter()
+            .chain(lengths.iter().map(u64::to_string))
+            .collect(),
+        note: "Validation, nats a token, by the most tokens that a target sees: windows slide, so that every target counts once at \
+               every length. Best in bold."
+            .into(),
+        ..Table::default()
+    };
+    let loss = |arm: &ArmResult, length: u64| {
+        let found = arm.contexts.iter().find(|found| found.context == length);
+        found.map(|found| found.loss)
+    };
+    for (row, arm) in task.arms.iter().enumerate() {
+        let mut cells = vec![arm.name.clone()];
+        for (column, &length) in lengths.iter().enumerate() {
+            let means = task.arms.iter().filter_map(|arm| loss(arm, length));
+            let best = means.map(|loss| loss.mean).min_by(f64::total_cmp);
+            let own = loss(arm, length);
+            if own.is_some_and(|own| Some(own.mean) == best) {
+                table.bold.push((row, column + 1));
+            }
+            cells.push(own.map_or(format::NONE.into(), |own| own.to_string()));
+        }
+        table.rows.push(cells);
+    }
+    Some(table)
 }
 
 /// Agreement of gradients with the exact ones, where they were probed.

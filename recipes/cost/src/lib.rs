@@ -38,4 +38,5 @@ pub use cost::{
 pub use crossover::{Crossover, Figure, crossover};
 pub use error::CostError;
 pub use measure::{Bench, decoding, measure};
+pub use meters::EnergyMeter;
 pub use subject::{Lesson, Subject};

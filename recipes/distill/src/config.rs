@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FeatureConfig, ResponseLoss};
+use crate::{FeatureConfig, ResponseLoss, WrittenConfig};
 
 /// What a student learns from, beside the targets of its data.
 ///
@@ -38,6 +38,9 @@ pub struct DistillConfig {
     /// Likeness between the layers to learn as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureConfig>,
+    /// Text that the teacher writes, to learn from in place of a share of the data's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<WrittenConfig>,
     /// SHA-256 of the teacher's weights. Written into the run folder; where a recipe states it, another teacher is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
@@ -63,8 +66,14 @@ impl DistillConfig {
             top_k: 0,
             cache: false,
             features: None,
+            text: None,
             weights: None,
         }
+    }
+
+    /// Whether the teacher is asked about batches; otherwise it only writes.
+    pub fn is_asked(&self) -> bool {
+        self.weight.max(self.final_weight.unwrap_or(0.0)) > 0.0 || self.features.is_some()
     }
 
     /// w after `share` of the run, in 0..=1.

@@ -17,7 +17,7 @@ pub enum FeatureKind {
     /// What each mixer makes of the teacher's residual stream: layer by layer, each without the errors of those before it, as
     /// MOHAWK's second stage (arXiv 2408.10189). Needs equal widths.
     Mixers,
-    /// The residual stream after each layer. Needs equal widths.
+    /// The residual stream after each layer. Needs equal widths, or projections.
     Hidden,
     /// The cosines between the positions of the residual stream after each layer.
     Relations,
@@ -32,6 +32,10 @@ pub struct FeatureConfig {
     /// Share of the whole loss, in (0, 1]; at 1 nothing else is learned.
     #[serde(default = "default_weight")]
     pub weight: f64,
+    /// Whether each layer's stream meets the teacher's through a matrix of its own, which is learned with the model and thrown away; of
+    /// `hidden` only.
+    #[serde(default)]
+    pub project: bool,
     /// The teacher's layer that each layer is matched with; without it, the one of its own number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<usize>>,

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use kiln_distill::{ResponseLoss, Target};
 use kiln_fused::{CHUNK_BYTES, chunk_rows, cross_entropy};
-use kiln_loader::{Loader, LoaderConfig, Order, TokenBatch, Windows};
+use kiln_loader::{TokenBatch, Windows};
 use kiln_text::TokenStore;
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
 use crate::loss::DeviceBatch;
 use crate::recipe::Objective;
+use crate::sweep::{Choice, walk};
 
 /// Sums over the targets of some windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -127,15 +128,6 @@ fn lanes_from(batch: &TokenBatch, marks: Vec<Marks>) -> Vec<Score> {
         }
     }
     lanes
-}
-
-/// Which windows of a split are scored.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Choice {
-    /// Random ones: that many batches, of a seed.
-    Crops { batches: usize, seed: u64 },
-    /// All in order, or the first so many if that is not 0.
-    Sequential { most: usize },
 }
 
 /// Scores a model on batches.
@@ -315,28 +307,7 @@ impl Evaluator<'_> {
         choice: Choice,
         visit: &mut dyn FnMut(&TokenBatch, usize) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let (order, most, seed) = match choice {
-            Choice::Crops { batches, seed } => (Order::Crops, batch.saturating_mul(batches), seed),
-            Choice::Sequential { most: 0 } => (Order::Sequential, usize::MAX, 0),
-            Choice::Sequential { most } => (Order::Sequential, most, 0),
-        };
-        let config = LoaderConfig { batch, order, seed };
-        let mut loader = Loader::new(Arc::clone(windows), config)?;
-        let mut seen = 0;
-        while seen < most {
-            let Some(mut next) = loader.next_batch() else {
-                break;
-            };
-            // Lanes beyond the last window do not count, so that the result does not depend on the batch.
-            let lanes = (most - seen).min(batch);
-            next.mask[lanes * next.seq..].fill(false);
-            let filled = |lane: &usize| next.mask[lane * next.seq..][..next.seq].contains(&true);
-            let filled = (0..lanes).filter(filled).count();
-            let next = self.objective.apply(next, self.vocab, seed, seen as u64);
-            visit(&next, lanes)?;
-            seen += filled;
-        }
-        Ok(())
+        walk(self.objective, self.vocab, windows, batch, choice, visit)
     }
 }
 

@@ -10,16 +10,19 @@ use kiln_text::{Bigram, BigramReport, Tokenizer};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
-use crate::evaluate::{Choice, Evaluator, Score};
+use crate::contexts::Contexts;
+use crate::evaluate::{Evaluator, Score};
 use crate::generate::generate;
 use crate::learner::Learner;
 use crate::log::Log;
 use crate::outcome::{HeldOut, RunResult};
+use crate::projection;
 use crate::recipe::ObjectiveKind;
 use crate::report;
 use crate::setup::Setup;
 use crate::state::{self, Position, RUN_CONFIG_VERSION, RunConfig};
 use crate::storage::StoredModel;
+use crate::sweep::Choice;
 use crate::tutor::Tutor;
 use crate::windows::{WINDOWS_VERSION, WindowColumns, WindowScores};
 
@@ -32,6 +35,10 @@ pub(crate) fn finish(
     log: &mut Log,
 ) -> Result<RunResult, TrainError> {
     let (model, best_step) = best_model(setup, learner, position)?;
+    let mut model = model;
+    if projection::is_asked(setup.recipe()) {
+        model.learned.clear();
+    }
     let model = write_model(setup, learner, model)?;
     log.message("scoring the best weights on all of the held-out text");
     let recipe = &setup.resolved.recipe.value;
@@ -71,6 +78,14 @@ pub(crate) fn finish(
         None => None,
     };
     write_windows(setup, &validation, test.as_deref())?;
+    let asked = Contexts::of(recipe, setup.resolved.seq);
+    let contexts = match (asked, text) {
+        (Some(asked), Some(text)) => {
+            let tokens = recipe.train.batch * setup.resolved.seq;
+            evaluator.contexts(&model, &text.validation, &asked, tokens)?
+        }
+        _ => Vec::new(),
+    };
     let result = RunResult {
         best_step,
         validation: held_out(Split::Validation, &validation, &data.validation)?,
@@ -79,8 +94,13 @@ pub(crate) fn finish(
             _ => None,
         },
         bigram,
+        contexts,
         sample,
         params: model.parameters() as usize,
+        state_bytes: model
+            .is_causal()
+            .then(|| model.state_bytes(setup.resolved.seq)),
+        flops: operations(setup, tutor, &model, position),
     };
     log.result(position, values(&result))?;
     report::write(setup, tutor, &model, position, &result)?;
@@ -156,18 +176,24 @@ fn write_model(
     Ok(model)
 }
 
+/// Operations of the steps that were made: three times the forward ones, as a plan counts them, and those of a teacher that was asked.
+fn operations(
+    setup: &Setup,
+    tutor: Option<&Tutor>,
+    model: &LanguageModel,
+    position: &Position,
+) -> f64 {
+    let (recipe, seq) = (setup.recipe(), setup.resolved.seq);
+    let tokens = position.step as f64 * recipe.tokens_per_step(seq) as f64;
+    let own = 3.0 * setup.resolved.model.flops_per_token(model, seq) as f64;
+    let asked = tutor.filter(|tutor| tutor.is_asked());
+    let teacher = asked.map_or(0, |tutor| tutor.cost().flops_per_token);
+    (own + teacher as f64) * tokens
+}
+
 /// The windows that the run's scores are of.
 fn choice(setup: &Setup) -> Choice {
-    let train = &setup.recipe().train;
-    match train.final_sweep {
-        true => Choice::Sequential {
-            most: train.sweep_windows,
-        },
-        false => Choice::Crops {
-            batches: train.eval_batches,
-            seed: setup.evaluation_seed(),
-        },
-    }
+    Choice::of(&setup.recipe().train, setup.evaluation_seed())
 }
 
 fn sweep(
@@ -225,7 +251,11 @@ fn values(result: &RunResult) -> BTreeMap<String, f64> {
     let mut values = BTreeMap::from([
         ("best_step".to_string(), result.best_step as f64),
         ("params".into(), result.params as f64),
+        ("flops".into(), result.flops),
     ]);
+    if let Some(bytes) = result.state_bytes {
+        values.insert("state_bytes".into(), bytes as f64);
+    }
     let splits = [
         ("validation", Some(&result.validation)),
         ("test", result.test.as_ref()),
@@ -235,6 +265,9 @@ fn values(result: &RunResult) -> BTreeMap<String, f64> {
             values.extend(held_out.values(split));
             values.insert(format!("{split}_tokens"), held_out.score.tokens as f64);
         }
+    }
+    for score in &result.contexts {
+        values.insert(score.key(), score.score.loss());
     }
     if let Some(BigramReport {
         bits_per_byte,

@@ -147,7 +147,7 @@ fn read(logits: Tensor<2>) -> Vec<f32> {
 }
 
 /// Draws a token id from scores. In f64 on the host: the same seed gives the same text wherever scores agree.
-fn sample(scores: &[f32], config: &SampleConfig, rng: &mut ChaCha8Rng) -> u32 {
+pub(crate) fn sample(scores: &[f32], config: &SampleConfig, rng: &mut ChaCha8Rng) -> u32 {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     // Equal scores keep the order of their ids.
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

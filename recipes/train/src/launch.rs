@@ -45,7 +45,12 @@ pub struct Request<'a> {
     pub view: Mode,
     /// Asks for a clean stop.
     pub interrupt: Interrupt,
+    /// The energy that the first device has used since some moment, where it tells.
+    pub energy: Option<EnergyCounter>,
 }
+
+/// Reads joules since some moment in the past; none where that cannot be read now.
+pub type EnergyCounter = Box<dyn Fn() -> Option<f64> + Send>;
 
 /// Trains a model as a recipe says, into a run folder.
 ///
@@ -67,6 +72,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         versions,
         view,
         interrupt,
+        energy,
     } = request;
     recipe.value.validate()?;
     let name = device.name.clone();
@@ -87,6 +93,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         versions,
         view,
         interrupt,
+        energy,
     };
     match meeting.size() {
         1 => run.train(),
@@ -107,6 +114,7 @@ struct Prepared {
     versions: BTreeMap<String, String>,
     view: Mode,
     interrupt: Interrupt,
+    energy: Option<EnergyCounter>,
 }
 
 impl Prepared {
@@ -140,7 +148,7 @@ impl Prepared {
             false => RunFolder::create(&self.out)?,
         };
         let names: Vec<&str> = self.devices.iter().map(|open| open.name.as_str()).collect();
-        let setup = Setup {
+        let mut setup = Setup {
             checkpoints: folder.checkpoints(),
             resolved,
             data,
@@ -158,7 +166,17 @@ impl Prepared {
         if let Some(tutor) = &mut tutor {
             let (windows, source) = (&setup.data.train, &setup.data.source);
             let caches = &self.data.cache_dir;
-            if !tutor.prepare(windows, source, caches, &mut view, &self.interrupt)? {
+            let (stop, ready) = (
+                &self.interrupt,
+                tutor.prepare(windows, source, caches, &mut view, &self.interrupt)?,
+            );
+            let train = match ready {
+                true => tutor.written(windows, source, caches, &mut view, stop)?,
+                false => None,
+            };
+            if let Some(train) = train {
+                setup.data.train = train;
+            } else {
                 view.message("stopped as asked; go on with --resume");
                 return Ok(Outcome {
                     folder: setup.folder.path().into(),
@@ -168,7 +186,8 @@ impl Prepared {
                 });
             }
         }
-        let log = Log::open(&setup, self.resume.then_some(position.step), view)?;
+        let resumed = self.resume.then_some(position.step);
+        let log = Log::open(&setup, resumed, view, self.energy)?;
         thread::scope(|scope| {
             let (devices, meeting) = (&self.devices, &self.meeting);
             let start = || Team::start(scope, &setup, devices, meeting, checkpoint.as_ref());

@@ -5,6 +5,7 @@
 //! `replicas`, and everything a checkpoint holds in `state`.
 
 mod constraint;
+mod contexts;
 mod data;
 mod device;
 mod error;
@@ -17,11 +18,13 @@ mod learned;
 mod learner;
 mod log;
 mod loss;
+mod ngram;
 mod objective;
 mod optimizer;
 mod outcome;
 mod plan;
 mod probe;
+mod projection;
 mod quantize;
 mod recipe;
 mod recompute;
@@ -34,26 +37,29 @@ mod selection;
 mod setup;
 mod state;
 mod storage;
+mod sweep;
 mod trainer;
 mod tutor;
 mod windows;
 
 pub use constraint::Constraint;
+pub use contexts::{CONTEXT_KEY, ContextScore, Contexts};
 pub use data::{Source, Text, known_vocab};
 pub use device::{Backend, DeviceError, OpenDevice, check_precision, has_nccl};
 pub use error::TrainError;
 pub use evaluate::{Evaluator, Score, TeacherScore};
 pub use generate::{SampleConfig, generate};
 pub use init::InitConfig;
-pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss};
+pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss, WrittenConfig};
 pub use kiln_fused::LossTerms;
-pub use launch::{Request, train};
+pub use launch::{EnergyCounter, Request, train};
 pub use learner::{Learner, Loss, Phase, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
+pub use ngram::{NGRAM_VERSION, NgramRequest, NgramRun, count, read_ngram};
 pub use optimizer::{OptimizerConfig, OptimizerKind, TrainOptimizer, global_norm};
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
-pub use plan::Plan;
+pub use plan::{Plan, written_tokens};
 pub use probe::{Agreement, GradientProbe, probe};
 pub use quantize::QuantizeConfig;
 pub use recipe::{

@@ -7,6 +7,7 @@ use kiln_loader::Split;
 use kiln_run::{Kind, MetricsWriter, Progress, Record, View, format};
 
 use crate::TrainError;
+use crate::launch::EnergyCounter;
 use crate::learner::Update;
 use crate::outcome::HeldOut;
 use crate::probe::GradientProbe;
@@ -23,6 +24,27 @@ pub(crate) struct Log {
     interval: Interval,
     /// Of the devices that tell, by the name of the value.
     device_memory: BTreeMap<String, f64>,
+    energy: Option<Energy>,
+}
+
+/// A device's counter with what it said last.
+struct Energy {
+    counter: EnergyCounter,
+    last: Option<f64>,
+}
+
+impl Energy {
+    fn new(counter: EnergyCounter) -> Self {
+        let last = counter();
+        Self { counter, last }
+    }
+
+    /// Joules since this was asked last; none if the device did not tell then or now, or counted anew.
+    fn since_last(&mut self) -> Option<f64> {
+        let now = (self.counter)();
+        let before = std::mem::replace(&mut self.last, now);
+        Some(now? - before?).filter(|joules| *joules >= 0.0)
+    }
 }
 
 /// Sums since the last record.
@@ -106,7 +128,12 @@ impl HeldOut {
 
 impl Log {
     /// Starts the metrics, or goes on after `resume`; what a killed process wrote beyond that step is dropped.
-    pub fn open(setup: &Setup, resume: Option<u64>, view: View) -> Result<Self, TrainError> {
+    pub fn open(
+        setup: &Setup,
+        resume: Option<u64>,
+        view: View,
+        energy: Option<EnergyCounter>,
+    ) -> Result<Self, TrainError> {
         let path = setup.folder.metrics();
         let metrics = match resume {
             Some(step) => MetricsWriter::resume(&path, step)?,
@@ -119,6 +146,7 @@ impl Log {
             bits_per_nat: setup.data.bits_per_byte(Split::Train, 1.0),
             interval: Interval::default(),
             device_memory: BTreeMap::new(),
+            energy: energy.map(Energy::new),
         })
     }
 
@@ -166,6 +194,9 @@ impl Log {
             }
             values.extend(self.interval.beside_nats());
             values.extend(self.device_memory.clone());
+            if let Some(joules) = self.energy.as_mut().and_then(Energy::since_last) {
+                values.insert("energy_j".into(), joules);
+            }
             if let Some(memory) = progress.memory_bytes {
                 values.insert("memory_bytes".into(), memory as f64);
             }

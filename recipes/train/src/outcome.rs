@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use kiln_text::BigramReport;
 
+use crate::contexts::ContextScore;
 use crate::evaluate::{Score, TeacherScore};
 
 /// How a run ended.
@@ -43,10 +44,16 @@ pub struct RunResult {
     pub test: Option<HeldOut>,
     /// The bigram baseline on the validation split; none for tasks, and for masked objectives, which it cannot answer.
     pub bigram: Option<BigramReport>,
+    /// Validation loss against context, if the recipe asks for lengths.
+    pub contexts: Vec<ContextScore>,
     /// Generated text; none for tasks and for bidirectional models.
     pub sample: Option<String>,
     /// Trainable and frozen parameters.
     pub params: usize,
+    /// Generation state of one sequence of the trained length, bytes; none of a model that cannot generate.
+    pub state_bytes: Option<u64>,
+    /// Operations of all steps, forward and backward, and a teacher's forward ones.
+    pub flops: f64,
 }
 
 /// The score of a held-out split.

@@ -11,7 +11,7 @@ use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::data::Source;
 use crate::init::{self, Start};
-use crate::recipe::Resolved;
+use crate::recipe::{Resolved, TrainRecipe};
 use crate::tutor::{TeacherCost, cache_layout};
 
 /// Sizes and costs of a run.
@@ -41,6 +41,8 @@ pub struct Plan {
     pub teacher: Option<TeacherCost>,
     /// Bytes of the teacher's answers on disk, if they are kept and the data was there to count.
     pub cache_bytes: Option<u64>,
+    /// Tokens that the teacher writes before the first step.
+    pub written_tokens: u64,
     /// What is wrong with finished runs that the recipe names; it cannot be trained before that is mended.
     pub missing: Vec<String>,
 }
@@ -89,7 +91,11 @@ impl Plan {
         let layout = cached
             .zip(windows)
             .map(|(distill, windows)| cache_layout(distill, &*windows));
-        let asked = layout.map_or(tokens, |layout| layout.windows * seq as u64);
+        let is_asked = recipe.distill.as_ref().is_some_and(|it| it.is_asked());
+        let asked = match is_asked {
+            true => layout.map_or(tokens, |layout| layout.windows * seq as u64),
+            false => 0,
+        };
         let of_teacher = teacher
             .as_ref()
             .map_or(0, |teacher| teacher.flops_per_token);
@@ -100,13 +106,14 @@ impl Plan {
             tokens,
             flops_per_token,
             total_flops: 3.0 * flops_per_token as f64 * tokens as f64
-                + of_teacher as f64 * asked as f64,
+                + of_teacher as f64 * (asked + written_tokens(recipe, seq)) as f64,
             state_bytes: model.state_bytes(seq),
             weight_bytes: (16 + copy) * params as u64,
             activation_bytes: activation_bytes(resolved),
             origin,
             teacher,
             cache_bytes: layout.map(|layout| layout.bytes()),
+            written_tokens: written_tokens(recipe, seq),
             missing: missing.iter().map(ToString::to_string).collect(),
         })
     }
@@ -167,9 +174,28 @@ impl Plan {
             let line = format!("{} on disk", format::bytes(bytes));
             ("teacher's answers", line)
         });
+        let written = (self.written_tokens > 0).then(|| {
+            let count = format::count(self.written_tokens as f64);
+            (
+                "teacher's text",
+                format!("{count} tokens before the first step"),
+            )
+        });
         let missing = self.missing.iter().map(|why| ("missing", why.clone()));
-        teacher.into_iter().chain(cache).chain(missing).collect()
+        teacher
+            .into_iter()
+            .chain(cache)
+            .chain(written)
+            .chain(missing)
+            .collect()
     }
+}
+
+/// Tokens that a recipe's teacher writes before the first step.
+pub fn written_tokens(recipe: &TrainRecipe, seq: usize) -> u64 {
+    let distill = recipe.distill.as_ref();
+    let text = distill.and_then(|distill| distill.text.as_ref());
+    text.map_or(0, |text| text.windows * (seq as u64 + 1))
 }
 
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's

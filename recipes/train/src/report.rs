@@ -6,6 +6,7 @@ use kiln_run::{Kind, Record, Report, format, metrics};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
+use crate::contexts::ContextScore;
 use crate::data::Source;
 use crate::loss::words_of;
 use crate::outcome::{HeldOut, RunResult};
@@ -39,7 +40,10 @@ pub(crate) fn write(
             .chain(tutor.map(teacher_fact))
             .collect(),
         charts: charts(&records, setup, result),
-        tables: vec![table(result)],
+        tables: [table(result)]
+            .into_iter()
+            .chain(contexts_table(setup, result))
+            .collect(),
         samples: result
             .sample
             .iter()
@@ -239,10 +243,55 @@ fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {
             Kind::Eval,
             "validation_teacher_kl",
         ),
+        context_chart(result),
         train_chart("Memory", "bytes", "memory_bytes"),
     ];
     charts.retain(|chart| chart.series.iter().any(|series| !series.points.is_empty()));
     charts
+}
+
+fn context_chart(result: &RunResult) -> Chart {
+    let point = |score: &ContextScore| (score.context as f64, score.score.loss());
+    let points = result.contexts.iter().map(point).collect();
+    Chart {
+        title: "Loss against context".into(),
+        x_label: "most tokens seen".into(),
+        y_label: "nats per token".into(),
+        series: vec![Series::new("validation", points)],
+        log_x: true,
+        ..Default::default()
+    }
+}
+
+/// Loss against context, where the recipe asks for it.
+fn contexts_table(setup: &Setup, result: &RunResult) -> Option<Table> {
+    let row = |score: &ContextScore| {
+        let loss = score.score.loss();
+        let bits = setup.data.bits_per_byte(Split::Validation, loss);
+        vec![
+            score.context.to_string(),
+            score.least.to_string(),
+            format!("{loss:.4}"),
+            format!("{:.2}", score.score.perplexity()),
+            bits.map_or(format::NONE.into(), |bits| format!("{bits:.4}")),
+            score.score.tokens.to_string(),
+        ]
+    };
+    let columns = [
+        "most tokens seen",
+        "least",
+        "nats a token",
+        "perplexity",
+        "bits a byte",
+        "targets",
+    ];
+    (!result.contexts.is_empty()).then(|| Table {
+        title: "Loss against context".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: result.contexts.iter().map(row).collect(),
+        note: "Validation, sliding windows: at every length the same targets, each once.".into(),
+        ..Table::default()
+    })
 }
 
 /// Tokens a second, of teacher and student by themselves where there is a teacher.

@@ -306,6 +306,8 @@ pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<()
         "target_accuracy",
         "sweep_windows",
         "final_sweep",
+        "contexts",
+        "context_stride",
     ];
     match recipe_difference(&read_resolved(folder)?, now, &may_change)? {
         None => Ok(()),

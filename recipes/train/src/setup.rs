@@ -15,6 +15,7 @@ use crate::evaluate::Evaluator;
 use crate::init::{self, Start};
 use crate::learner::Learner;
 use crate::objective::mix;
+use crate::projection;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::scale::LossScale;
 use crate::state::{self, Position};
@@ -26,6 +27,7 @@ pub(crate) mod stream {
     pub const DROPOUT: u64 = 3;
     pub const EVALUATION: u64 = 4;
     pub const MASK: u64 = 5;
+    pub const PROJECTIONS: u64 = 6;
 }
 
 /// The model that a run starts with, on `device` with autodiff.
@@ -38,7 +40,15 @@ pub(crate) fn first_model(
     device: &Device,
 ) -> Result<Start, TrainError> {
     let seed = mix(&[resolved.recipe.value.seed, stream::WEIGHTS]);
-    init::start(resolved, Some(source), seed, &device.clone().autodiff())
+    let device = device.clone().autodiff();
+    let mut start = init::start(resolved, Some(source), seed, &device)?;
+    projection::add(resolved, &mut start.model, &device)?;
+    Ok(start)
+}
+
+/// Seed of the windows that evaluations are of.
+pub(crate) fn evaluation_seed(recipe: &TrainRecipe) -> u64 {
+    mix(&[recipe.seed, stream::EVALUATION])
 }
 
 /// Everything that stays the same during a run.
@@ -132,7 +142,8 @@ impl Setup {
         training: &Device,
     ) -> Result<(Learner, Position), TrainError> {
         // Groups of parameters follow from the model's shape, which may be that of a compressed run.
-        let shape = init::shape(&self.resolved, training)?;
+        let mut shape = init::shape(&self.resolved, training)?;
+        projection::add(&self.resolved, &mut shape.model, training)?;
         let optimizer = self.recipe().optimizer.init(&shape.model);
         let restored = state::load_checkpoint(checkpoint, shape.model, optimizer)?;
         let learner = Learner {
@@ -204,7 +215,7 @@ impl Setup {
     }
 
     pub(crate) fn evaluation_seed(&self) -> u64 {
-        mix(&[self.recipe().seed, stream::EVALUATION])
+        evaluation_seed(self.recipe())
     }
 
     pub(crate) fn evaluator(&self) -> Evaluator<'_> {

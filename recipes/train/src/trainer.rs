@@ -7,7 +7,7 @@ use kiln_loader::{Prefetcher, Split, TokenBatch};
 use kiln_run::{Interrupt, Progress, format, hardware};
 
 use crate::TrainError;
-use crate::evaluate::{Choice, Score};
+use crate::evaluate::Score;
 use crate::learner::{Learner, Loss, Rates, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
@@ -16,6 +16,7 @@ use crate::probe::probe;
 use crate::replicas::{Team, reserved};
 use crate::setup::{Setup, stream};
 use crate::state::{self, Position};
+use crate::sweep::Choice;
 use crate::tutor::Tutor;
 
 /// Batches the background thread may be ahead.
@@ -95,11 +96,11 @@ impl<'a> Loop<'a> {
             };
             let share = self.share(steps);
             let mut loss = match &mut self.tutor {
-                None => Loss::CrossEntropy,
-                Some(tutor) => Loss::Distill {
+                Some(tutor) if tutor.is_asked() => Loss::Distill {
                     weight: tutor.config().weight_at(share),
                     tutor,
                 },
+                _ => Loss::CrossEntropy,
             };
             let began = Instant::now();
             let update;

@@ -1,6 +1,7 @@
 //! The teacher of a run: its model, its answers, and what they cost.
 
 mod cache;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::TrainError;
 use crate::data::Source;
 use crate::init;
 use crate::loss::DeviceBatch;
+use crate::projection::project;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::Run;
 
@@ -151,6 +153,11 @@ impl Tutor {
         &self.config
     }
 
+    /// Whether it is asked about batches, beside the text that it writes.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.config.is_asked()
+    }
+
     /// What it costs.
     pub(crate) fn cost(&self) -> &TeacherCost {
         &self.cost
@@ -234,6 +241,10 @@ impl Tutor {
                     let given = given.cast(student.precision().dtype());
                     relative_error(student.blocks[layer].mix(given), expected)
                 }
+                FeatureKind::Hidden if config.project => {
+                    let [_, _, width] = expected.dims();
+                    relative_error(project(student, layer, after, width), expected)
+                }
                 FeatureKind::Hidden => relative_error(after, expected),
                 FeatureKind::Relations => relation_error(after, expected),
             }
@@ -255,9 +266,9 @@ fn matched_layers(
     teacher: &BackboneConfig,
 ) -> Result<Vec<usize>, TrainError> {
     let [own, there] = [student, teacher].map(|backbone| backbone.d_model);
-    if own != there && features.kind != FeatureKind::Relations {
+    if own != there && features.kind != FeatureKind::Relations && !features.project {
         let why = format!(
-            "the model is {own} wide and the teacher {there}: only `relations` can be matched then"
+            "the model is {own} wide and the teacher {there}: only `relations` can be matched then, and `hidden` with `project = true`"
         );
         return Err(TrainError::setting(
             "distill.features.kind",

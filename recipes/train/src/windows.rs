@@ -25,7 +25,7 @@ pub struct WindowColumns {
     pub nats: Vec<f32>,
     /// Targets.
     pub tokens: Vec<u64>,
-    /// Targets that the model scored highest.
+    /// Targets that the model scored highest; empty where that was not counted.
     pub correct: Vec<u64>,
 }
 

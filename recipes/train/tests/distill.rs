@@ -373,7 +373,7 @@ fn what_cannot_teach_is_refused() {
                 "distill.features.kind=mixers",
                 "model.backbone.d_model=16",
             ],
-            "the model is 16 wide and the teacher 32: only `relations` can be matched then",
+            "the model is 16 wide and the teacher 32: only `relations` can be matched then, and `hidden` with",
         ),
         (
             vec![

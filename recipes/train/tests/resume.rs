@@ -188,6 +188,7 @@ fn child_trains_until_killed() {
         versions: Default::default(),
         view: kiln_run::Mode::Plain,
         interrupt: Interrupt::none(),
+        energy: None,
     })
     .unwrap();
 }

@@ -12,8 +12,11 @@ mod common;
 use burn::tensor::Device;
 use common::{BK, CYCLE, Corner, with};
 use kiln_loader::Split;
-use kiln_run::{Kind, Mode, View};
-use kiln_train::{Evaluator, Run, SampleConfig, Score, Source, Stop, TrainError, generate};
+use kiln_run::{Kind, Mode, RunFolder, View};
+use kiln_train::{
+    Evaluator, NgramRequest, Run, SampleConfig, Score, Source, Stop, TrainError, WindowScores,
+    generate, read_ngram,
+};
 
 fn greedy(prompt: &str, tokens: usize) -> SampleConfig {
     SampleConfig {
@@ -339,4 +342,59 @@ fn recomputed_runs() {
         error.starts_with("recipe: `train.recompute` is true, but what is computed twice would be dropped differently"),
         "{error}"
     );
+}
+
+/// It counts no more tokens than the run has, and is scored on its windows.
+#[test]
+fn counting_is_a_run() {
+    let corner = Corner::cyclic();
+    let trained = ["train.sweep_windows=9", "train.steps=6"];
+    corner.start("trained", &trained).unwrap();
+    let count = |out: &str, order, changes: &[&str]| {
+        kiln_train::count(NgramRequest {
+            recipe: corner.recipe(changes),
+            order,
+            out: corner.path(out),
+            data: &corner.data(),
+            source: &corner.path("."),
+            versions: Default::default(),
+            view: Mode::Plain,
+        })
+    };
+    let run = count("counted", 3, &trained).unwrap();
+    assert_eq!(
+        (run.tokens, run.order, run.counted_order),
+        (6 * 4 * 16, 3, 3)
+    );
+    // One gram of each length for every character, and a shorter one or two at the beginning of the text.
+    assert!((3 * 36..3 * 36 + 3).contains(&run.counts), "{}", run.counts);
+    let folder = RunFolder::open(corner.path("counted")).unwrap();
+    assert_eq!(read_ngram(&folder).unwrap(), Some(run));
+    let [own, of_model] = ["counted", "trained"].map(|run| {
+        let text = std::fs::read(corner.path(run).join("windows.json")).unwrap();
+        serde_json::from_slice::<WindowScores>(&text)
+            .unwrap()
+            .validation
+    });
+    assert_eq!((own.tokens.len(), &own.tokens), (9, &of_model.tokens));
+    let nats: f64 = own.nats.iter().map(|nats| f64::from(*nats)).sum();
+    let loss = corner.series("counted", Kind::Final, "validation_loss")[0].1;
+    assert!((nats / 144.0 - loss).abs() < 1e-6 && loss < 0.2, "{loss}");
+    let whole = count("whole", 3, &["train.steps=100000"]).unwrap();
+    assert!(whole.tokens > 3000 && whole.tokens < 36 * 120);
+    for (changes, expected) in [
+        (&["task.mqar.pairs=4"][..], "n-grams count text"),
+        (
+            &["model.preset=fnet-masked", "objective.kind=masked-token"],
+            "predict the next token",
+        ),
+    ] {
+        let error = count("refused", 2, changes).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!corner.path("refused").exists());
+    }
+    // A finished run is not written over, nor a trained one; a count that was cut off is made anew.
+    assert!(count("counted", 3, &trained).is_err() && count("trained", 3, &trained).is_err());
+    std::fs::remove_file(corner.path("counted/ngram.json")).unwrap();
+    assert_eq!(count("counted", 3, &trained).unwrap().tokens, 6 * 4 * 16);
 }

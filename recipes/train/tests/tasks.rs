@@ -123,3 +123,41 @@ fn what_does_not_go_with_a_task_is_refused() {
         assert!(error.contains(message), "{error}");
     }
 }
+
+/// What a sequence says fits into the last position's vector, and is read back from it, whichever side mixers see.
+#[test]
+fn a_sequence_is_compressed_into_its_last_position() {
+    const COMPRESSION: [&str; 6] = [
+        "task.compression.length=5",
+        "task.compression.vocab=6",
+        "task.held_out_examples=100",
+        "train.batch=32",
+        "train.steps=500",
+        "train.eval_every=500",
+    ];
+    let corner = Corner::cyclic();
+    let outcome = corner.start("causal", &COMPRESSION).unwrap();
+    let result = outcome.result.unwrap();
+    let score = result.validation.score;
+    assert_eq!(score.tokens, 400);
+    // A guess is right once in five.
+    assert!(score.accuracy() > 0.9, "{}", score.accuracy());
+    assert!(result.sample.is_none());
+    let few = with(&COMPRESSION, &["train.steps=3", "train.eval_every=3"]);
+    let both = with(&few, &["model.attention.direction=bidirectional"]);
+    corner.start("both", &both).unwrap();
+
+    let run = Run::open(&corner.path("causal"), &Device::flex()).unwrap();
+    assert!(run.config.model.backbone.decoder && !run.model.is_causal());
+    assert!(run.model.initial_state(1, &Device::flex()).is_err());
+    for (changes, message) in [
+        (with(&few, &["train.recompute=true"]), "the decoder is none"),
+        (
+            with(&MEMORIZATION, &["model.backbone.decoder=true"]),
+            "only [task.compression] asks for",
+        ),
+    ] {
+        let error = corner.start("refused", &changes).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}

@@ -94,6 +94,16 @@ impl Counts {
         self.grams.get(&(context, token)).copied().unwrap_or(0)
     }
 
+    /// Number of grams with a count.
+    pub fn grams(&self) -> u64 {
+        self.grams.len() as u64
+    }
+
+    /// Number of contexts, but for the empty one.
+    pub fn contexts(&self) -> u64 {
+        self.contexts.len() as u64
+    }
+
     /// What follows a context.
     pub fn successors(&self, context: Context) -> &Successors {
         &self.successors[context as usize]

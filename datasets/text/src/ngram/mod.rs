@@ -82,6 +82,16 @@ impl Ngram {
         self.order
     }
 
+    /// Counts of grams that are kept, of all lengths.
+    pub fn counts(&self) -> u64 {
+        self.counts.grams()
+    }
+
+    /// Counts and the contexts that they are of.
+    pub fn entries(&self) -> u64 {
+        self.counts.grams() + self.counts.contexts()
+    }
+
     /// p(`token` | `context`), of which the last order - 1 tokens count.
     pub fn probability(&self, context: &[u32], token: u32) -> f64 {
         let newest_first = context.iter().rev().copied();

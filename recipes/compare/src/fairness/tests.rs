@@ -16,13 +16,13 @@ fn equal_arms_pass_and_are_counted() {
     let (name, facts) = &costs[1].points[1];
     assert_eq!(
         (name.as_str(), facts.tokens),
-        ("learning_rate=0.002", 5 * 3 * 2 * 8)
+        ("learning_rate=0.002", Some(5 * 3 * 2 * 8))
     );
     assert_eq!(facts, &costs[0].points[0].1);
     // Frozen energies and hoppings do not count: three numbers a head and layer.
     let frozen = "set = { 'model.bk.learn_energy' = false, 'model.bk.learn_hopping' = false }";
     let costs = checked(head, &["a", &format!("b\n{frozen}")]).unwrap();
-    let [all, less] = [0, 1].map(|arm: usize| costs[arm].points[0].1.parameters);
+    let [all, less] = [0, 1].map(|arm: usize| costs[arm].points[0].1.parameters.unwrap());
     assert_eq!(all - less, 2 * 3 * 128);
 }
 
@@ -118,13 +118,14 @@ fn fairness_holds_within_a_task() {
 fn parameters_have_a_bound() {
     let costs = checked("seeds = [1]", &["a"]).unwrap();
     let facts = |parameters| Facts {
-        parameters,
+        parameters: Some(parameters),
         ..costs[0].points[0].1.clone()
     };
     let tasks = layout("seeds = [1]\nparameters_within = 0.1", &["a"]).tasks;
     let arm = |points: &[usize]| CellCost {
         task: 0,
         title: "x".into(),
+        length: Length::Recipe,
         points: points
             .iter()
             .map(|&n| (format!("n={n}"), facts(n)))

@@ -142,3 +142,26 @@ fn a_bad_recipe_names_its_arm_and_point() {
         "{error}"
     );
 }
+
+/// Its recipe says data and windows, and its order is no key of it; budgets of operations leave it the whole text.
+#[test]
+fn an_arm_that_counts_has_orders_for_a_grid() {
+    let head = "seeds = [4]\nset = { 'train.steps' = 7 }";
+    let arms = ["a", "n\nngram = [2, 3]"];
+    let laid = layout(head, &arms);
+    let run = |point| RunId {
+        cell: 1,
+        point,
+        seed: 4,
+    };
+    assert_eq!(
+        (laid.ngram(run(1)), laid.place(run(1))),
+        (Some(3), "n/order=3/seed-4".into())
+    );
+    assert_eq!(laid.point(run(1)).overrides, ["train.steps=7"]);
+    assert_eq!(laid.cells[1].length, crate::Length::Recipe);
+    let paid = layout("seeds = [4]\nbudget = { flops = 1e9 }", &arms);
+    assert_eq!(paid.cells[1].length, crate::Length::Whole);
+    let by_tokens = layout("seeds = [4]\nbudget = { tokens = 99 }", &arms);
+    assert_eq!(by_tokens.cells[1].length, crate::Length::Tokens(99));
+}

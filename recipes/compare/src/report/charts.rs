@@ -42,6 +42,25 @@ pub(super) fn curves(
     Ok(Vec::new())
 }
 
+/// Loss against context, where it was asked for at two lengths.
+pub(super) fn contexts(layout: &Layout, number: usize, task: &TaskResult) -> Option<Chart> {
+    let marks = layout.cells_of(number).map(|cell| layout.cells[cell].arm);
+    let series = task.arms.iter().zip(marks).map(|(arm, mark)| {
+        let points = arm.contexts.iter();
+        let points = points.map(|found| (found.context as f64, found.loss.mean));
+        Series::new(&arm.name, points.collect()).mark(mark)
+    });
+    let series: Vec<_> = series.filter(|series| series.points.len() > 1).collect();
+    (!series.is_empty()).then(|| Chart {
+        title: "Loss against context, mean over seeds".into(),
+        x_label: "most tokens seen".into(),
+        y_label: "validation, nats/token".into(),
+        series,
+        log_x: true,
+        ..Chart::default()
+    })
+}
+
 /// Quality against every cost in which arms differ.
 pub(super) fn costs(
     layout: &Layout,

@@ -50,6 +50,15 @@ pub struct SeedResult {
     pub value: f64,
 }
 
+/// The loss with windows of one length that slide over the validation split.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextResult {
+    /// The most tokens that a target sees.
+    pub context: u64,
+    /// Over seeds, nats a token.
+    pub loss: Summary,
+}
+
 /// One arm on a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ArmResult {
@@ -79,6 +88,9 @@ pub struct ArmResult {
     pub test_bits_per_byte: Option<Summary>,
     /// The same in accuracy.
     pub test_accuracy: Option<Summary>,
+    /// Validation loss against context over seeds, nats a token; lengths that every run has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contexts: Vec<ContextResult>,
     /// Agreement with the teacher over seeds, if every run has one.
     #[serde(default)]
     pub teacher_agreement: Option<Summary>,
@@ -95,6 +107,21 @@ pub struct ArmResult {
     pub tokens_per_second: Option<f64>,
     /// Mean seconds of a finished run.
     pub seconds: Option<f64>,
+    /// Operations of all steps of one run.
+    #[serde(default)]
+    pub flops: Option<f64>,
+    /// Bytes of the model's file, or of an n-gram model's counts.
+    #[serde(default)]
+    pub model_bytes: Option<u64>,
+    /// Bytes of generation state of one sequence of the trained length.
+    #[serde(default)]
+    pub state_bytes: Option<u64>,
+    /// Median over seeds of the most memory in training, bytes.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<f64>,
+    /// Median over seeds of the device's joules in training, if every run has them.
+    #[serde(default)]
+    pub energy_joules: Option<f64>,
     /// Mean over seeds of the mean cosine between the recipe's gradient and the exact one, where it was probed.
     pub gradient_cosine: Option<f64>,
     /// The same over the weights of the potentials alone.
@@ -237,6 +264,7 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
         test_loss: summary(|figures| figures.test_loss),
         test_bits_per_byte: summary(|figures| figures.test_bits_per_byte),
         test_accuracy: summary(|figures| figures.test_accuracy),
+        contexts: contexts(&runs, complete),
         teacher_agreement: summary(|figures| figures.teacher_agreement),
         teacher_kl: summary(|figures| figures.teacher_kl),
         parameters: runs.first().map(|figures| figures.parameters),
@@ -246,9 +274,29 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
         seconds: every(|figures| Some(figures.seconds))
             .and_then(|values| Summary::of(&values))
             .map(|summary| summary.mean),
+        flops: middle(|figures| figures.flops),
+        model_bytes: runs.first().and_then(|figures| figures.model_bytes),
+        state_bytes: runs.first().and_then(|figures| figures.state_bytes),
+        peak_memory_bytes: middle(|figures| figures.peak_memory_bytes.map(|bytes| bytes as f64)),
+        energy_joules: middle(|figures| figures.energy_joules),
         gradient_cosine: mean(|figures| figures.gradient_cosine),
         gradient_cosine_potential: mean(|figures| figures.gradient_cosine_potential),
         against_first: None,
+    }
+}
+
+/// Means at every length that all runs have; none of an incomplete arm.
+fn contexts(runs: &[&Figures], complete: bool) -> Vec<ContextResult> {
+    let lengths = runs.first().into_iter().flat_map(|run| run.contexts.keys());
+    let result = |&context: &u64| {
+        let of = |run: &&Figures| run.contexts.get(&context).copied();
+        let losses: Option<Vec<f64>> = runs.iter().map(of).collect();
+        let loss = Summary::of(&losses?)?;
+        Some(ContextResult { context, loss })
+    };
+    match complete {
+        true => lengths.filter_map(result).collect(),
+        false => Vec::new(),
     }
 }
 

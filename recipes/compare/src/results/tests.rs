@@ -234,3 +234,40 @@ fn a_file_with_losses_that_are_no_numbers_reads_back() {
     assert!(again.tasks[0].arms[0].seeds[1].value.is_nan());
     assert!(again.tasks[0].name.is_none() && !again.complete);
 }
+
+/// An arm that counts has no machine whose times would not compare, and its loss against context is no line of the table.
+#[test]
+fn costs_and_contexts_are_of_what_was_trained() {
+    let layout = layout("seeds = [7]", &["a", "b", "n\nngram = [2]"]);
+    let mut state = State::default();
+    for (cell, loss) in [(0, 2.0), (1, 1.5), (2, 1.0)] {
+        let run = RunId {
+            cell,
+            point: 0,
+            seed: 7,
+        };
+        let mut made = figures(&layout, run, loss);
+        made.model_bytes = Some(2048);
+        if cell < 2 {
+            made.contexts = [(4, loss + 0.5), (8, loss)].into();
+            made.state_bytes = Some(512);
+        } else if let Some(provenance) = &mut made.provenance {
+            provenance.hardware.device = None;
+        }
+        state.finished.insert(run, made);
+    }
+    let results = Results::new(&layout, &state, vec![]).unwrap();
+    assert_eq!(results.machines.len(), 1);
+    let page = crate::page::markdown(&results);
+    for line in [
+        "| arm | 4 | 8 |",
+        "| b | **2.0000** | **1.5000** |",
+        "| n | – | – |",
+        "| b | 2.0 KiB | 512 B | – | – | – |",
+        "No device of these runs tells its energy.",
+        "Nothing is trained in n: its parameters",
+    ] {
+        assert!(page.contains(line), "`{line}` is not in:\n{page}");
+    }
+    assert!(!page.contains("more than one machine"), "{page}");
+}

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Difference, Grid, Settings, Study, check_grid, check_name, check_settings, check_share,
+    Budget, Difference, Grid, Settings, Study, check_grid, check_name, check_settings, check_share,
     repeated,
 };
 use crate::CompareError;
@@ -29,6 +29,9 @@ pub struct Task {
     /// Replaces the study's bound on the difference in trainable parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters_within: Option<f64>,
+    /// Replaces the study's budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Tokens of a sequence, where tasks of one family differ in it: their names begin alike, up to the first `-`. The report
     /// then has a map of quality over lengths.
     #[serde(default, skip_serializing_if = "Option::is_none")]

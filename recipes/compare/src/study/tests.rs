@@ -236,3 +236,32 @@ fn tasks_that_cannot_be_are_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn an_arm_may_count() {
+    let counting = STUDY.replacen("recipe = \"one\"", "recipe = \"one\"\nngram = [5, 2]", 1);
+    let study = read(&counting).unwrap().study;
+    let points = study.points(&study.arm[0], None);
+    let names: Vec<_> = points.iter().map(|point| point.name.as_str()).collect();
+    assert_eq!(names, ["order=5", "order=2"]);
+    assert_eq!(points[1].settings[ORDER], Value::Integer(2));
+    for (orders, more, why) in [
+        ("[]", "", "a list of orders from 1 to 32"),
+        ("[0]", "", "a list of orders from 1 to 32"),
+        ("[3, 3]", "", "it is there twice"),
+        ("[3]", "grid = {}", "nothing is trained"),
+    ] {
+        let arm = format!("recipe = \"one\"\nngram = {orders}\n{more}");
+        let error = refused("recipe = \"one\"", &arm);
+        assert!(
+            error.contains("`arm.ngram`") && error.contains(why),
+            "{error}"
+        );
+    }
+    let by_accuracy = format!("{counting}[[task]]\nname = \"t\"\nmeasure = \"accuracy\"\n");
+    let error = read(&by_accuracy).unwrap_err();
+    assert!(
+        error.contains("`t` is measured by accuracy, which is not counted"),
+        "{error}"
+    );
+}

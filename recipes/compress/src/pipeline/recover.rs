@@ -80,6 +80,7 @@ impl Pipeline<'_> {
             versions: request.versions.clone(),
             view: request.view,
             interrupt: request.interrupt.clone(),
+            energy: None,
         })?;
         if outcome.stop == Stop::Interrupted {
             return Ok(None);

@@ -171,6 +171,7 @@ fn trained(kind: &str) -> PathBuf {
             versions: Default::default(),
             view: Mode::Plain,
             interrupt: Interrupt::none(),
+            energy: None,
         })
         .unwrap();
         folder

@@ -119,6 +119,7 @@ fn what_is_left_is_a_run() {
             versions: Default::default(),
             view: Mode::Plain,
             interrupt: Interrupt::none(),
+            energy: None,
         });
         let result = further.unwrap().result.unwrap();
         let before = dense.quality.loss;

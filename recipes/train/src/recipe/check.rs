@@ -1,6 +1,6 @@
 //! What a recipe's types cannot check.
 
-use kiln_distill::{DistillConfig, ResponseLoss};
+use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss, WrittenConfig};
 use kiln_loader::Order;
 use kiln_tasks::TaskConfig;
 use kiln_text::{DataConfig, TokenizerConfig};
@@ -9,6 +9,7 @@ use kiln_zoo::Precision;
 
 use super::{ObjectiveKind, TrainRecipe};
 use crate::TrainError;
+use crate::contexts::Contexts;
 
 impl TrainRecipe {
     /// Checks what types cannot.
@@ -56,6 +57,7 @@ impl TrainRecipe {
             let why = "a teacher's losses look at the whole model at once: leave the key out, or `[distill]`";
             return Err(TrainError::setting("train.recompute", true, why));
         }
+        self.validate_contexts()?;
         if let Some(task) = &self.task {
             self.validate_task(task)?;
         }
@@ -152,8 +154,9 @@ impl TrainRecipe {
         if let Some(features) = &distill.features {
             let least = f64::MIN_POSITIVE;
             check_ranges(&[("distill.features.weight", features.weight, least, 1.0)])?;
+            self.validate_projections(features)?;
         }
-        if distill.weight.max(last) == 0.0 && distill.features.is_none() {
+        if !distill.is_asked() && distill.text.is_none() {
             let why = "then nothing is learned from the teacher: raise it, or leave [distill] out";
             return Err(TrainError::setting("distill.weight", 0, why));
         }
@@ -172,6 +175,9 @@ impl TrainRecipe {
                 why,
             ));
         }
+        if let Some(text) = &distill.text {
+            self.validate_text(text)?;
+        }
         if !distill.cache {
             return Ok(());
         }
@@ -179,6 +185,11 @@ impl TrainRecipe {
         if distill.top_k == 0 {
             return refused(
                 "all tokens of every position are too much to keep: set `distill.top_k`, such as 16",
+            );
+        }
+        if distill.text.is_some() {
+            return refused(
+                "answers are kept for the windows of the data, and the teacher writes others: leave one of the two out",
             );
         }
         if distill.features.is_some() {
@@ -195,6 +206,63 @@ impl TrainRecipe {
             return refused(
                 "answers are kept for the windows of a sweep, and this order has others: set `train.order = \"fixed\"`",
             );
+        }
+        Ok(())
+    }
+
+    fn validate_projections(&self, features: &FeatureConfig) -> Result<(), TrainError> {
+        let refused = |why| Err(TrainError::setting("distill.features.project", true, why));
+        if features.project && features.kind != FeatureKind::Hidden {
+            return refused(
+                "only `hidden` compares streams that can be projected: set `distill.features.kind`, or leave the key out",
+            );
+        }
+        if features.project && self.quantize.is_some() {
+            return refused(
+                "steps of rounded weights are learned in the same place: leave it or [quantize] out",
+            );
+        }
+        Ok(())
+    }
+
+    fn validate_text(&self, text: &WrittenConfig) -> Result<(), TrainError> {
+        let least = f64::MIN_POSITIVE;
+        check_ranges(&[
+            ("distill.text.share", text.share, least, 1.0),
+            ("distill.text.temperature", text.temperature, 0.0, 100.0),
+            ("distill.text.top_p", text.top_p, least, 1.0),
+        ])?;
+        let whole = [
+            ("distill.text.windows", text.windows),
+            ("distill.text.prompt", text.prompt as u64),
+        ];
+        if let Some((key, value)) = whole.into_iter().find(|(_, value)| *value == 0) {
+            return Err(TrainError::setting(key, value, "must be at least 1"));
+        }
+        if self.task.is_some() || self.objective.kind != ObjectiveKind::NextToken {
+            let why = "a teacher writes text, one token after the other: leave the section out with a task or masked tokens";
+            return Err(TrainError::setting("distill.text", "stated", why));
+        }
+        Ok(())
+    }
+
+    /// Checks what the sliding windows at the end need.
+    fn validate_contexts(&self) -> Result<(), TrainError> {
+        let train = &self.train;
+        let Some(contexts) = Contexts::of(self, 1) else {
+            return match train.context_stride {
+                0 => Ok(()),
+                stride => {
+                    let why = "no length of context is asked for: set `train.contexts`, or leave the key out";
+                    Err(TrainError::setting("train.context_stride", stride, why))
+                }
+            };
+        };
+        contexts.validate("train.contexts", "train.context_stride")?;
+        if self.task.is_some() || self.objective.kind != ObjectiveKind::NextToken {
+            let why = "only next tokens of text have a growing context: leave the key out with a task or masked tokens";
+            let shown = format!("{:?}", train.contexts);
+            return Err(TrainError::setting("train.contexts", shown, why));
         }
         Ok(())
     }

@@ -180,6 +180,10 @@ pub struct TrainConfig {
     pub final_sweep: bool,
     /// Most windows of the final sweep of each split; 0 sweeps all.
     pub sweep_windows: usize,
+    /// Tokens of the windows that slide over the validation split at the end, for the loss against context: increasing.
+    pub contexts: Vec<usize>,
+    /// Tokens from one such window to the next; 0 is half of each length.
+    pub context_stride: usize,
 }
 
 impl Default for TrainConfig {
@@ -206,6 +210,8 @@ impl Default for TrainConfig {
             max_skipped: 10,
             final_sweep: true,
             sweep_windows: 0,
+            contexts: Vec::new(),
+            context_stride: 0,
         }
     }
 }

@@ -22,7 +22,16 @@ fn model(recipe: &Recipe<TrainRecipe>, tokenizer_vocab: usize) -> Result<ModelCo
         ));
     }
     config.backbone.vocab_size = vocab;
-    if masked == config.is_causal() {
+    let compresses = value
+        .task
+        .as_ref()
+        .is_some_and(|task| task.compression.is_some());
+    if config.backbone.decoder && !compresses {
+        let why = "it reads all positions out of the last one, which only [task.compression] asks for: leave the key out";
+        return Err(TrainError::setting("model.backbone.decoder", true, why));
+    }
+    config.backbone.decoder = compresses;
+    if !compresses && masked == config.is_causal() {
         let (given, why) = match masked {
             true => (
                 "masked-token",
@@ -84,6 +93,19 @@ impl Resolved {
                 ),
             ));
         }
+        let longest = recipe
+            .value
+            .train
+            .contexts
+            .iter()
+            .max()
+            .copied()
+            .unwrap_or(0);
+        if learned && longest > model.backbone.max_seq {
+            let max = model.backbone.max_seq;
+            let why = format!("the model has learned positions up to {max}: leave longer ones out");
+            return Err(TrainError::setting("train.contexts", longest, why));
+        }
         let probe = recipe.value.train.gradient_probe_every;
         if probe > 0 && !model.pattern.contains(&MixerKind::Bk) {
             let why = "the model has no BK layer, and no other layer has a gradient rule: leave the key out";
@@ -92,6 +114,10 @@ impl Resolved {
                 probe,
                 why,
             ));
+        }
+        if recipe.value.train.recompute && model.backbone.decoder {
+            let why = "blocks are computed again and the decoder is none: leave the key out with [task.compression]";
+            return Err(TrainError::setting("train.recompute", true, why));
         }
         let dropped = model.backbone.dropout > 0.0 || model.resolvent.key_dropout > 0.0;
         if recipe.value.train.recompute && dropped {

@@ -122,6 +122,7 @@ impl Corner {
             versions: Default::default(),
             view: Mode::Plain,
             interrupt,
+            energy: None,
         })
     }
 
