@@ -65,7 +65,7 @@ pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use selection::{Selection, matches};
 pub use state::{
-    COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
+    COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
     hash_file, load_model, load_stored, save_model,
 };
 pub use storage::{InputSteps, Storage, StorageTable, Stored, StoredModel};
