@@ -1,21 +1,22 @@
 //! One stage: from the tensors of a model to the smaller ones.
 
 mod factorise;
+mod float8;
 mod half;
 pub(crate) mod integer;
 mod pack;
+mod pruned;
 
 use std::collections::BTreeMap;
 
-use kiln_quant::{FloatType, SparseFormat, SparseMatrix, SparsePattern};
+use kiln_quant::FloatType;
 use kiln_train::{Stored, StoredModel};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Layer, Role, form, layers, matrix, transposed};
-use crate::prune::{self, Pattern, SparseGptConfig};
 use crate::quantize::{AwqConfig, GptqConfig, Quantized, awq, gptq, round_to_nearest};
-use crate::recipe::{Prune, PruneMethod, Quantize, QuantizeMethod, Stage, Work};
+use crate::recipe::{Quantize, QuantizeMethod, Stage, Work};
 use crate::{CompressError, Gram, Matrix, MethodError};
 use half::tensors;
 use pack::packed;
@@ -126,6 +127,7 @@ impl Job<'_> {
         let gram = self.grams.get(&layer.name);
         match &self.stage.work {
             Work::Quantize(work) => self.quantized(layer, stored, gram, work),
+            Work::Float8 => self.floats(layer, stored),
             Work::Prune(work) => self.pruned(layer, stored, gram, *work),
             Work::Half => self.halved(layer, stored),
             // Ranks are shared among layers, see `factorise`, and smoothing among those behind a norm, see `integers`; the others
@@ -242,61 +244,6 @@ impl Job<'_> {
                 weights: Box::new(Stored::Packed(codes)),
             },
         })
-    }
-
-    fn pruned(
-        &self,
-        layer: &Layer,
-        stored: &Stored,
-        gram: Option<&Gram>,
-        work: Prune,
-    ) -> Result<Stored, CompressError> {
-        let kind = match stored {
-            Stored::Float { kind, .. } => *kind,
-            Stored::Sparse(sparse) => sparse.format().values,
-            Stored::LowRank { first, second } => {
-                let thinned = self.pruned(layer, first, gram, work)?;
-                let behind = match gram {
-                    Some(gram) => Some(gram.through(&self.method(layer, matrix(&thinned))?)),
-                    None => None,
-                };
-                return Ok(Stored::LowRank {
-                    first: Box::new(thinned),
-                    second: Box::new(self.pruned(layer, second, behind.as_ref(), work)?),
-                });
-            }
-            Stored::Packed(_)
-            | Stored::PackedRows(_)
-            | Stored::Scaled { .. }
-            | Stored::Integer { .. } => {
-                return Err(self.order(layer, stored, "pruning", "take its codes apart"));
-            }
-        };
-        let weights = self.method(layer, matrix(stored))?;
-        let seen = || gram.ok_or(MethodError::NoTokens);
-        let pattern = work.pattern;
-        let pruned = match work.method {
-            PruneMethod::Magnitude => prune::magnitude(&weights, pattern),
-            PruneMethod::Wanda => seen().and_then(|gram| prune::wanda(&weights, gram, pattern)),
-            PruneMethod::SparseGpt { damping } => {
-                let config = SparseGptConfig { pattern, damping };
-                seen().and_then(|gram| prune::sparsegpt(&weights, gram, config))
-            }
-        };
-        let pruned = self.method(layer, pruned)?;
-        let format = SparseFormat {
-            pattern: match pattern {
-                Pattern::NofM { keep: 2, of: 4 } => SparsePattern::TwoOfFour,
-                _ => SparsePattern::Mask,
-            },
-            d_input: pruned.d_input(),
-            d_output: pruned.d_output(),
-            values: kind,
-        };
-        let sparse = SparseMatrix::pack(format, pruned.values());
-        Ok(Stored::Sparse(
-            sparse.map_err(|source| self.pack(layer, source))?,
-        ))
     }
 
     /// What became of every layer of a model.

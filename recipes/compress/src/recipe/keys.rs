@@ -121,8 +121,8 @@ impl TryFrom<Keys> for Stage {
 
     fn try_from(mut keys: Keys) -> Result<Self, String> {
         let work = match keys.kind {
-            Kind::Quantize => match keys.integer()? {
-                Some(integer) => Work::Integer(integer),
+            Kind::Quantize => match keys.eight_bits()? {
+                Some(work) => work,
                 None => Work::Quantize(keys.quantize()?),
             },
             Kind::Prune => Work::Prune(keys.prune()?),
@@ -150,7 +150,7 @@ impl Keys {
     }
 
     fn quantize(&mut self) -> Result<Quantize, String> {
-        const KNOWN: &str = "rtn, gptq, awq, w8a8 or smoothquant";
+        const KNOWN: &str = "rtn, gptq, awq, w8a8, smoothquant or fp8";
         let method = match self.method("quantize", KNOWN)?.as_str() {
             "rtn" => QuantizeMethod::RoundToNearest,
             "gptq" => QuantizeMethod::Gptq {
@@ -304,6 +304,10 @@ impl From<Stage> for Keys {
         let keys = match stage.work {
             Work::Quantize(work) => quantize_keys(work),
             Work::Integer(work) => integer_keys(work),
+            Work::Float8 => Self {
+                method: Some("fp8".into()),
+                ..Self::default()
+            },
             Work::Prune(work) => prune_keys(work),
             Work::Structured(work) => Self {
                 kind: Kind::Structured,

@@ -20,6 +20,7 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"qat\"\nmethod = \"ternary\"\ngroup = 0\nsteps = 50\nlearning_rate = 1e-3",
         "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nsymmetric = true\nlearned = true\nsteps = 50",
         "kind = \"qat\"\nmethod = \"ternary\"\nsteps = 50\nbits_of = { tokens = 4 }\nclip = \"mse\"",
+        "kind = \"quantize\"\nmethod = \"fp8\"\nexcept = [\"head\"]",
         "kind = \"quantize\"\nmethod = \"w8a8\"\ninputs = \"static\"",
         "kind = \"quantize\"\nmethod = \"smoothquant\"\nalpha = 0.7\nlayers = [\"blocks.*\"]",
         "kind = \"quantize\"\nmethod = \"gptq\"\nbits = \"auto\"\nbudget = 0.13\nwindows = 8",
@@ -44,7 +45,7 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"quantize\"\nbits = 4",
-            "a quantize stage needs a `method`: rtn, gptq, awq, w8a8 or smoothquant",
+            "a quantize stage needs a `method`: rtn, gptq, awq, w8a8, smoothquant or fp8",
         ),
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\nbudget = 0.2",
@@ -68,7 +69,7 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"quantize\"\nmethod = \"gtpq\"\nbits = 4",
-            "there is no method `gtpq` here; choose rtn, gptq, awq, w8a8 or smoothquant",
+            "there is no method `gtpq` here; choose rtn, gptq, awq, w8a8, smoothquant or fp8",
         ),
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 1",

@@ -296,6 +296,30 @@ fn sizes_are_estimated_without_calibration() {
     assert!(!Path::new(&corner.path("run/stages")).exists());
 }
 
+/// Floating point of 8 bits is as large as int8, loses next to nothing, and is computed from as it is stored.
+#[test]
+fn eight_bits_of_floating_point_are_a_format_too() {
+    for kind in ["transformer", "bk"] {
+        let corner = Corner::new(kind);
+        let stages = ["kind = \"quantize\"\nmethod = \"fp8\"", HALF];
+        let compression = corner.compress("small", &stages).unwrap().compression;
+        let int8 = format!("{INT8}\nsymmetric = true");
+        let plain = corner
+            .compress("plain", &[&int8, HALF])
+            .unwrap()
+            .compression;
+        let last = compression.last();
+        assert_eq!(last.memory_bytes, plain.last().memory_bytes);
+        assert!(last.quality.divergence < 1e-2, "{kind}: {:?}", last.quality);
+        assert!(last.quality.agreement > 0.98, "{kind}: {:?}", last.quality);
+        let config = fs::read_to_string(corner.path("small/config.json")).unwrap();
+        assert!(config.contains("\"version\":3") && config.contains("e4m3"));
+        let again = ["kind = \"quantize\"\nmethod = \"fp8\"", INT8];
+        let error = corner.compress("again", &again).err().unwrap().to_string();
+        assert!(error.contains("round rounded weights once more"), "{error}");
+    }
+}
+
 /// Bits within a budget: the model takes no more, loses less than with the same number everywhere, and what every choice costs is told.
 #[test]
 fn bits_go_where_they_are_needed() {
