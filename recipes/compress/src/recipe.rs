@@ -282,8 +282,11 @@ impl Work {
             Self::Quantize(_) | Self::Integer(_) | Self::Float8 => "quantize",
             Self::Prune(_) => "prune",
             Self::Structured(_) => "structured",
-            Self::Recover(Recover { quantize: None, .. }) => "recover",
-            Self::Recover(_) => "qat",
+            Self::Recover(Recover {
+                quantize: Some(_), ..
+            }) => "qat",
+            Self::Recover(Recover { prune: Some(_), .. }) => "gradual",
+            Self::Recover(_) => "recover",
             Self::LowRank(_) => "low-rank",
             Self::Half => "half",
         }

@@ -2,6 +2,7 @@
 //! are stored in.
 
 mod form;
+mod pruned;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -28,6 +29,8 @@ pub struct Constraint {
     masks: HashMap<ParamId, Tensor<2>>,
     /// Weights that are computed with as they will be packed.
     rounded: HashMap<ParamId, Rounding>,
+    /// Names of the tensors that become zero in training, a part of them.
+    pruned: HashMap<ParamId, String>,
     /// How tensors are stored at the end; 32 bits a number where nothing is said.
     forms: BTreeMap<String, Storage>,
 }
@@ -154,7 +157,7 @@ impl Constraint {
             let rounding: Option<&Rounding> = self.rounded.get(id);
             rounding.filter(|rounding| rounding.format.encoding == Encoding::Sign)
         };
-        match self.masks.keys().find_map(signs) {
+        match self.masks.keys().chain(self.pruned.keys()).find_map(signs) {
             Some(rounding) => Err(TrainError::setting(
                 "quantize.encoding",
                 "sign",
@@ -241,7 +244,7 @@ impl Constraint {
 
     /// Whether the model is stored otherwise than in plain numbers of 32 bits.
     pub(crate) fn has_form(&self) -> bool {
-        !self.forms.is_empty() || !self.rounded.is_empty()
+        !self.forms.is_empty() || !self.rounded.is_empty() || !self.pruned.is_empty()
     }
 
     /// The model that is computed with: rounded weights in the place of those that are trained, under the same ids.
@@ -295,6 +298,7 @@ impl Constraint {
                 .values()
                 .map(|rounding| (rounding.tensor.as_str(), rounding))
                 .collect(),
+            pruned: self.pruned.values().map(String::as_str).collect(),
             plain: plain.tensors,
             steps: HashMap::new(),
             device: device.clone(),

@@ -22,6 +22,7 @@ mod optimizer;
 mod outcome;
 mod plan;
 mod probe;
+mod prune;
 mod quantize;
 mod recipe;
 mod recompute;
@@ -55,6 +56,7 @@ pub use optimizer::{OptimizerConfig, OptimizerKind, TrainOptimizer, global_norm}
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::Plan;
 pub use probe::{Agreement, GradientProbe, probe};
+pub use prune::PruneConfig;
 pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,

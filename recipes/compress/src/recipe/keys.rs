@@ -64,6 +64,12 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sparsity: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    initial: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    every: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pattern: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keep: Option<f64>,
@@ -113,6 +119,7 @@ enum Kind {
     LowRank,
     Recover,
     Qat,
+    Gradual,
     Half,
 }
 
@@ -129,6 +136,7 @@ impl TryFrom<Keys> for Stage {
             Kind::Structured => Work::Structured(keys.structured()?),
             Kind::LowRank => Work::LowRank(keys.low_rank()?),
             Kind::Recover => Work::Recover(keys.recover(None)?),
+            Kind::Gradual => Work::Recover(keys.gradual()?),
             Kind::Qat => Work::Recover(keys.qat()?),
             Kind::Half => Work::Half,
         };

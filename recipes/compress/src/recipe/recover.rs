@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kiln_quant::Encoding;
-use kiln_train::QuantizeConfig;
+use kiln_train::{PruneConfig, QuantizeConfig};
 
 /// A stage that trains the model for a while, in the form that the stage before left it in.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,13 +20,16 @@ pub struct Recover {
     pub temperature: f64,
     /// Weights that are trained as they will be packed, and are packed after the last step.
     pub quantize: Option<QuantizeConfig>,
+    /// Weights that become zero one after the other meanwhile.
+    pub prune: Option<PruneConfig>,
 }
 
 impl fmt::Display for Recover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.quantize {
-            None => f.write_str("recovery")?,
-            Some(config) => {
+        match (&self.quantize, &self.prune) {
+            (None, None) => f.write_str("recovery")?,
+            (None, Some(config)) => write!(f, "gradual pruning, {} zeros", config.sparsity)?,
+            (Some(config), _) => {
                 match config.encoding {
                     Encoding::Ternary => f.write_str("ternary qat")?,
                     Encoding::Sign => f.write_str("sign qat")?,

@@ -65,6 +65,9 @@ impl TrainRecipe {
         if let Some(quantize) = &self.quantize {
             quantize.check()?;
         }
+        if let Some(prune) = &self.prune {
+            prune.check()?;
+        }
         if let Some(init) = self.init.as_ref().filter(|init| init.as_stored)
             && (init.layers.is_some() || !init.fresh.is_empty())
         {

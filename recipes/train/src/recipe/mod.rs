@@ -15,6 +15,7 @@ use crate::TrainError;
 use crate::generate::SampleConfig;
 use crate::init::InitConfig;
 use crate::optimizer::OptimizerConfig;
+use crate::prune::PruneConfig;
 use crate::quantize::QuantizeConfig;
 use crate::schedule::ScheduleConfig;
 
@@ -50,6 +51,9 @@ pub struct TrainRecipe {
     /// Weights that are trained as they will be packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<QuantizeConfig>,
+    /// Weights that become zero while the model is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneConfig>,
     /// What is predicted.
     #[serde(default)]
     pub objective: Objective,
