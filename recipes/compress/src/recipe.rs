@@ -123,7 +123,7 @@ pub enum Work {
     /// Matrices become products of two.
     LowRank(Factorize),
     /// The model is trained for a while.
-    Recover(Recover),
+    Recover(Box<Recover>),
     /// What is still in 32 bits is stored in 16.
     Half,
 }
@@ -282,11 +282,7 @@ impl Work {
             Self::Quantize(_) | Self::Integer(_) | Self::Float8 => "quantize",
             Self::Prune(_) => "prune",
             Self::Structured(_) => "structured",
-            Self::Recover(Recover {
-                quantize: Some(_), ..
-            }) => "qat",
-            Self::Recover(Recover { prune: Some(_), .. }) => "gradual",
-            Self::Recover(_) => "recover",
+            Self::Recover(recover) => recover.kind(),
             Self::LowRank(_) => "low-rank",
             Self::Half => "half",
         }

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::data::Source;
+use crate::objective::mix;
 use crate::quantize::QuantizeConfig;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::{Run, read_config};
+use crate::setup::stream;
 use crate::state::{RunConfig, load_stored};
 use crate::storage::StoredModel;
 
@@ -170,6 +172,11 @@ pub(crate) fn start(
 impl Start {
     /// The model with what the recipe has its weights keep to.
     fn constrained(mut self, recipe: &TrainRecipe) -> Result<Self, TrainError> {
+        self.model.learned.clear();
+        if let Some(config) = &recipe.adapters {
+            let seed = mix(&[recipe.seed, stream::ADAPTERS]);
+            self.constraint = self.constraint.adapting(config, &mut self.model, seed)?;
+        }
         if let Some(config) = &recipe.prune {
             self.constraint = self.constraint.pruning(config, &mut self.model)?;
         }

@@ -4,6 +4,7 @@
 //! A run begins in `launch`, with what `setup` has for it. The loop is in `trainer`, one update in `learner` and, by several devices,
 //! `replicas`, and everything a checkpoint holds in `state`.
 
+mod adapters;
 mod constraint;
 mod data;
 mod device;
@@ -39,6 +40,7 @@ mod trainer;
 mod tutor;
 mod windows;
 
+pub use adapters::AdaptersConfig;
 pub use constraint::Constraint;
 pub use data::{Source, Text, known_vocab};
 pub use device::{Backend, DeviceError, OpenDevice, check_precision, has_nccl};

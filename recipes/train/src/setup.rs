@@ -26,6 +26,7 @@ pub(crate) mod stream {
     pub const DROPOUT: u64 = 3;
     pub const EVALUATION: u64 = 4;
     pub const MASK: u64 = 5;
+    pub const ADAPTERS: u64 = 6;
 }
 
 /// The model that a run starts with, on `device` with autodiff.

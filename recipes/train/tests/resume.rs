@@ -113,11 +113,21 @@ fn interrupted_by_request_and_resumed() {
             &with(&pruned, &["quantize.encoding=ternary"])[..],
         ),
     ] {
-        interrupted(what, model);
+        interrupted(&Corner::cyclic(), what, model);
     }
 }
 
-fn interrupted(what: &str, model: &[&str]) {
+#[test]
+fn adapters_go_on_too() {
+    let _alone = alone();
+    let corner = Corner::cyclic();
+    corner.start("base", &[]).unwrap();
+    let from = format!("init.from={}", corner.path("base").display());
+    let model = [&from, "init.as_stored=true", "adapters.rank=3"];
+    interrupted(&corner, "adapters", &model);
+}
+
+fn interrupted(corner: &Corner, what: &str, model: &[&str]) {
     let changes = with(
         model,
         &[
@@ -126,7 +136,6 @@ fn interrupted(what: &str, model: &[&str]) {
             "schedule.kind=cosine",
         ],
     );
-    let corner = Corner::cyclic();
     corner.start("straight", &changes).unwrap();
     let interrupt = Interrupt::none();
     let (run, request) = (corner.path("resumed"), interrupt.clone());
@@ -143,7 +152,7 @@ fn interrupted(what: &str, model: &[&str]) {
     assert!(corner.path("resumed").join(checkpoint).is_dir());
     assert!(!corner.path("resumed").join("model.safetensors").exists());
     corner.resume("resumed", &changes).unwrap();
-    assert_same_run(&corner, what, "resumed");
+    assert_same_run(corner, what, "resumed");
 }
 
 fn last_step(run: &Path) -> u64 {

@@ -88,6 +88,8 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     distill: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    rank: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<String>>,
@@ -135,9 +137,9 @@ impl TryFrom<Keys> for Stage {
             Kind::Prune => Work::Prune(keys.prune()?),
             Kind::Structured => Work::Structured(keys.structured()?),
             Kind::LowRank => Work::LowRank(keys.low_rank()?),
-            Kind::Recover => Work::Recover(keys.recover(None)?),
-            Kind::Gradual => Work::Recover(keys.gradual()?),
-            Kind::Qat => Work::Recover(keys.qat()?),
+            Kind::Recover => Work::Recover(Box::new(keys.recover(None)?)),
+            Kind::Gradual => Work::Recover(Box::new(keys.gradual()?)),
+            Kind::Qat => Work::Recover(Box::new(keys.qat()?)),
             Kind::Half => Work::Half,
         };
         let mut layers = Selection::default();
@@ -339,7 +341,7 @@ impl From<Stage> for Keys {
                 damping: work.whitened,
                 ..Self::default()
             },
-            Work::Recover(work) => return recover_keys(work),
+            Work::Recover(work) => return recover_keys(*work),
             Work::Half => Self {
                 kind: Kind::Half,
                 ..Self::default()

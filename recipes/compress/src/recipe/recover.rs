@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kiln_quant::Encoding;
-use kiln_train::{PruneConfig, QuantizeConfig};
+use kiln_train::{AdaptersConfig, PruneConfig, QuantizeConfig};
 
 /// A stage that trains the model for a while, in the form that the stage before left it in.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,19 @@ pub struct Recover {
     pub quantize: Option<QuantizeConfig>,
     /// Weights that become zero one after the other meanwhile.
     pub prune: Option<PruneConfig>,
+    /// What linear layers move by, if not by themselves.
+    pub adapters: Option<AdaptersConfig>,
+}
+
+impl Recover {
+    /// Its kind, as recipes call it.
+    pub fn kind(&self) -> &'static str {
+        match (&self.quantize, &self.prune) {
+            (Some(_), _) => "qat",
+            (None, Some(_)) => "gradual",
+            (None, None) => "recover",
+        }
+    }
 }
 
 impl fmt::Display for Recover {
@@ -43,6 +56,9 @@ impl fmt::Display for Recover {
                     f.write_str(", clipped")?;
                 }
             }
+        }
+        if let Some(adapters) = &self.adapters {
+            write!(f, ", adapters of rank {}", adapters.rank)?;
         }
         write!(f, ", {} steps", self.steps)?;
         match self.distill {

@@ -20,6 +20,7 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"qat\"\nmethod = \"ternary\"\ngroup = 0\nsteps = 50\nlearning_rate = 1e-3",
         "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nsymmetric = true\nlearned = true\nsteps = 50",
         "kind = \"qat\"\nmethod = \"ternary\"\nsteps = 50\nbits_of = { tokens = 4 }\nclip = \"mse\"",
+        "kind = \"recover\"\nsteps = 100\nrank = 8\nalpha = 4.0",
         "kind = \"gradual\"\nsparsity = 0.8\nend = 0.5\nsteps = 50\ndistill = 0.5\nexcept = [\"head\"]",
         "kind = \"quantize\"\nmethod = \"fp8\"\nexcept = [\"head\"]",
         "kind = \"quantize\"\nmethod = \"w8a8\"\ninputs = \"static\"",
@@ -115,6 +116,18 @@ fn a_key_that_would_do_nothing_is_refused() {
         (
             "kind = \"qat\"\nmethod = \"integer\"\nbits = 5\nsteps = 10",
             "`bits` is 5, but must be 2, 3, 4 or 8",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 10\nalpha = 8.0",
+            "`alpha` does nothing in a recover stage of this method; leave it out",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 10\nrank = 0",
+            "`adapters.rank` is 0, but must be at least 1",
+        ),
+        (
+            "kind = \"gradual\"\nsparsity = 0.5\nsteps = 10\nrank = 4",
+            "`rank` does nothing in a gradual stage",
         ),
         (
             "kind = \"gradual\"\nsteps = 10",

@@ -8,3 +8,4 @@ mod pipeline;
 mod recover;
 mod refused;
 mod structured;
+mod training;

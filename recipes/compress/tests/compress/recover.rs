@@ -11,11 +11,11 @@ use kiln_train::{Stored, StoredModel};
 
 use crate::common::Corner;
 
-const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
+pub const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
 const SMALL: &str = "kind = \"structured\"\npart = \"mlp\"\nmethod = \"magnitude\"\nshare = 0.6";
 const THIN: &str = "kind = \"low-rank\"\nmethod = \"svd\"\nkeep = 0.4";
-const HALF: &str = "kind = \"half\"";
-const INT4: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 32";
+pub const HALF: &str = "kind = \"half\"";
+pub const INT4: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 32";
 const RECOVER: &str = "kind = \"recover\"\nsteps = 40\nlearning_rate = 3e-3";
 const TAUGHT: &str = "kind = \"recover\"\nsteps = 40\nlearning_rate = 3e-3\ndistill = 0.7";
 
@@ -23,11 +23,11 @@ fn qat(levels: &str) -> String {
     format!("kind = \"qat\"\n{levels}\ngroup = 32\nsteps = 40\nlearning_rate = 3e-3")
 }
 
-fn integers(bits: u8) -> String {
+pub fn integers(bits: u8) -> String {
     qat(&format!("method = \"integer\"\nbits = {bits}"))
 }
 
-fn stored(corner: &Corner, run: &str) -> StoredModel {
+pub fn stored(corner: &Corner, run: &str) -> StoredModel {
     corner.open(run).stored().unwrap()
 }
 
@@ -283,53 +283,4 @@ fn a_training_goes_on_where_it_was_stopped() {
     assert!(!resumed.interrupted);
     let weights = |run: &str| fs::read(corner.path(run).join("model.safetensors")).unwrap();
     assert!(weights("small") == weights("straight"));
-}
-
-/// Zeros that come one after the other while the model is trained: as many as asked for, fewer lost than at once, and a compression that
-/// was stopped in between is that which was not.
-#[test]
-fn zeros_come_one_after_the_other() {
-    let corner = Corner::new("transformer");
-    let at_once = "kind = \"prune\"\nmethod = \"magnitude\"\nsparsity = 0.8";
-    let gradual = "kind = \"gradual\"\nsparsity = 0.8\nsteps = 120\nevery = 5\nlearning_rate = 2e-3\nexcept = [\"head\"]";
-    let sizes = estimate(&corner.recipe(&[gradual], &[]).value, &corner.open("run")).unwrap();
-    let plain = corner.compress("plain", &[at_once]).unwrap().compression;
-    let compression = corner
-        .compress("small", &[gradual, HALF])
-        .unwrap()
-        .compression;
-    let [before, after] =
-        [&plain, &compression].map(|all| all.stages[0].quality.loss - all.original.quality.loss);
-    assert!(after < 0.2 * before, "{after} of {before}");
-    let first = stored(&corner, "small/stages/1-gradual");
-    assert_eq!(sizes[1].bytes, first.bytes());
-    let last = stored(&corner, "small");
-    let mut sparse = 0;
-    for (name, stored) in &last.tensors {
-        if let Stored::Sparse(matrix) = stored {
-            let zeros = matrix.dense().iter().filter(|value| **value == 0.0).count();
-            let all = matrix.format().d_input * matrix.format().d_output;
-            // Halves may be zero where the numbers of 32 bits were not.
-            let wanted = (0.8 * all as f64).round() as usize;
-            assert!(
-                (wanted..wanted + 3).contains(&zeros),
-                "{name}: {zeros} of {all}"
-            );
-            sparse += 1;
-        }
-    }
-    assert!(sparse >= 10, "{sparse}");
-    let training = RunFolder::open(corner.path("small/stages/1-gradual-training")).unwrap();
-    let records = metrics::read(&training.metrics()).unwrap();
-    let best = records
-        .iter()
-        .rfind(|record| record.kind == Kind::Final)
-        .unwrap();
-    assert_eq!(best.values["best_step"], 120.0);
-    let none = gradual.replace("[\"head\"]", "[\"*\"]");
-    let error = corner.compress("none", &[&none]).err().unwrap().to_string();
-    assert!(
-        error.contains("no layer with numbers to prune fits it"),
-        "{error}"
-    );
 }

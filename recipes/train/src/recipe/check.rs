@@ -9,6 +9,7 @@ use kiln_zoo::Precision;
 
 use super::{ObjectiveKind, TrainRecipe};
 use crate::TrainError;
+use crate::adapters::AdaptersConfig;
 
 impl TrainRecipe {
     /// Checks what types cannot.
@@ -67,6 +68,9 @@ impl TrainRecipe {
         }
         if let Some(prune) = &self.prune {
             prune.check()?;
+        }
+        if let Some(adapters) = &self.adapters {
+            self.validate_adapters(adapters)?;
         }
         if let Some(init) = self.init.as_ref().filter(|init| init.as_stored)
             && (init.layers.is_some() || !init.fresh.is_empty())
@@ -143,6 +147,22 @@ impl TrainRecipe {
         ];
         check_ranges(&real)?;
         self.sample.validate()
+    }
+
+    fn validate_adapters(&self, adapters: &AdaptersConfig) -> Result<(), TrainError> {
+        adapters.check()?;
+        let refused = |why| Err(TrainError::setting("adapters.rank", adapters.rank, why));
+        if self.init.is_none() {
+            return refused(
+                "random weights do not stay as they are: name a run to start from in [init], or leave [adapters] out",
+            );
+        }
+        if self.prune.is_some() {
+            return refused(
+                "weights that become zero are those that move: prune first, or leave [adapters] out",
+            );
+        }
+        Ok(())
     }
 
     fn validate_distill(&self, distill: &DistillConfig) -> Result<(), TrainError> {

@@ -1,7 +1,7 @@
 //! The keys of stages that train.
 
 use kiln_quant::Encoding;
-use kiln_train::{PruneConfig, QuantizeConfig, Selection};
+use kiln_train::{AdaptersConfig, PruneConfig, QuantizeConfig, Selection};
 
 use super::{Bits, GROUP, Keys, Kind, unknown_method};
 use crate::quantize::Clip;
@@ -43,7 +43,21 @@ impl Keys {
             temperature,
             quantize,
             prune: None,
+            adapters: self.adapters()?,
         })
+    }
+
+    fn adapters(&mut self) -> Result<Option<AdaptersConfig>, String> {
+        // Without a rank an `alpha` is left over, and told as a key that does nothing.
+        let Some(rank) = self.rank.take() else {
+            return Ok(None);
+        };
+        let config = AdaptersConfig {
+            alpha: self.alpha.take(),
+            ..AdaptersConfig::new(rank)
+        };
+        config.check().map_err(|error| error.to_string())?;
+        Ok(Some(config))
     }
 
     pub(super) fn gradual(&mut self) -> Result<Recover, String> {
@@ -58,6 +72,9 @@ impl Keys {
             ..plain
         };
         config.check().map_err(|error| error.to_string())?;
+        if self.rank.is_some() {
+            return Err("`rank` does nothing in a gradual stage: weights that become zero are those that move; recover by adapters in a stage after it".into());
+        }
         Ok(Recover {
             prune: Some(config),
             ..self.recover(None)?
@@ -126,6 +143,8 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
         batch: Some(work.batch),
         distill: Some(work.distill),
         temperature: (work.distill > 0.0).then_some(work.temperature),
+        rank: work.adapters.as_ref().map(|adapters| adapters.rank),
+        alpha: work.adapters.and_then(|adapters| adapters.alpha),
         ..Keys::default()
     };
     let Some(config) = work.quantize else {
