@@ -106,10 +106,7 @@ impl Job<'_> {
             Work::Half => tensors(model),
             _ => layers(model),
         };
-        if matches!(
-            self.stage.work,
-            Work::Prune(_) | Work::LowRank(_) | Work::Integer(_)
-        ) {
+        if matches!(self.stage.work, Work::Prune(_) | Work::Integer(_)) {
             known.retain(|layer| layer.role == Role::Linear);
         }
         let names: Vec<_> = known.iter().map(|layer| layer.name.clone()).collect();
@@ -149,6 +146,19 @@ impl Job<'_> {
             Stored::Float { .. } | Stored::Sparse(_) => {
                 let weights = self.method(layer, matrix(stored))?;
                 self.codes(layer, &weights, gram, work)
+            }
+            Stored::LowRank { first, second } if layer.role == Role::Embedding => {
+                let up = self.method(layer, matrix(second).and_then(|up| transposed(&up)))?;
+                let behind = gram.map(|gram| gram.through(&up));
+                // The rank is what the budget made it. The second factor is small, and stays dense.
+                let work = Quantize {
+                    nearest_group: true,
+                    ..work.clone()
+                };
+                Ok(Stored::LowRank {
+                    first: Box::new(self.quantized(layer, first, behind.as_ref(), &work)?),
+                    second: second.clone(),
+                })
             }
             Stored::LowRank { first, second } => {
                 let rounded = self.quantized(layer, first, gram, work)?;

@@ -123,14 +123,18 @@ impl Constraint {
         config.check()?;
         let selection = config.selection();
         let clip = config.clip;
+        let rows = match model.embedding() {
+            Embedding::Rows(rows) => (EMBEDDING.to_string(), rows),
+            Embedding::Factorised(factors) => (format!("{EMBEDDING}.rows"), &factors.rows),
+        };
         if selection.has(EMBEDDING)
-            && let Embedding::Rows(Rows::Dense(rows)) = model.embedding()
+            && let (tensor, Rows::Dense(rows)) = rows
         {
             let [vocab, width] = rows.shape().dims();
             self.rounded.insert(
                 rows.id,
                 Rounding {
-                    tensor: EMBEDDING.into(),
+                    tensor,
                     format: config.format(EMBEDDING, [width, vocab]),
                     clip,
                     rows: true,

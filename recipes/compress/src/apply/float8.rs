@@ -31,7 +31,10 @@ impl Job<'_> {
             }
             Stored::LowRank { first, second } => Ok(Stored::LowRank {
                 first: Box::new(self.floats(layer, first)?),
-                second: Box::new(self.floats(layer, second)?),
+                second: match layer.role {
+                    Role::Embedding => second.clone(),
+                    Role::Linear => Box::new(self.floats(layer, second)?),
+                },
             }),
             Stored::Packed(_)
             | Stored::PackedRows(_)

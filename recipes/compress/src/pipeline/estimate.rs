@@ -133,6 +133,14 @@ fn pack(
         let of = |stored: &Stored| codes(config.format(&layer.name, dims(stored)));
         let stored = &model.tensors[&layer.tensor];
         let packed = match (stored, layer.role) {
+            (Stored::LowRank { first, second }, Role::Embedding) => {
+                let [vocab, rank] = dims(first);
+                let rows = codes(config.format(&layer.name, [rank, vocab]))?;
+                Stored::LowRank {
+                    first: Box::new(Stored::PackedRows(rows)),
+                    second: second.clone(),
+                }
+            }
             (_, Role::Embedding) => {
                 let [vocab, width] = dims(stored);
                 Stored::PackedRows(codes(config.format(&layer.name, [width, vocab]))?)

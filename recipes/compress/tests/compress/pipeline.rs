@@ -160,6 +160,53 @@ fn factors_are_computed_from_and_can_be_packed() {
     assert!(stored.tensors.values().filter(factorised).count() > 2);
 }
 
+/// Vectors of tokens through a few numbers each, for the tied head too: computed from, packed and trained in that form.
+#[test]
+fn embeddings_are_factorised_too() {
+    let thin = "kind = \"low-rank\"\nmethod = \"whitened\"\nkeep = 0.6\nlayers = [\"tokens\"]";
+    let recover = "kind = \"recover\"\nsteps = 40\nlearning_rate = 3e-3";
+    let qat = "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\ngroup = 32\nsteps = 40\nlearning_rate = 3e-3";
+    for kind in ["transformer", "bk"] {
+        let corner = Corner::new(kind);
+        let stages = [thin, recover, GPTQ4, HALF];
+        let sizes = estimate(&corner.recipe(&stages, &[]).value, &corner.open("run")).unwrap();
+        let compression = corner.compress("small", &stages).unwrap().compression;
+        for (number, name) in [(1, "1-low-rank"), (2, "2-recover"), (3, "3-quantize")] {
+            let stored = corner
+                .open(&format!("small/stages/{name}"))
+                .stored()
+                .unwrap();
+            assert_eq!(sizes[number].bytes, stored.bytes(), "{kind} {name}");
+        }
+        let [thin_loss, recovered] = [0, 1].map(|at| compression.stages[at].quality.loss);
+        assert!(recovered < thin_loss, "{kind}: {recovered} {thin_loss}");
+        let figures = &compression.stages[0].layers[0];
+        let [vocab, d_model] = figures.shape;
+        let rank = figures.rank.unwrap();
+        assert!(rank * (vocab + d_model) <= (0.6 * (vocab * d_model) as f64) as usize);
+        let last = corner.open("small").stored().unwrap();
+        let Stored::LowRank { first, second } = &last.tensors["tokens"] else {
+            panic!("{kind}: tokens are not factorised any more")
+        };
+        assert!(matches!(**first, Stored::PackedRows(_)));
+        assert!(matches!(**second, Stored::Float { .. }));
+        let trained = corner
+            .compress("trained", &[thin, qat])
+            .unwrap()
+            .compression;
+        let sizes = estimate(&corner.recipe(&[thin, qat], &[]).value, &corner.open("run")).unwrap();
+        let stored = corner.open("trained").stored().unwrap();
+        assert_eq!(sizes[2].bytes, stored.bytes(), "{kind}");
+        assert!(trained.last().quality.loss < thin_loss, "{kind}");
+        let again = corner
+            .compress("again", &[thin, thin])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(again.contains("take factors of factors"), "{again}");
+    }
+}
+
 /// Every layer by itself loses something, and less than all of them together.
 #[test]
 fn layers_are_measured_alone() {

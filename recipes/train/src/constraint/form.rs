@@ -6,7 +6,7 @@ use burn::module::{ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_quant::{FloatType, SparseFormat, SparseMatrix, SparsePattern};
 
-use super::Rounding;
+use super::{EMBEDDING, Rounding};
 use crate::TrainError;
 use crate::quantize::matrix;
 use crate::storage::{Storage, Stored};
@@ -54,8 +54,12 @@ pub(super) struct Formed<'a> {
 impl Formed<'_> {
     pub fn stored(&mut self, name: &str, form: Option<&Storage>) -> Result<Stored, TrainError> {
         if let Some(Storage::LowRank { first, second }) = form {
+            let down = match name {
+                EMBEDDING => format!("{name}.rows"),
+                _ => format!("{name}.down"),
+            };
             return Ok(Stored::LowRank {
-                first: Box::new(self.stored(&format!("{name}.down"), Some(first))?),
+                first: Box::new(self.stored(&down, Some(first))?),
                 second: Box::new(self.stored(&format!("{name}.up"), Some(second))?),
             });
         }
