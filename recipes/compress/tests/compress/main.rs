@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod forms;
 mod integer;
 mod pipeline;
 mod recover;
