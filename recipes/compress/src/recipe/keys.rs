@@ -1,6 +1,7 @@
 //! A stage as TOML has it, checked key by key: a key that its kind or method does not read is an error, not ignored.
 
 mod integer;
+mod prune;
 mod training;
 
 use std::collections::BTreeMap;
@@ -8,13 +9,10 @@ use std::collections::BTreeMap;
 use kiln_train::InputSteps;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Auto, Factorize, Part, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage,
-    Structured, Work,
-};
-use crate::prune::Pattern;
+use super::{Auto, Factorize, Part, Quantize, QuantizeMethod, Selection, Stage, Structured, Work};
 use crate::quantize::{Clip, Grid};
 use integer::integer_keys;
+use prune::prune_keys;
 use training::recover_keys;
 
 /// First damping of a Hessian, as in GPTQ and SparseGPT.
@@ -210,36 +208,6 @@ impl Keys {
         }
     }
 
-    fn prune(&mut self) -> Result<Prune, String> {
-        const KNOWN: &str = "magnitude, wanda or sparsegpt";
-        let method = match self.method("prune", KNOWN)?.as_str() {
-            "magnitude" => PruneMethod::Magnitude,
-            "wanda" => PruneMethod::Wanda,
-            "sparsegpt" => PruneMethod::SparseGpt {
-                damping: self.damping.take().unwrap_or(DAMPING),
-            },
-            other => return Err(unknown_method(other, KNOWN)),
-        };
-        let pattern = match (self.sparsity.take(), self.pattern.take()) {
-            (Some(share), None) => Pattern::Unstructured { share },
-            (None, Some(text)) => n_of_m(&text)?,
-            _ => {
-                return Err(
-                    "a prune stage needs either `sparsity`, a share, or `pattern`, such as \"2:4\""
-                        .into(),
-                );
-            }
-        };
-        let any_width = match pattern {
-            Pattern::Unstructured { .. } => 1,
-            Pattern::NofM { of, .. } => of,
-        };
-        pattern
-            .check(any_width)
-            .map_err(|error| error.to_string())?;
-        Ok(Prune { pattern, method })
-    }
-
     fn structured(&mut self) -> Result<Structured, String> {
         let missing = "a structured stage needs a `part`: mlp, heads or layers";
         let part = Part::named(&self.part.take().ok_or(missing)?)?;
@@ -295,16 +263,6 @@ impl Keys {
 
 fn unknown_method(name: &str, known: &str) -> String {
     format!("there is no method `{name}` here; choose {known}")
-}
-
-fn n_of_m(text: &str) -> Result<Pattern, String> {
-    let numbers = text.split_once(':').and_then(|(keep, of)| {
-        Some(Pattern::NofM {
-            keep: keep.trim().parse().ok()?,
-            of: of.trim().parse().ok()?,
-        })
-    });
-    numbers.ok_or_else(|| format!("`pattern` is \"{text}\", but must be like \"2:4\" or \"4:8\""))
 }
 
 /// The keys that say the same, defaults included.
@@ -377,26 +335,6 @@ fn quantize_keys(work: Quantize) -> Keys {
         clip: Some(work.clip),
         damping,
         act_order,
-        ..Keys::default()
-    }
-}
-
-fn prune_keys(work: Prune) -> Keys {
-    let (method, damping) = match work.method {
-        PruneMethod::Magnitude => ("magnitude", None),
-        PruneMethod::Wanda => ("wanda", None),
-        PruneMethod::SparseGpt { damping } => ("sparsegpt", Some(damping)),
-    };
-    let (sparsity, pattern) = match work.pattern {
-        Pattern::Unstructured { share } => (Some(share), None),
-        Pattern::NofM { keep, of } => (None, Some(format!("{keep}:{of}"))),
-    };
-    Keys {
-        kind: Kind::Prune,
-        method: Some(method.into()),
-        damping,
-        sparsity,
-        pattern,
         ..Keys::default()
     }
 }
