@@ -4,9 +4,9 @@
 //! w_io = s_go (q_io - z_go)        i an input, o an output, g = i / group the group of inputs that i is in
 //! ```
 //!
-//! The levels q are small integers; scales s and zero points z are one for each output and group of inputs. Which levels,
-//! scales and zero points stand for a matrix is the affair of the caller: this crate stores them ([`PackedMatrix`], host data in
-//! the layout that the kernels read) and computes from them.
+//! The levels q are small integers, or number the values of a float of 8 bits ([`Encoding::value`]); scales s and zero points z are
+//! one for each output and group of inputs. Which levels, scales and zero points stand for a matrix is the affair of the caller: this
+//! crate stores them ([`PackedMatrix`], host data in the layout that the kernels read) and computes from them.
 //!
 //! [`integer_linear`] takes the inputs of int8 weights in 8 bits too ([`Activations`]), and adds their products up as integers.
 //!

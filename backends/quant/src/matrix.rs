@@ -165,7 +165,7 @@ impl PackedMatrix {
             let scales = &scales[input / group * d_output..];
             row.iter()
                 .zip(scales)
-                .map(|(&level, scale)| scale * f32::from(level))
+                .map(|(&level, scale)| scale * self.format.encoding.value(level))
         })
         .collect()
     }

@@ -125,6 +125,10 @@ pub struct Compress {
     /// Change a key of the recipe, such as from=runs/quickstart
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Compress once for every value of a key, such as calibration.windows=16,64,256, each into a folder of its own in --out; several
+    /// keys make every combination
+    #[arg(long, value_name = "KEY=A,B,C", conflicts_with = "dry_run")]
+    pub vary: Vec<String>,
     /// Show the resolved recipe and the size after every stage, and compress nothing
     #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,

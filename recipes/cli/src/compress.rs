@@ -1,13 +1,15 @@
 //! `kiln compress`: a finished run made smaller.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use kiln_compress::vary::{self, Point, Setting};
 use kiln_compress::{CompressError, CompressRecipe, Outcome, Request, estimate, page};
+use kiln_run::recipe::Recipe;
 use kiln_run::report::Table;
 use kiln_run::{Interrupt, Mode, RunFolder, format, recipe};
-use kiln_train::Run;
+use kiln_train::{OpenDevice, Run};
 
 use crate::args::Compress;
 use crate::commands::{CommandError, open};
@@ -21,24 +23,80 @@ pub fn compress(args: &Compress) -> Result<ExitCode, CommandError> {
     if args.dry_run {
         return dry_run(&recipe.value, args);
     }
-    let device = open(&args.compute)?;
     let default = || RunFolder::default_path(&recipe.name);
-    let outcome = kiln_compress::compress(Request {
-        out: args.out.clone().unwrap_or_else(default),
-        recipe,
-        resume: args.resume,
-        device: &device,
-        data: &place::data(&args.folders),
-        source: &place::workspace(),
-        versions: place::versions(),
-        view: if args.plain { Mode::Plain } else { Mode::Auto },
-        interrupt: Interrupt::install()?,
-    })?;
+    let out = args.out.clone().unwrap_or_else(default);
+    let device = open(&args.compute)?;
+    let interrupt = Interrupt::install()?;
+    if !args.vary.is_empty() {
+        return vary(args, &out, &device, &interrupt);
+    }
+    let outcome = run(args, recipe, out, args.resume, &device, &interrupt)?;
     show(&outcome)?;
     Ok(match outcome.interrupted {
         true => ExitCode::from(130),
         false => ExitCode::SUCCESS,
     })
+}
+
+fn run(
+    args: &Compress,
+    recipe: Recipe<CompressRecipe>,
+    out: PathBuf,
+    resume: bool,
+    device: &OpenDevice,
+    interrupt: &Interrupt,
+) -> Result<Outcome, CommandError> {
+    Ok(kiln_compress::compress(Request {
+        out,
+        recipe,
+        resume,
+        device,
+        data: &place::data(&args.folders),
+        source: &place::workspace(),
+        versions: place::versions(),
+        view: if args.plain { Mode::Plain } else { Mode::Auto },
+        interrupt: interrupt.clone(),
+    })?)
+}
+
+/// A compression for every setting of `--vary`, and a table of all.
+fn vary(
+    args: &Compress,
+    out: &Path,
+    device: &OpenDevice,
+    interrupt: &Interrupt,
+) -> Result<ExitCode, CommandError> {
+    let settings = vary::settings(&args.vary)?;
+    if !args.resume {
+        RunFolder::check_free(out).map_err(CompressError::from)?;
+    }
+    let load = |setting: &Setting| {
+        let overrides = [&args.overrides[..], &setting.overrides()].concat();
+        recipe::load::<CompressRecipe>(&place::compressions(), &args.recipe, &overrides)
+    };
+    // All of them, before the first takes its time.
+    let recipes: Result<Vec<_>, _> = settings.iter().map(load).collect();
+    let recipes = recipes.map_err(CompressError::from)?;
+    let mut points = Vec::new();
+    for (setting, recipe) in settings.into_iter().zip(recipes) {
+        let folder = out.join(&setting.folder);
+        let resume = args.resume && folder.exists();
+        let outcome = run(args, recipe, folder, resume, device, interrupt)?;
+        if outcome.interrupted {
+            show(&outcome)?;
+            return Ok(ExitCode::from(130));
+        }
+        points.push(Point {
+            values: setting.values,
+            compression: outcome.compression,
+        });
+    }
+    let mut output = io::stdout().lock();
+    writeln!(output, "{}", vary::table(&points).text())?;
+    vary::write(points, out)?;
+    writeln!(output, "runs      {}", out.display())?;
+    writeln!(output, "report    {}/report.html", out.display())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show(outcome: &Outcome) -> Result<(), CommandError> {

@@ -1,21 +1,22 @@
 //! One stage: from the tensors of a model to the smaller ones.
 
 mod factorise;
+mod float8;
 mod half;
 pub(crate) mod integer;
 mod pack;
+mod pruned;
 
 use std::collections::BTreeMap;
 
-use kiln_quant::{FloatType, SparseFormat, SparseMatrix, SparsePattern};
+use kiln_quant::FloatType;
 use kiln_train::{Stored, StoredModel};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Layer, Role, form, layers, matrix, transposed};
-use crate::prune::{self, Pattern, SparseGptConfig};
 use crate::quantize::{AwqConfig, GptqConfig, Quantized, awq, gptq, round_to_nearest};
-use crate::recipe::{Prune, PruneMethod, Quantize, QuantizeMethod, Stage, Work};
+use crate::recipe::{Quantize, QuantizeMethod, Stage, Work};
 use crate::{CompressError, Gram, Matrix, MethodError};
 use half::tensors;
 use pack::packed;
@@ -105,10 +106,7 @@ impl Job<'_> {
             Work::Half => tensors(model),
             _ => layers(model),
         };
-        if matches!(
-            self.stage.work,
-            Work::Prune(_) | Work::LowRank(_) | Work::Integer(_)
-        ) {
+        if matches!(self.stage.work, Work::Prune(_) | Work::Integer(_)) {
             known.retain(|layer| layer.role == Role::Linear);
         }
         let names: Vec<_> = known.iter().map(|layer| layer.name.clone()).collect();
@@ -126,6 +124,7 @@ impl Job<'_> {
         let gram = self.grams.get(&layer.name);
         match &self.stage.work {
             Work::Quantize(work) => self.quantized(layer, stored, gram, work),
+            Work::Float8 => self.floats(layer, stored),
             Work::Prune(work) => self.pruned(layer, stored, gram, *work),
             Work::Half => self.halved(layer, stored),
             // Ranks are shared among layers, see `factorise`, and smoothing among those behind a norm, see `integers`; the others
@@ -147,6 +146,19 @@ impl Job<'_> {
             Stored::Float { .. } | Stored::Sparse(_) => {
                 let weights = self.method(layer, matrix(stored))?;
                 self.codes(layer, &weights, gram, work)
+            }
+            Stored::LowRank { first, second } if layer.role == Role::Embedding => {
+                let up = self.method(layer, matrix(second).and_then(|up| transposed(&up)))?;
+                let behind = gram.map(|gram| gram.through(&up));
+                // The rank is what the budget made it. The second factor is small, and stays dense.
+                let work = Quantize {
+                    nearest_group: true,
+                    ..work.clone()
+                };
+                Ok(Stored::LowRank {
+                    first: Box::new(self.quantized(layer, first, behind.as_ref(), &work)?),
+                    second: second.clone(),
+                })
             }
             Stored::LowRank { first, second } => {
                 let rounded = self.quantized(layer, first, gram, work)?;
@@ -242,61 +254,6 @@ impl Job<'_> {
                 weights: Box::new(Stored::Packed(codes)),
             },
         })
-    }
-
-    fn pruned(
-        &self,
-        layer: &Layer,
-        stored: &Stored,
-        gram: Option<&Gram>,
-        work: Prune,
-    ) -> Result<Stored, CompressError> {
-        let kind = match stored {
-            Stored::Float { kind, .. } => *kind,
-            Stored::Sparse(sparse) => sparse.format().values,
-            Stored::LowRank { first, second } => {
-                let thinned = self.pruned(layer, first, gram, work)?;
-                let behind = match gram {
-                    Some(gram) => Some(gram.through(&self.method(layer, matrix(&thinned))?)),
-                    None => None,
-                };
-                return Ok(Stored::LowRank {
-                    first: Box::new(thinned),
-                    second: Box::new(self.pruned(layer, second, behind.as_ref(), work)?),
-                });
-            }
-            Stored::Packed(_)
-            | Stored::PackedRows(_)
-            | Stored::Scaled { .. }
-            | Stored::Integer { .. } => {
-                return Err(self.order(layer, stored, "pruning", "take its codes apart"));
-            }
-        };
-        let weights = self.method(layer, matrix(stored))?;
-        let seen = || gram.ok_or(MethodError::NoTokens);
-        let pattern = work.pattern;
-        let pruned = match work.method {
-            PruneMethod::Magnitude => prune::magnitude(&weights, pattern),
-            PruneMethod::Wanda => seen().and_then(|gram| prune::wanda(&weights, gram, pattern)),
-            PruneMethod::SparseGpt { damping } => {
-                let config = SparseGptConfig { pattern, damping };
-                seen().and_then(|gram| prune::sparsegpt(&weights, gram, config))
-            }
-        };
-        let pruned = self.method(layer, pruned)?;
-        let format = SparseFormat {
-            pattern: match pattern {
-                Pattern::NofM { keep: 2, of: 4 } => SparsePattern::TwoOfFour,
-                _ => SparsePattern::Mask,
-            },
-            d_input: pruned.d_input(),
-            d_output: pruned.d_output(),
-            values: kind,
-        };
-        let sparse = SparseMatrix::pack(format, pruned.values());
-        Ok(Stored::Sparse(
-            sparse.map_err(|source| self.pack(layer, source))?,
-        ))
     }
 
     /// What became of every layer of a model.

@@ -101,12 +101,22 @@ impl<'a> Batches<'a> {
         config: &'a RunConfig,
         calibration: &'a Calibration,
     ) -> Result<Self, CompressError> {
-        let windows: Option<Arc<dyn Windows>> = source.windows(Split::Train, config.seq)?;
-        let windows = windows.ok_or_else(|| CompressError::Setting {
+        let bad = |why: String| CompressError::Setting {
             key: "calibration.corpus",
-            value: calibration.corpus.clone(),
-            why: "it has no training split".into(),
+            value: match calibration.corpus.as_str() {
+                "" => "the run's own".into(),
+                corpus => corpus.into(),
+            },
+            why,
+        };
+        let windows = source.windows(Split::Train, config.seq).map_err(|error| {
+            let seq = config.seq;
+            bad(format!(
+                "it must have windows of {seq} tokens, as the run was trained on: {error}"
+            ))
         })?;
+        let windows: Arc<dyn Windows> =
+            windows.ok_or_else(|| bad("it has no training split".into()))?;
         let order = LoaderConfig {
             batch: calibration.batch.min(calibration.windows),
             order: Order::Crops,

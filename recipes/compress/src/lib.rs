@@ -8,6 +8,7 @@
 //! | [`apply`] | one stage: the layers it works on, and what it makes of them |
 //! | [`judge`] | how good a model is beside the original |
 //! | [`figures`], [`page`] | what every stage cost and saved, as files and tables |
+//! | [`vary`] | one compression with several values of some keys |
 //! | [`matrix`], [`gram`], [`layers`] | weights on the host, statistics of inputs, which tensors are layers |
 //! | [`quantize`] | round-to-nearest, MSE clipping, GPTQ, AWQ, smoothing |
 //! | [`bits`] | bits for each layer within a budget |
@@ -40,6 +41,7 @@ mod structured;
 mod sweep;
 #[cfg(test)]
 mod toy;
+pub mod vary;
 
 pub use apply::{Calibrated, Job, LayerFigures};
 pub use calibrate::calibrate;

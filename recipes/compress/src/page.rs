@@ -44,7 +44,8 @@ pub fn stages(compression: &Compression) -> Table {
     }
 }
 
-fn row(stage: &StageFigures, original: &StageFigures) -> Vec<String> {
+/// A row of that table.
+pub(crate) fn row(stage: &StageFigures, original: &StageFigures) -> Vec<String> {
     let quality = &stage.quality;
     let loss = quality.bits_per_byte.unwrap_or(quality.loss);
     let with = |value: String, margin: Option<String>| match margin {

@@ -114,6 +114,8 @@ pub enum Work {
     Quantize(Quantize),
     /// Weights and the inputs that they multiply become integers of 8 bits.
     Integer(Integer),
+    /// Weights become floating point of 8 bits (E4M3), with a scale an output.
+    Float8,
     /// Weights become zero.
     Prune(Prune),
     /// Units go, and tensors get smaller.
@@ -121,7 +123,7 @@ pub enum Work {
     /// Matrices become products of two.
     LowRank(Factorize),
     /// The model is trained for a while.
-    Recover(Recover),
+    Recover(Box<Recover>),
     /// What is still in 32 bits is stored in 16.
     Half,
 }
@@ -212,6 +214,7 @@ impl Stage {
                 ..quantize
             }),
             Work::Integer(integer) => Work::Integer(integer.without_calibration()),
+            Work::Float8 => Work::Float8,
             Work::Prune(prune) => Work::Prune(Prune {
                 method: PruneMethod::Magnitude,
                 ..prune
@@ -240,6 +243,7 @@ impl fmt::Display for Work {
         match self {
             Self::Quantize(quantize) => quantize.fmt(f),
             Self::Integer(integer) => integer.fmt(f),
+            Self::Float8 => f.write_str("fp8, scales by output"),
             Self::Prune(Prune { pattern, method }) => {
                 let method = match method {
                     PruneMethod::Magnitude => "magnitude",
@@ -275,11 +279,10 @@ impl Work {
     /// Its kind, as recipes call it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Quantize(_) | Self::Integer(_) => "quantize",
+            Self::Quantize(_) | Self::Integer(_) | Self::Float8 => "quantize",
             Self::Prune(_) => "prune",
             Self::Structured(_) => "structured",
-            Self::Recover(Recover { quantize: None, .. }) => "recover",
-            Self::Recover(_) => "qat",
+            Self::Recover(recover) => recover.kind(),
             Self::LowRank(_) => "low-rank",
             Self::Half => "half",
         }
@@ -296,7 +299,7 @@ impl Work {
                 structured.importance,
                 Importance::Magnitude | Importance::Random
             ),
-            Self::Recover(_) | Self::Half => false,
+            Self::Recover(_) | Self::Half | Self::Float8 => false,
         }
     }
 }

@@ -1,21 +1,24 @@
 //! What holds for a model's weights throughout training: zeros that stay zero, numbers that are rounded, and the form that they
 //! are stored in.
 
+mod beside;
 mod form;
+mod pruned;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use kiln_backbone::{Embedding, Linear, Matrix, Rows, Weight, stable_param_ids};
+use kiln_backbone::{Embedding, Linear, Matrix, Rows, Weight};
 use kiln_quant::{Encoding, PackedFormat};
 use kiln_zoo::LanguageModel;
 
 use crate::TrainError;
-use crate::learned::{self, Gathered, Steps};
+use crate::learned::{self, Gathered, Place};
 use crate::quantize::{QuantizeConfig, Rounded, matrix};
 use crate::storage::{Storage, Stored, StoredModel};
+use beside::Adapter;
 use form::{Changed, Formed};
 
 /// The name of the embedding's tensor.
@@ -28,6 +31,10 @@ pub struct Constraint {
     masks: HashMap<ParamId, Tensor<2>>,
     /// Weights that are computed with as they will be packed.
     rounded: HashMap<ParamId, Rounding>,
+    /// Names of the tensors that become zero in training, a part of them.
+    pruned: HashMap<ParamId, String>,
+    /// What matrices move by, where they do not themselves.
+    adapters: HashMap<ParamId, Adapter>,
     /// How tensors are stored at the end; 32 bits a number where nothing is said.
     forms: BTreeMap<String, Storage>,
 }
@@ -42,7 +49,7 @@ struct Rounding {
     /// Whether the transpose is packed: an embedding, whose rows have scales of their own.
     rows: bool,
     /// Where its steps are learned, if they are.
-    steps: Option<Steps>,
+    steps: Option<Place>,
 }
 
 impl Rounding {
@@ -116,14 +123,18 @@ impl Constraint {
         config.check()?;
         let selection = config.selection();
         let clip = config.clip;
+        let rows = match model.embedding() {
+            Embedding::Rows(rows) => (EMBEDDING.to_string(), rows),
+            Embedding::Factorised(factors) => (format!("{EMBEDDING}.rows"), &factors.rows),
+        };
         if selection.has(EMBEDDING)
-            && let Embedding::Rows(Rows::Dense(rows)) = model.embedding()
+            && let (tensor, Rows::Dense(rows)) = rows
         {
             let [vocab, width] = rows.shape().dims();
             self.rounded.insert(
                 rows.id,
                 Rounding {
-                    tensor: EMBEDDING.into(),
+                    tensor,
                     format: config.format(EMBEDDING, [width, vocab]),
                     clip,
                     rows: true,
@@ -154,7 +165,7 @@ impl Constraint {
             let rounding: Option<&Rounding> = self.rounded.get(id);
             rounding.filter(|rounding| rounding.format.encoding == Encoding::Sign)
         };
-        match self.masks.keys().find_map(signs) {
+        match self.masks.keys().chain(self.pruned.keys()).find_map(signs) {
             Some(rounding) => Err(TrainError::setting(
                 "quantize.encoding",
                 "sign",
@@ -175,39 +186,6 @@ impl Constraint {
         }
     }
 
-    /// Makes the steps of all rounded weights numbers that are learned, from those that they have now.
-    fn learn_steps(&mut self, model: &mut LanguageModel) {
-        let ids: HashSet<ParamId> = self.rounded.keys().copied().collect();
-        let wanted = |id| ids.contains(&id);
-        let mut gathered = Gathered::new(&wanted);
-        model.visit(&mut gathered);
-        let device = model.embedding().dense().device();
-        let mut roundings: Vec<(&ParamId, &mut Rounding)> = self.rounded.iter_mut().collect();
-        roundings.sort_by(|a, b| a.1.tensor.cmp(&b.1.tensor));
-        model.learned.clear();
-        let mut found = Vec::new();
-        for (id, rounding) in roundings {
-            let Some(weights) = gathered.matrix(*id) else {
-                continue;
-            };
-            let logs = learned::start(&rounding.round(weights, None));
-            let logs = match device.is_autodiff() {
-                true => Tensor::from_inner(logs),
-                false => logs,
-            };
-            model.learned.push(Param::from_tensor(logs));
-            found.push(rounding);
-        }
-        // Ids follow from paths, so that a checkpoint's optimizer finds its state.
-        model.learned = stable_param_ids(model.clone()).learned;
-        for (place, (rounding, steps)) in found.into_iter().zip(&model.learned).enumerate() {
-            rounding.steps = Some(Steps {
-                place,
-                id: steps.id,
-            });
-        }
-    }
-
     /// The tensors of a model that are wanted.
     fn gathered<'a>(model: &LanguageModel, wanted: &'a dyn Fn(ParamId) -> bool) -> Gathered<'a> {
         let mut gathered = Gathered::new(wanted);
@@ -215,49 +193,32 @@ impl Constraint {
         gathered
     }
 
-    /// Turns the gradients at rounded weights into those of weights and steps, where steps are learned.
-    pub fn learn(&self, model: &LanguageModel, grads: &mut GradientsParams) {
-        let learned = |id: &ParamId| Some(self.rounded.get(id)?.steps.as_ref()?.id);
-        let steps: HashSet<ParamId> = self.rounded.keys().filter_map(learned).collect();
-        if steps.is_empty() {
-            return;
-        }
-        let wanted = |id| steps.contains(&id) || self.rounded.contains_key(&id);
-        let gathered = Self::gathered(model, &wanted);
-        for (id, rounding) in &self.rounded {
-            let logs = rounding.steps.as_ref().map(|steps| steps.id);
-            let (Some(step), Some(weights)) = (logs, gathered.matrix(*id)) else {
-                continue;
-            };
-            let (Some(logs), Some(grad)) = (gathered.vector(step), grads.remove::<2>(*id)) else {
-                continue;
-            };
-            let (weights, grad) = (rounding.turned(weights), rounding.turned(grad));
-            let (grad, of_logs) = learned::gradients(weights, rounding.format, logs, grad);
-            grads.register(*id, rounding.turned(grad));
-            grads.register(step, of_logs);
-        }
-    }
-
     /// Whether the model is stored otherwise than in plain numbers of 32 bits.
     pub(crate) fn has_form(&self) -> bool {
-        !self.forms.is_empty() || !self.rounded.is_empty()
+        !self.forms.is_empty()
+            || !self.rounded.is_empty()
+            || !self.pruned.is_empty()
+            || !self.adapters.is_empty()
     }
 
-    /// The model that is computed with: rounded weights in the place of those that are trained, under the same ids.
+    /// The model that is computed with: weights where adapters take them, and rounded ones, in the place of those that are trained, under
+    /// the same ids.
     pub fn seen(&self, model: &LanguageModel) -> LanguageModel {
         let model = model.clone();
-        if self.rounded.is_empty() {
+        if self.rounded.is_empty() && self.adapters.is_empty() {
             return model;
         }
         let learned: HashSet<ParamId> = model.learned.iter().map(|param| param.id).collect();
         let wanted = |id| learned.contains(&id);
         let gathered = Self::gathered(&model, &wanted);
-        model.map(&mut Changed(|id, weights| {
-            let rounding = self.rounded.get(&id)?;
+        model.map(&mut Changed(|id, weights: Tensor<2>| {
+            let moved = self.moved(id, weights.clone(), &gathered);
+            let Some(rounding) = self.rounded.get(&id) else {
+                return moved;
+            };
             let steps = rounding.steps.as_ref();
             let logs = steps.and_then(|steps| gathered.vector(steps.id));
-            Some(rounding.values(weights, logs))
+            Some(rounding.values(moved.unwrap_or(weights), logs))
         }))
     }
 
@@ -286,23 +247,25 @@ impl Constraint {
     /// Numbers that are not finite, or beyond half precision.
     pub(crate) fn stored(
         &self,
-        plain: StoredModel,
+        mut plain: StoredModel,
         device: &Device,
     ) -> Result<StoredModel, TrainError> {
+        self.merge(&mut plain.tensors, device);
         let mut left = Formed {
             roundings: self
                 .rounded
                 .values()
                 .map(|rounding| (rounding.tensor.as_str(), rounding))
                 .collect(),
+            pruned: self.pruned.values().map(String::as_str).collect(),
             plain: plain.tensors,
             steps: HashMap::new(),
             device: device.clone(),
         };
         let mut steps = HashMap::new();
         for rounding in self.rounded.values() {
-            if let Some(place) = rounding.steps.as_ref().map(|steps| steps.place)
-                && let Some(stored) = left.plain.remove(&learned::name(place))
+            if let Some(place) = &rounding.steps
+                && let Some(stored) = left.plain.remove(&learned::name(place.number))
             {
                 steps.insert(rounding.tensor.clone(), stored);
             }

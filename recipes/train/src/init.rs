@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::constraint::Constraint;
 use crate::data::Source;
+use crate::objective::mix;
 use crate::quantize::QuantizeConfig;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::{Run, read_config};
+use crate::setup::stream;
 use crate::state::{RunConfig, load_stored};
 use crate::storage::StoredModel;
 
@@ -164,10 +166,25 @@ pub(crate) fn start(
     let mut start = unrounded(resolved, source, seed, device)?;
     // Here, so that a model has it wherever its weights came from.
     start.model = start.model.with_precision(resolved.recipe.value.precision);
-    if let Some(config) = &resolved.recipe.value.quantize {
-        start.constraint = start.constraint.rounding(config, &mut start.model)?;
+    start.constrained(&resolved.recipe.value)
+}
+
+impl Start {
+    /// The model with what the recipe has its weights keep to.
+    fn constrained(mut self, recipe: &TrainRecipe) -> Result<Self, TrainError> {
+        self.model.learned.clear();
+        if let Some(config) = &recipe.adapters {
+            let seed = mix(&[recipe.seed, stream::ADAPTERS]);
+            self.constraint = self.constraint.adapting(config, &mut self.model, seed)?;
+        }
+        if let Some(config) = &recipe.prune {
+            self.constraint = self.constraint.pruning(config, &mut self.model)?;
+        }
+        if let Some(config) = &recipe.quantize {
+            self.constraint = self.constraint.rounding(config, &mut self.model)?;
+        }
+        Ok(self)
     }
-    Ok(start)
 }
 
 /// A model of the recipe's shape, for weights of a checkpoint, and what they keep to.
@@ -180,16 +197,12 @@ pub(crate) fn shape(resolved: &Resolved, device: &Device) -> Result<Start, Train
         return start(resolved, None, 0, device);
     }
     let model = resolved.model.init(0, device)?;
-    let mut model = model.with_precision(recipe.precision);
-    let constraint = match &recipe.quantize {
-        Some(config) => Constraint::default().rounding(config, &mut model)?,
-        None => Constraint::default(),
-    };
-    Ok(Start {
-        model,
+    let start = Start {
+        model: model.with_precision(recipe.precision),
         origin: None,
-        constraint,
-    })
+        constraint: Constraint::default(),
+    };
+    start.constrained(recipe)
 }
 
 /// The same before anything is said of rounded weights.

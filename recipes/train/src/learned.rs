@@ -14,11 +14,11 @@ use kiln_quant::PackedFormat;
 
 use crate::quantize::Rounded;
 
-/// Where the logarithms of a tensor's steps are, `[groups * d_output]`.
+/// Where something is that is learned beside the weights, such as the logarithms of a tensor's steps, `[groups * d_output]`.
 #[derive(Clone, Debug)]
-pub(crate) struct Steps {
-    /// Place in [`kiln_backbone::Backbone::learned`].
-    pub place: usize,
+pub(crate) struct Place {
+    /// Its number in [`kiln_backbone::Backbone::learned`].
+    pub number: usize,
     /// The parameter there.
     pub id: ParamId,
 }

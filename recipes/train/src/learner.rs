@@ -211,6 +211,7 @@ impl Learner {
         let rates = Rates {
             learning_rate,
             clip_norm,
+            pruned: None,
         };
         self.update_shared(batches, loss, rates, device, None)
     }
@@ -255,6 +256,7 @@ impl Learner {
         let rates = Rates {
             learning_rate,
             clip_norm,
+            pruned: None,
         };
         self.update_all(batches, loss, rates, device, None, watch)
     }
@@ -329,8 +331,10 @@ impl Learner {
             Some(scale) => self.step_ahead(measured, step, grads, &scale),
             None => self.step_when_known(measured, step, grads),
         };
+        let (learner, update) = done;
+        let done = learner.pruned(rates.pruned);
         watch(Phase::Optimizer);
-        Ok(done)
+        Ok((done, update))
     }
 
     /// Gradients of a batch's cross-entropy, a block at a time, and the batch's sums.
@@ -421,6 +425,15 @@ impl Learner {
         self
     }
 
+    /// The learner with so large a share of zeros in the layers that are pruned in training; none leaves them as they are.
+    pub(crate) fn pruned(mut self, share: Option<f64>) -> Self {
+        if let Some(share) = share {
+            self.constraint.prune(&self.model, share);
+            self.model = self.constraint.keep(self.model);
+        }
+        self
+    }
+
     /// Tells the loss scale, and the update if it is left out, whether the gradient was finite.
     fn note(&mut self, lost: bool, update: &mut Update, step: Step) {
         if lost {
@@ -438,6 +451,8 @@ impl Learner {
 pub(crate) struct Rates {
     pub learning_rate: f64,
     pub clip_norm: f64,
+    /// Share of zeros after it, if weights go.
+    pub pruned: Option<f64>,
 }
 
 /// How far a step goes.

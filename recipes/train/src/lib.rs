@@ -4,6 +4,7 @@
 //! A run begins in `launch`, with what `setup` has for it. The loop is in `trainer`, one update in `learner` and, by several devices,
 //! `replicas`, and everything a checkpoint holds in `state`.
 
+mod adapters;
 mod constraint;
 mod contexts;
 mod data;
@@ -25,6 +26,7 @@ mod outcome;
 mod plan;
 mod probe;
 mod projection;
+mod prune;
 mod quantize;
 mod recipe;
 mod recompute;
@@ -42,6 +44,7 @@ mod trainer;
 mod tutor;
 mod windows;
 
+pub use adapters::AdaptersConfig;
 pub use constraint::Constraint;
 pub use contexts::{CONTEXT_KEY, ContextScore, Contexts};
 pub use data::{Source, Text, known_vocab};
@@ -61,6 +64,7 @@ pub use optimizer::{OptimizerConfig, OptimizerKind, TrainOptimizer, global_norm}
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::{Plan, written_tokens};
 pub use probe::{Agreement, GradientProbe, probe};
+pub use prune::PruneConfig;
 pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
@@ -71,7 +75,7 @@ pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use selection::{Selection, matches};
 pub use state::{
-    COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
+    COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
     hash_file, load_model, load_stored, save_model,
 };
 pub use storage::{InputSteps, Storage, StorageTable, Stored, StoredModel};

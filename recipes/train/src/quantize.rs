@@ -86,13 +86,20 @@ impl QuantizeConfig {
     /// Checks every key, and what no single one shows.
     ///
     /// # Errors
-    /// A group that cannot be packed, a range of levels that have none, learned steps of levels that are not about zero.
+    /// A group that cannot be packed, levels of floating point, a range of levels that have none, learned steps of levels that are not about zero.
     pub fn check(&self) -> Result<(), TrainError> {
         if !self.group.is_multiple_of(GROUP_ALIGN) {
             let why = "groups of packed weights are multiples of 32; 0 is one scale an output";
             return Err(TrainError::setting("quantize.group", self.group, why));
         }
         let all = || self.encoding_of.values().chain([&self.encoding]);
+        if all().any(|encoding| *encoding == Encoding::E4m3) {
+            return Err(TrainError::setting(
+                "quantize.encoding",
+                "e4m3",
+                "weights are not trained in floating point of 8 bits: store the trained model so, with a stage `method = \"fp8\"`",
+            ));
+        }
         let has_range = all().any(|encoding| encoding.has_zero_points());
         for (key, given) in [
             ("quantize.symmetric", self.symmetric),

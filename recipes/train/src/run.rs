@@ -12,7 +12,7 @@ use crate::TrainError;
 use crate::device::check_precision;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{
-    COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file,
+    COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file,
     load_model, load_stored,
 };
 use crate::storage::StoredModel;
@@ -172,7 +172,7 @@ pub fn read_config(folder: &RunFolder) -> Result<RunConfig, TrainError> {
     let known = [
         RUN_CONFIG_VERSION,
         COMPRESSED_CONFIG_VERSION,
-        INTEGER_CONFIG_VERSION,
+        EIGHT_BIT_CONFIG_VERSION,
     ];
     if let Some(version) = version.filter(|version| !known.map(u64::from).contains(version)) {
         return Err(bad(format!(

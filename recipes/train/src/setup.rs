@@ -27,7 +27,8 @@ pub(crate) mod stream {
     pub const DROPOUT: u64 = 3;
     pub const EVALUATION: u64 = 4;
     pub const MASK: u64 = 5;
-    pub const PROJECTIONS: u64 = 6;
+    pub const ADAPTERS: u64 = 6;
+    pub const PROJECTIONS: u64 = 7;
 }
 
 /// The model that a run starts with, on `device` with autodiff.
@@ -154,6 +155,8 @@ impl Setup {
             terms: self.recipe().train.loss_terms(),
             recompute: self.recipe().train.recompute,
         };
+        // What was zero is the smallest.
+        let learner = learner.pruned(self.zeros_after(restored.position.step));
         Ok((learner, restored.position))
     }
 
@@ -175,15 +178,22 @@ impl Setup {
         Ok((self.learner(start), position))
     }
 
+    /// The share of zeros that `[prune]` has reached after so many steps.
+    fn zeros_after(&self, step: u64) -> Option<f64> {
+        let prune = self.recipe().prune.as_ref()?;
+        prune.reached(step, self.resolved.steps)
+    }
+
     fn learner(&self, start: Start) -> Learner {
-        Learner {
+        let learner = Learner {
             optimizer: self.recipe().optimizer.init(&start.model),
             model: start.model,
             constraint: start.constraint,
             scale: LossScale::of(self.recipe().precision),
             terms: self.recipe().train.loss_terms(),
             recompute: self.recipe().train.recompute,
-        }
+        };
+        learner.pruned(self.zeros_after(0))
     }
 
     /// Makes `best.json` and the restored position agree. A process killed between a checkpoint and its naming as the

@@ -78,9 +78,9 @@ pub const RUN_CONFIG_VERSION: u32 = 1;
 /// Layout version of [`RunConfig`] with storage, as compression writes it: a Kiln that does not know packed weights refuses it.
 pub const COMPRESSED_CONFIG_VERSION: u32 = 2;
 
-/// Layout version of [`RunConfig`] with layers whose inputs become integers: a Kiln that would compute with the inputs themselves refuses
-/// it.
-pub const INTEGER_CONFIG_VERSION: u32 = 3;
+/// Layout version of [`RunConfig`] with layers whose inputs become integers, or weights in floating point of 8 bits: a Kiln that does not
+/// know them refuses it.
+pub const EIGHT_BIT_CONFIG_VERSION: u32 = 3;
 
 /// Writes weights as safetensors, in the f32 they are trained in. Names are the module's paths without enum variants.
 ///

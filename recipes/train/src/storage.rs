@@ -13,14 +13,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use kiln_quant::{
-    Activations, FloatType, LAYOUT_VERSION, PackedFormat, PackedMatrix, SparseFormat, SparseMatrix,
+    Activations, Encoding, FloatType, LAYOUT_VERSION, PackedFormat, PackedMatrix, SparseFormat,
+    SparseMatrix,
 };
 use kiln_run::{FileError, atomic_write};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::state::{COMPRESSED_CONFIG_VERSION, INTEGER_CONFIG_VERSION};
+use crate::state::{COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION};
 use parts::Part;
 use read::Reader;
 
@@ -245,20 +246,22 @@ impl Stored {
 impl StorageTable {
     /// The layout version of a `config.json` with this table: the least that a Kiln has to know to read it.
     pub fn config_version(&self) -> u32 {
-        match self.tensors.values().any(Storage::is_integer) {
-            true => INTEGER_CONFIG_VERSION,
+        match self.tensors.values().any(Storage::is_later) {
+            true => EIGHT_BIT_CONFIG_VERSION,
             false => COMPRESSED_CONFIG_VERSION,
         }
     }
 }
 
 impl Storage {
-    fn is_integer(&self) -> bool {
+    /// Whether Kilns that read compressed runs at first do not know it.
+    fn is_later(&self) -> bool {
         match self {
             Self::Integer { .. } => true,
-            Self::Scaled(weights) => weights.is_integer(),
-            Self::LowRank { first, second } => first.is_integer() || second.is_integer(),
-            Self::Float(_) | Self::Packed(_) | Self::PackedRows(_) | Self::Sparse(_) => false,
+            Self::Scaled(weights) => weights.is_later(),
+            Self::LowRank { first, second } => first.is_later() || second.is_later(),
+            Self::Packed(format) | Self::PackedRows(format) => format.encoding == Encoding::E4m3,
+            Self::Float(_) | Self::Sparse(_) => false,
         }
     }
 }

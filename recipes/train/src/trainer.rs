@@ -93,6 +93,10 @@ impl<'a> Loop<'a> {
             let rates = Rates {
                 learning_rate: rate,
                 clip_norm: recipe.optimizer.clip_norm,
+                pruned: recipe
+                    .prune
+                    .as_ref()
+                    .and_then(|prune| prune.due(step + 1, steps)),
             };
             let share = self.share(steps);
             let mut loss = match &mut self.tutor {
@@ -282,11 +286,16 @@ impl<'a> Loop<'a> {
         let score = Score::total(&windows);
         let loss = score.loss();
         self.reached = train.target_accuracy > 0.0 && score.accuracy() >= train.target_accuracy;
-        let best = loss.is_finite() && self.position.best.is_none_or(|best| loss < best);
+        // While weights still become zero, no model is what the recipe asks for.
+        let prune = setup.recipe().prune.as_ref();
+        let counts =
+            prune.is_none_or(|prune| prune.is_done(self.position.step, setup.resolved.steps));
+        let better = loss.is_finite() && self.position.best.is_none_or(|best| loss < best);
+        let best = counts && better;
         if best {
             self.position.best = Some(loss);
             self.position.evals_since_best = 0;
-        } else {
+        } else if counts {
             self.position.evals_since_best += 1;
         }
         let held_out = HeldOut {

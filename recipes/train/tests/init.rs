@@ -134,3 +134,39 @@ fn stopped_and_resumed_without_the_other_run() {
         "{error}"
     );
 }
+
+/// Adapters move trained weights; random ones, and those that become zero, have to move themselves.
+#[test]
+fn adapters_that_cannot_be_are_refused() {
+    let corner = Corner::cyclic();
+    corner.start("base", &[]).unwrap();
+    let from = format!("init.from={}", corner.path("base").display());
+    for (changes, message) in [
+        (
+            &["adapters.rank=4"][..],
+            "name a run to start from in [init]",
+        ),
+        (
+            &[&from, "adapters.rank=4", "prune.sparsity=0.5"],
+            "prune first, or leave [adapters] out",
+        ),
+        (
+            &[&from, "adapters.rank=4", "adapters.alpha=-1"],
+            "`adapters.alpha` is -1, but must be above 0",
+        ),
+        (
+            &[&from, "adapters.rank=4", "adapters.layers=[\"*.upp\"]"],
+            "no layer with numbers to train fits it",
+        ),
+    ] {
+        let error = corner.start("refused", changes).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        if corner.path("refused").exists() {
+            fs::remove_dir_all(corner.path("refused")).unwrap();
+        }
+    }
+    // Grafted weights have adapters as those of a model that is taken whole.
+    corner
+        .start("adapted", &[&from, "adapters.rank=4"])
+        .unwrap();
+}

@@ -88,6 +88,7 @@ fn losses_are_those_of_one_device() {
             &["quantize.encoding=int4", "quantize.group=32"],
             &[2],
         ),
+        ("pruned", &["prune.sparsity=0.6", "prune.every=5"], &[2]),
         (
             "masked, so that lanes have unlike numbers of targets",
             &[

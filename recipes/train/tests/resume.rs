@@ -99,19 +99,43 @@ fn stopped_at_a_step_and_resumed() {
     }
 }
 
-/// The whole of a schedule follows from the step, wherever the run was interrupted: also between two checkpoints.
+/// The whole of a schedule follows from the step, wherever the run was interrupted: also between two checkpoints, and between two times
+/// that weights become zero.
 #[test]
 fn interrupted_by_request_and_resumed() {
     let _alone = alone();
+    let pruned = ["prune.sparsity=0.6", "prune.every=4"];
+    for (what, model) in [
+        ("dropout", &DROPOUT[..]),
+        ("pruned", &pruned[..]),
+        (
+            "pruned and rounded",
+            &with(&pruned, &["quantize.encoding=ternary"])[..],
+        ),
+    ] {
+        interrupted(&Corner::cyclic(), what, model);
+    }
+}
+
+#[test]
+fn adapters_go_on_too() {
+    let _alone = alone();
+    let corner = Corner::cyclic();
+    corner.start("base", &[]).unwrap();
+    let from = format!("init.from={}", corner.path("base").display());
+    let model = [&from, "init.as_stored=true", "adapters.rank=3"];
+    interrupted(&corner, "adapters", &model);
+}
+
+fn interrupted(corner: &Corner, what: &str, model: &[&str]) {
     let changes = with(
-        &DROPOUT,
+        model,
         &[
             "train.steps=60",
             "train.checkpoint_every=1000",
             "schedule.kind=cosine",
         ],
     );
-    let corner = Corner::cyclic();
     corner.start("straight", &changes).unwrap();
     let interrupt = Interrupt::none();
     let (run, request) = (corner.path("resumed"), interrupt.clone());
@@ -128,7 +152,7 @@ fn interrupted_by_request_and_resumed() {
     assert!(corner.path("resumed").join(checkpoint).is_dir());
     assert!(!corner.path("resumed").join("model.safetensors").exists());
     corner.resume("resumed", &changes).unwrap();
-    assert_same_run(&corner, "interrupted", "resumed");
+    assert_same_run(corner, what, "resumed");
 }
 
 fn last_step(run: &Path) -> u64 {

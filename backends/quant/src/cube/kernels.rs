@@ -19,6 +19,8 @@ pub const TILE: usize = 32;
 pub struct Codes {
     pub bits: u32,
     pub asymmetric: bool,
+    /// Whether codes are numbers of E4M3.
+    pub float: bool,
     pub half_scales: bool,
     /// Whether inputs are a multiple of [`TILE`].
     pub whole: bool,
@@ -94,7 +96,15 @@ impl Place {
 fn level(word: u32, zero: i32, #[comptime] codes: Codes) -> f32 {
     let bits = comptime!(codes.bits);
     let code = word & comptime!((1u32 << bits) - 1);
-    if comptime!(bits == 1) {
+    if comptime!(codes.float) {
+        // From its parts: runtimes may take numbers below the least exponent for zero.
+        let exponent = (code >> 3u32) & 15u32;
+        let mantissa = code & 7u32;
+        let normal = f32::reinterpret(((exponent + 120u32) << 23u32) | (mantissa << 20u32));
+        let below = mantissa as f32 * comptime!(1.0 / 512.0_f32);
+        let size = select(exponent == 0u32, below, normal);
+        select(code > 127u32, -size, size)
+    } else if comptime!(bits == 1) {
         (2i32 * code as i32 - 1i32) as f32
     } else if comptime!(codes.asymmetric) {
         (code as i32 - zero) as f32

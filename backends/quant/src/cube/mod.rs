@@ -32,7 +32,7 @@ use self::kernels::{Codes, LayoutLaunch, TILE};
 use crate::{
     activations::{Activations, MOST},
     backend::QuantBackend,
-    encoding::FloatType,
+    encoding::{Encoding, FloatType},
     format::PackedFormat,
 };
 
@@ -72,6 +72,7 @@ fn codes(format: &PackedFormat) -> Codes {
     Codes {
         bits: format.encoding.bits(),
         asymmetric: format.asymmetric,
+        float: format.encoding == Encoding::E4m3,
         half_scales: format.scales == FloatType::F16,
         whole: format.d_input.is_multiple_of(TILE),
     }

@@ -40,7 +40,7 @@ fn read_one(words: &[u32], output: usize, format: PackedFormat, column: &mut [f3
                 held += 32;
             }
             let level = encoding.level((buffer & mask) as u32, format.asymmetric);
-            *value = scale * f32::from(level - zero);
+            *value = scale * encoding.value(level - zero);
             buffer >>= bits;
             held -= bits;
         }

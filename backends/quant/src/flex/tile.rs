@@ -1,6 +1,6 @@
 //! Tiles: 32 inputs of the 16 outputs of a panel, in as many rows of words as a code has bits.
 
-use super::vector::{SIGNED_BYTE, Vector};
+use super::vector::{Float8, Vector};
 use crate::encoding::{Encoding, FloatType};
 use crate::format::{LANES, PackedFormat};
 
@@ -68,7 +68,7 @@ impl<V: Vector, const BITS: u32, const SIGNED: bool> Levels<V, BITS, SIGNED> {
 
     /// What [`Levels::read`] is too large by.
     const UNIT: f32 = if SIGNED && BITS == 8 {
-        SIGNED_BYTE
+        V::SIGNED_BYTE
     } else {
         1.0
     };
@@ -200,9 +200,23 @@ pub(super) trait Kernel: Copy {
     unsafe fn run<V: Vector, const BITS: u32, const SIGNED: bool>(self) -> Self::Output;
 }
 
+/// A kernel whose signed bytes are numbers of E4M3.
+#[derive(Clone, Copy)]
+struct Floats<K>(K);
+
+impl<K: Kernel> Kernel for Floats<K> {
+    type Output = K::Output;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector, const BITS: u32, const SIGNED: bool>(self) -> K::Output {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.run::<Float8<V>, BITS, SIGNED>() }
+    }
+}
+
 /// Runs the kernel for the codes of a format with the widest vectors that the processor has.
 pub(super) fn run<K: Kernel>(kernel: K, format: PackedFormat) -> K::Output {
-    use Encoding::{Int2, Int3, Int4, Int8, Sign, Ternary};
+    use Encoding::{E4m3, Int2, Int3, Int4, Int8, Sign, Ternary};
     match (format.encoding, format.asymmetric) {
         (Int8, false) => widest::<K, 8, true>(kernel),
         (Int8, true) => widest::<K, 8, false>(kernel),
@@ -213,6 +227,7 @@ pub(super) fn run<K: Kernel>(kernel: K, format: PackedFormat) -> K::Output {
         (Int2, true) => widest::<K, 2, false>(kernel),
         (Int2, false) | (Ternary, _) => widest::<K, 2, true>(kernel),
         (Sign, _) => widest::<K, 1, true>(kernel),
+        (E4m3, _) => widest::<Floats<K>, 8, true>(Floats(kernel)),
     }
 }
 

@@ -3,17 +3,17 @@
 //! Products and sums are fused where the processor can, so results differ in the last bits between instruction sets. On one
 //! machine they are the same on every run.
 
+mod float8;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use half::f16;
 
+pub(super) use self::float8::Float8;
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::x86::{Avx2, Avx512};
+use crate::encoding::E4M3_UNIT;
 use crate::format::LANES;
-
-/// What [`Vector::signed_byte`] is too large by.
-pub(super) const SIGNED_BYTE: f32 = (1 << 24) as f32;
 
 /// Sixteen `f32`.
 ///
@@ -31,6 +31,8 @@ pub(super) trait Vector: Copy {
     const LOOK_UP: bool;
     /// Whether shifts had better be constants.
     const UNROLLED: bool;
+    /// What [`Vector::signed_byte`] is too large by.
+    const SIGNED_BYTE: f32 = (1 << 24) as f32;
 
     unsafe fn bits(words: *const u32) -> Self::Bits;
     /// `(low >> shift) | (high << (32 - shift))`, for a shift of 1 to 31.
@@ -39,7 +41,9 @@ pub(super) trait Vector: Copy {
     unsafe fn field(bits: Self::Bits, shift: u32, width: u32) -> Self;
     /// Byte `at` as a number that is not negative.
     unsafe fn byte(bits: Self::Bits, at: u32) -> Self;
-    /// Byte `at` in two's complement, times [`SIGNED_BYTE`]: as the highest byte of a word it needs no sign of its own.
+    /// Byte `at` as a number of E4M3.
+    unsafe fn float_byte(bits: Self::Bits, at: u32) -> Self;
+    /// Byte `at` in two's complement, times [`Vector::SIGNED_BYTE`]: as the highest byte of a word it needs no sign of its own.
     unsafe fn signed_byte(bits: Self::Bits, at: u32) -> Self;
     /// The `width` bits from `shift` up in two's complement.
     unsafe fn signed_field(bits: Self::Bits, shift: u32, width: u32) -> Self;
@@ -96,6 +100,14 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn byte(bits: [u32; LANES], at: u32) -> Self {
         Self::of(|l| ((bits[l] >> (8 * at)) & 0xff) as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn float_byte(bits: [u32; LANES], at: u32) -> Self {
+        Self::of(|l| {
+            let byte = bits[l] << (24 - 8 * at);
+            f32::from_bits((byte & 0x8000_0000) | (byte & 0x7f00_0000) >> 4) * E4M3_UNIT
+        })
     }
 
     #[inline(always)]

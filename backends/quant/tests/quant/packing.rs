@@ -58,7 +58,7 @@ proptest! {
             let (input, output) = (at / format.d_output, at % format.d_output);
             let shared = input / format.group * format.d_output + output;
             let zero = zeros.as_ref().map_or(0, |zeros| i16::from(zeros[shared]));
-            prop_assert_eq!(found, rounded[shared] * f32::from(levels[at] - zero));
+            prop_assert_eq!(found, rounded[shared] * format.encoding.value(levels[at] - zero));
         }
         let again = PackedMatrix::from_words(format, packed.words().to_vec()).unwrap();
         prop_assert_eq!(again, packed);

@@ -85,6 +85,61 @@ fn a_compressed_run_is_a_run() {
         .expect(1, &["model.safetensors is not usable: its sha256 is"]);
 }
 
+/// One compression for each combination of values, told in one table; what was done is not done again.
+#[test]
+fn settings_are_compared() {
+    let corner = Corner::trained();
+    let vary = [
+        "--set",
+        "measure.decode_seconds=0",
+        "--vary",
+        "calibration.windows=2,8",
+        "--vary",
+        "calibration.seed=1,2",
+    ];
+    let said = kiln(&corner, &compress("int4-gptq", &vary));
+    let said = said.expect(
+        0,
+        &[
+            "calibration.windows",
+            "calibration tokens",
+            "runs      small",
+        ],
+    );
+    assert!(said.out.contains("report    small/report.html"));
+    let text = fs::read(corner.path("small/vary.json")).unwrap();
+    let figures: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let points = figures["points"].as_array().unwrap();
+    assert_eq!(points.len(), 4);
+    let seen = |at: usize| points[at]["compression"]["stages"][0]["calibration_tokens"].as_u64();
+    assert_eq!(seen(2).unwrap(), 4 * seen(0).unwrap());
+    for folder in ["1-2-1", "2-2-2", "3-8-1", "4-8-2"] {
+        let run = format!("small/{folder}");
+        corner
+            .kiln(&["eval", &run, "--windows", "2"])
+            .expect(0, &["bits/byte"]);
+    }
+    let report = fs::read_to_string(corner.path("small/report.html")).unwrap();
+    assert!(report.contains("Divergence over calibration.windows"));
+    kiln(&corner, &compress("int4-gptq", &vary)).expect(1, &["already holds a run"]);
+    let time = |file: &str| fs::metadata(corner.path(file)).unwrap().modified().unwrap();
+    let stage = "small/1-2-1/stages/1-quantize/stage.json";
+    let before = time(stage);
+    let resumed = [&vary[..], &["--resume"]].concat();
+    kiln(&corner, &compress("int4-gptq", &resumed)).expect(0, &["runs      small"]);
+    assert_eq!(time(stage), before);
+    for (vary, message) in [
+        ("calibration.windows=4", "a single value goes to --set"),
+        ("calibration.window=4,8", "calibration.window"),
+    ] {
+        let said = kiln(
+            &corner,
+            &compress("int4-gptq", &["--vary", vary, "--resume"]),
+        );
+        said.expect(1, &[message]);
+    }
+}
+
 /// Every recipe of the book says what it would give for a ResNet-BK.
 #[test]
 fn the_books_recipes_resolve_and_know_their_sizes() {

@@ -4,7 +4,7 @@ use kiln_train::{Stored, StoredModel};
 use rayon::prelude::*;
 
 use super::{Job, float};
-use crate::layers::{Layer, matrix};
+use crate::layers::{Layer, Role, matrix, transposed};
 use crate::low_rank::allocate;
 use crate::recipe::Factorize;
 use crate::{CompressError, LowRank, MethodError, Spectrum};
@@ -32,6 +32,13 @@ impl Job<'_> {
                     return Ok(before.clone());
                 };
                 let LowRank { first, second } = self.method(layer, spectrum.truncate(rank))?;
+                let (first, second) = match layer.role {
+                    Role::Linear => (first, second),
+                    Role::Embedding => (
+                        self.method(layer, transposed(&second))?,
+                        self.method(layer, transposed(&first))?,
+                    ),
+                };
                 Ok(Stored::LowRank {
                     first: Box::new(float(first)),
                     second: Box::new(float(second)),
@@ -40,6 +47,7 @@ impl Job<'_> {
             .collect()
     }
 
+    /// An embedding is taken as the head that it is or could be, as in [`Job::codes`].
     fn spectrum(
         &self,
         layer: &Layer,
@@ -57,9 +65,16 @@ impl Job<'_> {
         if let Some(why) = why {
             return Err(self.order(layer, stored, "factorising", why));
         }
-        let weights = self.method(layer, matrix(stored))?;
+        let mut weights = self.method(layer, matrix(stored))?;
+        let embedding = layer.role == Role::Embedding;
+        if embedding {
+            weights = self.method(layer, transposed(&weights))?;
+        }
         let spectrum = match (work.whitened, self.grams.get(&layer.name)) {
             (None, _) => Spectrum::plain(&weights),
+            (Some(_), None) if embedding => Spectrum::plain(&weights),
+            // It is read as it is too, where an error counts alike in every channel: the identity, as large as H.
+            (Some(_), Some(gram)) if embedding => Spectrum::whitened(&weights, gram, 1.0),
             (Some(damping), Some(gram)) => Spectrum::whitened(&weights, gram, damping),
             (Some(_), None) => Err(MethodError::NoTokens),
         };

@@ -1,14 +1,15 @@
 //! What a compression would leave of a run, without calibration.
 
 use kiln_quant::{Encoding, PackedFormat, PackedMatrix};
-use kiln_train::{QuantizeConfig, Run, Stored, StoredModel};
+use kiln_train::{PruneConfig, QuantizeConfig, Run, Stored, StoredModel};
 
 use super::recover::check_trainable;
 use super::{auto, structure};
 use crate::CompressError;
 use crate::apply::{Calibrated, Job, LayerFigures};
 use crate::layers::{Role, layers};
-use crate::recipe::{CompressRecipe, Work};
+use crate::prune::Pattern;
+use crate::recipe::{CompressRecipe, Prune, PruneMethod, Stage, Work};
 use crate::structured::Shaped;
 
 /// What a stage would make of a run.
@@ -53,6 +54,9 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
             if let Some(config) = &work.quantize {
                 pack(index + 1, &mut model, config)?;
             }
+            if let Some(config) = &work.prune {
+                model = thinned(index + 1, &model, config)?;
+            }
             let job = Job {
                 number: index + 1,
                 stage: &plain,
@@ -78,6 +82,29 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
         });
     }
     Ok(estimates)
+}
+
+/// As many zeros as training leaves, elsewhere.
+fn thinned(
+    number: usize,
+    model: &StoredModel,
+    config: &PruneConfig,
+) -> Result<StoredModel, CompressError> {
+    let stage = Stage {
+        work: Work::Prune(Prune {
+            pattern: Pattern::Unstructured {
+                share: config.sparsity,
+            },
+            method: PruneMethod::Magnitude,
+        }),
+        layers: config.selection(),
+    };
+    let job = Job {
+        number,
+        stage: &stage,
+        grams: &Calibrated::new(),
+    };
+    Ok(job.apply(model)?.0)
 }
 
 /// Packs every selected layer in the room that its codes will take; the codes are those of no weights.
@@ -106,6 +133,14 @@ fn pack(
         let of = |stored: &Stored| codes(config.format(&layer.name, dims(stored)));
         let stored = &model.tensors[&layer.tensor];
         let packed = match (stored, layer.role) {
+            (Stored::LowRank { first, second }, Role::Embedding) => {
+                let [vocab, rank] = dims(first);
+                let rows = codes(config.format(&layer.name, [rank, vocab]))?;
+                Stored::LowRank {
+                    first: Box::new(Stored::PackedRows(rows)),
+                    second: second.clone(),
+                }
+            }
             (_, Role::Embedding) => {
                 let [vocab, width] = dims(stored);
                 Stored::PackedRows(codes(config.format(&layer.name, [width, vocab]))?)

@@ -132,6 +132,8 @@ impl Pipeline<'_> {
             }),
         };
         value.quantize.clone_from(&work.quantize);
+        value.prune.clone_from(&work.prune);
+        value.adapters.clone_from(&work.adapters);
         value.optimizer.learning_rate = work.learning_rate;
         value.schedule = ScheduleConfig {
             kind: ScheduleKind::Cosine,

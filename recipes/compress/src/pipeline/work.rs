@@ -45,6 +45,7 @@ impl Pipeline<'_> {
             Kind::Recover(work) => return self.recovered(number, before, stored, work),
             Kind::Quantize(_)
             | Kind::Integer(_)
+            | Kind::Float8
             | Kind::Prune(_)
             | Kind::LowRank(_)
             | Kind::Half => {}

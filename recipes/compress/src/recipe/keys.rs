@@ -1,6 +1,7 @@
 //! A stage as TOML has it, checked key by key: a key that its kind or method does not read is an error, not ignored.
 
 mod integer;
+mod prune;
 mod training;
 
 use std::collections::BTreeMap;
@@ -8,13 +9,10 @@ use std::collections::BTreeMap;
 use kiln_train::InputSteps;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Auto, Factorize, Part, Prune, PruneMethod, Quantize, QuantizeMethod, Selection, Stage,
-    Structured, Work,
-};
-use crate::prune::Pattern;
+use super::{Auto, Factorize, Part, Quantize, QuantizeMethod, Selection, Stage, Structured, Work};
 use crate::quantize::{Clip, Grid};
 use integer::integer_keys;
+use prune::prune_keys;
 use training::recover_keys;
 
 /// First damping of a Hessian, as in GPTQ and SparseGPT.
@@ -64,6 +62,12 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sparsity: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    initial: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    every: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pattern: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keep: Option<f64>,
@@ -81,6 +85,8 @@ pub(super) struct Keys {
     batch: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     distill: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rank: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,6 +119,7 @@ enum Kind {
     LowRank,
     Recover,
     Qat,
+    Gradual,
     Half,
 }
 
@@ -121,15 +128,16 @@ impl TryFrom<Keys> for Stage {
 
     fn try_from(mut keys: Keys) -> Result<Self, String> {
         let work = match keys.kind {
-            Kind::Quantize => match keys.integer()? {
-                Some(integer) => Work::Integer(integer),
+            Kind::Quantize => match keys.eight_bits()? {
+                Some(work) => work,
                 None => Work::Quantize(keys.quantize()?),
             },
             Kind::Prune => Work::Prune(keys.prune()?),
             Kind::Structured => Work::Structured(keys.structured()?),
             Kind::LowRank => Work::LowRank(keys.low_rank()?),
-            Kind::Recover => Work::Recover(keys.recover(None)?),
-            Kind::Qat => Work::Recover(keys.qat()?),
+            Kind::Recover => Work::Recover(Box::new(keys.recover(None)?)),
+            Kind::Gradual => Work::Recover(Box::new(keys.gradual()?)),
+            Kind::Qat => Work::Recover(Box::new(keys.qat()?)),
             Kind::Half => Work::Half,
         };
         let mut layers = Selection::default();
@@ -150,7 +158,7 @@ impl Keys {
     }
 
     fn quantize(&mut self) -> Result<Quantize, String> {
-        const KNOWN: &str = "rtn, gptq, awq, w8a8 or smoothquant";
+        const KNOWN: &str = "rtn, gptq, awq, w8a8, smoothquant or fp8";
         let method = match self.method("quantize", KNOWN)?.as_str() {
             "rtn" => QuantizeMethod::RoundToNearest,
             "gptq" => QuantizeMethod::Gptq {
@@ -198,36 +206,6 @@ impl Keys {
             Some(budget) => Err(format!("`budget` is {budget}, but must lie in (0, 1)")),
             None => Err("`bits = \"auto\"` needs `budget`, the share of the layers' bytes in 32 bits that they may take".into()),
         }
-    }
-
-    fn prune(&mut self) -> Result<Prune, String> {
-        const KNOWN: &str = "magnitude, wanda or sparsegpt";
-        let method = match self.method("prune", KNOWN)?.as_str() {
-            "magnitude" => PruneMethod::Magnitude,
-            "wanda" => PruneMethod::Wanda,
-            "sparsegpt" => PruneMethod::SparseGpt {
-                damping: self.damping.take().unwrap_or(DAMPING),
-            },
-            other => return Err(unknown_method(other, KNOWN)),
-        };
-        let pattern = match (self.sparsity.take(), self.pattern.take()) {
-            (Some(share), None) => Pattern::Unstructured { share },
-            (None, Some(text)) => n_of_m(&text)?,
-            _ => {
-                return Err(
-                    "a prune stage needs either `sparsity`, a share, or `pattern`, such as \"2:4\""
-                        .into(),
-                );
-            }
-        };
-        let any_width = match pattern {
-            Pattern::Unstructured { .. } => 1,
-            Pattern::NofM { of, .. } => of,
-        };
-        pattern
-            .check(any_width)
-            .map_err(|error| error.to_string())?;
-        Ok(Prune { pattern, method })
     }
 
     fn structured(&mut self) -> Result<Structured, String> {
@@ -287,16 +265,6 @@ fn unknown_method(name: &str, known: &str) -> String {
     format!("there is no method `{name}` here; choose {known}")
 }
 
-fn n_of_m(text: &str) -> Result<Pattern, String> {
-    let numbers = text.split_once(':').and_then(|(keep, of)| {
-        Some(Pattern::NofM {
-            keep: keep.trim().parse().ok()?,
-            of: of.trim().parse().ok()?,
-        })
-    });
-    numbers.ok_or_else(|| format!("`pattern` is \"{text}\", but must be like \"2:4\" or \"4:8\""))
-}
-
 /// The keys that say the same, defaults included.
 impl From<Stage> for Keys {
     fn from(stage: Stage) -> Self {
@@ -304,6 +272,10 @@ impl From<Stage> for Keys {
         let keys = match stage.work {
             Work::Quantize(work) => quantize_keys(work),
             Work::Integer(work) => integer_keys(work),
+            Work::Float8 => Self {
+                method: Some("fp8".into()),
+                ..Self::default()
+            },
             Work::Prune(work) => prune_keys(work),
             Work::Structured(work) => Self {
                 kind: Kind::Structured,
@@ -327,7 +299,7 @@ impl From<Stage> for Keys {
                 damping: work.whitened,
                 ..Self::default()
             },
-            Work::Recover(work) => return recover_keys(work),
+            Work::Recover(work) => return recover_keys(*work),
             Work::Half => Self {
                 kind: Kind::Half,
                 ..Self::default()
@@ -363,26 +335,6 @@ fn quantize_keys(work: Quantize) -> Keys {
         clip: Some(work.clip),
         damping,
         act_order,
-        ..Keys::default()
-    }
-}
-
-fn prune_keys(work: Prune) -> Keys {
-    let (method, damping) = match work.method {
-        PruneMethod::Magnitude => ("magnitude", None),
-        PruneMethod::Wanda => ("wanda", None),
-        PruneMethod::SparseGpt { damping } => ("sparsegpt", Some(damping)),
-    };
-    let (sparsity, pattern) = match work.pattern {
-        Pattern::Unstructured { share } => (Some(share), None),
-        Pattern::NofM { keep, of } => (None, Some(format!("{keep}:{of}"))),
-    };
-    Keys {
-        kind: Kind::Prune,
-        method: Some(method.into()),
-        damping,
-        sparsity,
-        pattern,
         ..Keys::default()
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kiln_quant::Encoding;
-use kiln_train::QuantizeConfig;
+use kiln_train::{AdaptersConfig, PruneConfig, QuantizeConfig};
 
 /// A stage that trains the model for a while, in the form that the stage before left it in.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,13 +20,29 @@ pub struct Recover {
     pub temperature: f64,
     /// Weights that are trained as they will be packed, and are packed after the last step.
     pub quantize: Option<QuantizeConfig>,
+    /// Weights that become zero one after the other meanwhile.
+    pub prune: Option<PruneConfig>,
+    /// What linear layers move by, if not by themselves.
+    pub adapters: Option<AdaptersConfig>,
+}
+
+impl Recover {
+    /// Its kind, as recipes call it.
+    pub fn kind(&self) -> &'static str {
+        match (&self.quantize, &self.prune) {
+            (Some(_), _) => "qat",
+            (None, Some(_)) => "gradual",
+            (None, None) => "recover",
+        }
+    }
 }
 
 impl fmt::Display for Recover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.quantize {
-            None => f.write_str("recovery")?,
-            Some(config) => {
+        match (&self.quantize, &self.prune) {
+            (None, None) => f.write_str("recovery")?,
+            (None, Some(config)) => write!(f, "gradual pruning, {} zeros", config.sparsity)?,
+            (Some(config), _) => {
                 match config.encoding {
                     Encoding::Ternary => f.write_str("ternary qat")?,
                     Encoding::Sign => f.write_str("sign qat")?,
@@ -40,6 +56,9 @@ impl fmt::Display for Recover {
                     f.write_str(", clipped")?;
                 }
             }
+        }
+        if let Some(adapters) = &self.adapters {
+            write!(f, ", adapters of rank {}", adapters.rank)?;
         }
         write!(f, ", {} steps", self.steps)?;
         match self.distill {

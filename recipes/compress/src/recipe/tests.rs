@@ -20,6 +20,9 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"qat\"\nmethod = \"ternary\"\ngroup = 0\nsteps = 50\nlearning_rate = 1e-3",
         "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nsymmetric = true\nlearned = true\nsteps = 50",
         "kind = \"qat\"\nmethod = \"ternary\"\nsteps = 50\nbits_of = { tokens = 4 }\nclip = \"mse\"",
+        "kind = \"recover\"\nsteps = 100\nrank = 8\nalpha = 4.0",
+        "kind = \"gradual\"\nsparsity = 0.8\nend = 0.5\nsteps = 50\ndistill = 0.5\nexcept = [\"head\"]",
+        "kind = \"quantize\"\nmethod = \"fp8\"\nexcept = [\"head\"]",
         "kind = \"quantize\"\nmethod = \"w8a8\"\ninputs = \"static\"",
         "kind = \"quantize\"\nmethod = \"smoothquant\"\nalpha = 0.7\nlayers = [\"blocks.*\"]",
         "kind = \"quantize\"\nmethod = \"gptq\"\nbits = \"auto\"\nbudget = 0.13\nwindows = 8",
@@ -44,7 +47,7 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"quantize\"\nbits = 4",
-            "a quantize stage needs a `method`: rtn, gptq, awq, w8a8 or smoothquant",
+            "a quantize stage needs a `method`: rtn, gptq, awq, w8a8, smoothquant or fp8",
         ),
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\nbudget = 0.2",
@@ -68,7 +71,7 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"quantize\"\nmethod = \"gtpq\"\nbits = 4",
-            "there is no method `gtpq` here; choose rtn, gptq, awq, w8a8 or smoothquant",
+            "there is no method `gtpq` here; choose rtn, gptq, awq, w8a8, smoothquant or fp8",
         ),
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 1",
@@ -113,6 +116,26 @@ fn a_key_that_would_do_nothing_is_refused() {
         (
             "kind = \"qat\"\nmethod = \"integer\"\nbits = 5\nsteps = 10",
             "`bits` is 5, but must be 2, 3, 4 or 8",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 10\nalpha = 8.0",
+            "`alpha` does nothing in a recover stage of this method; leave it out",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 10\nrank = 0",
+            "`adapters.rank` is 0, but must be at least 1",
+        ),
+        (
+            "kind = \"gradual\"\nsparsity = 0.5\nsteps = 10\nrank = 4",
+            "`rank` does nothing in a gradual stage",
+        ),
+        (
+            "kind = \"gradual\"\nsteps = 10",
+            "a gradual stage needs `sparsity`, the share of zeros in the end",
+        ),
+        (
+            "kind = \"gradual\"\nsparsity = 0.5\ninitial = 0.7\nsteps = 10",
+            "`prune.initial` is 0.7, but must be at least 0 and below `prune.sparsity`",
         ),
         (
             "kind = \"low-rank\"\nmethod = \"svd\"\nkeep = 1.5",

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod forms;
 mod integer;
 mod pipeline;
 mod recover;
 mod refused;
 mod structured;
+mod training;

@@ -9,15 +9,15 @@ use kiln_train::{SampleConfig, Stored, generate};
 
 use crate::common::{Corner, device};
 
-const INT8: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 8\ngroup = 0";
+pub const INT8: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 8\ngroup = 0";
 const INT3: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 3\ngroup = 32";
 const GPTQ3: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 3\ngroup = 32";
-const GPTQ4: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ngroup = 32";
+pub const GPTQ4: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ngroup = 32";
 const AWQ4: &str = "kind = \"quantize\"\nmethod = \"awq\"\nbits = 4\ngroup = 32";
 const PRUNE: &str = "kind = \"prune\"\nmethod = \"sparsegpt\"\npattern = \"2:4\"";
 const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
 const THIN: &str = "kind = \"low-rank\"\nmethod = \"whitened\"\nkeep = 0.6";
-const HALF: &str = "kind = \"half\"";
+pub const HALF: &str = "kind = \"half\"";
 
 /// Every number of a run's model, by tensor.
 fn values(stored: &kiln_train::StoredModel) -> Vec<(String, Vec<f32>)> {

@@ -11,11 +11,11 @@ use kiln_train::{Stored, StoredModel};
 
 use crate::common::Corner;
 
-const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
+pub const MAGNITUDE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\npattern = \"2:4\"";
 const SMALL: &str = "kind = \"structured\"\npart = \"mlp\"\nmethod = \"magnitude\"\nshare = 0.6";
 const THIN: &str = "kind = \"low-rank\"\nmethod = \"svd\"\nkeep = 0.4";
-const HALF: &str = "kind = \"half\"";
-const INT4: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 32";
+pub const HALF: &str = "kind = \"half\"";
+pub const INT4: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 32";
 const RECOVER: &str = "kind = \"recover\"\nsteps = 40\nlearning_rate = 3e-3";
 const TAUGHT: &str = "kind = \"recover\"\nsteps = 40\nlearning_rate = 3e-3\ndistill = 0.7";
 
@@ -23,11 +23,11 @@ fn qat(levels: &str) -> String {
     format!("kind = \"qat\"\n{levels}\ngroup = 32\nsteps = 40\nlearning_rate = 3e-3")
 }
 
-fn integers(bits: u8) -> String {
+pub fn integers(bits: u8) -> String {
     qat(&format!("method = \"integer\"\nbits = {bits}"))
 }
 
-fn stored(corner: &Corner, run: &str) -> StoredModel {
+pub fn stored(corner: &Corner, run: &str) -> StoredModel {
     corner.open(run).stored().unwrap()
 }
 

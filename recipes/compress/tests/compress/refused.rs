@@ -67,6 +67,41 @@ fn stages_that_cannot_follow_leave_those_before() {
     );
 }
 
+/// A group that divides no layer's inputs, or that there is no storage for; a calibration of a text that is too short, or not there.
+#[test]
+fn groups_and_texts_that_do_not_fit() {
+    let corner = Corner::new("transformer");
+    let before = fs::read(corner.path("run/model.safetensors")).unwrap();
+    let short = corner.path("short.txt");
+    fs::write(&short, "the").unwrap();
+    let short = format!("calibration.corpus=text:{}", short.display());
+    let empty = corner.path("empty.txt");
+    fs::write(&empty, "").unwrap();
+    let empty = format!("calibration.corpus=text:{}", empty.display());
+    let group = |group: &str| GPTQ.replace("group = 32", group);
+    for (stage, sets, message) in [
+        (
+            group("group = 48"),
+            &[][..],
+            "`group` = 48 does not divide it",
+        ),
+        (group("group = 16"), &[], "multiple of 32"),
+        (
+            GPTQ.into(),
+            &[&short[..]],
+            "it must have windows of 32 tokens, as the run was trained on",
+        ),
+        (GPTQ.into(), &[&empty[..]], "empty.txt"),
+    ] {
+        let words = refused(&corner, &[&stage], sets);
+        assert!(words.contains(message), "{words}");
+        assert!(Run::open(&corner.path("small"), &Device::flex()).is_err());
+        fs::remove_dir_all(corner.path("small")).unwrap();
+    }
+    let after = fs::read(corner.path("run/model.safetensors")).unwrap();
+    assert_eq!(before, after);
+}
+
 #[test]
 fn text_without_variety_is_no_calibration() {
     let corner = Corner::new("transformer");

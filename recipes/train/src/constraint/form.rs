@@ -1,12 +1,12 @@
 //! Weights in the place of others: those that are computed with, and those that are stored.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use burn::module::{ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
-use kiln_quant::{FloatType, SparseMatrix};
+use kiln_quant::{FloatType, SparseFormat, SparseMatrix, SparsePattern};
 
-use super::Rounding;
+use super::{EMBEDDING, Rounding};
 use crate::TrainError;
 use crate::quantize::matrix;
 use crate::storage::{Storage, Stored};
@@ -43,6 +43,8 @@ impl<F: Fn(ParamId, Tensor<2>) -> Option<Tensor<2>>> ModuleMapper for Changed<F>
 /// Plain tensors on their way to their form.
 pub(super) struct Formed<'a> {
     pub roundings: HashMap<&'a str, &'a Rounding>,
+    /// Tensors that became zero in training, a part of them.
+    pub pruned: HashSet<&'a str>,
     pub plain: BTreeMap<String, Stored>,
     /// Logarithms of learned steps by the tensors that they are of.
     pub steps: HashMap<String, Stored>,
@@ -52,8 +54,12 @@ pub(super) struct Formed<'a> {
 impl Formed<'_> {
     pub fn stored(&mut self, name: &str, form: Option<&Storage>) -> Result<Stored, TrainError> {
         if let Some(Storage::LowRank { first, second }) = form {
+            let down = match name {
+                EMBEDDING => format!("{name}.rows"),
+                _ => format!("{name}.down"),
+            };
             return Ok(Stored::LowRank {
-                first: Box::new(self.stored(&format!("{name}.down"), Some(first))?),
+                first: Box::new(self.stored(&down, Some(first))?),
                 second: Box::new(self.stored(&format!("{name}.up"), Some(second))?),
             });
         }
@@ -78,6 +84,21 @@ impl Formed<'_> {
             });
         }
         match form {
+            _ if self.pruned.contains(name) => {
+                let shape = plain.shape();
+                let format = SparseFormat {
+                    pattern: SparsePattern::Mask,
+                    d_input: shape[0],
+                    d_output: shape[1],
+                    values: match form {
+                        Some(Storage::Float(kind)) => *kind,
+                        Some(Storage::Sparse(format)) => format.values,
+                        _ => FloatType::F32,
+                    },
+                };
+                let sparse = SparseMatrix::pack(format, &plain.values()).map_err(packing)?;
+                Ok(Stored::Sparse(sparse))
+            }
             Some(Storage::Sparse(format)) => {
                 let sparse = SparseMatrix::pack(*format, &plain.values()).map_err(packing)?;
                 Ok(Stored::Sparse(sparse))

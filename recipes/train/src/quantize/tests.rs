@@ -2,7 +2,15 @@ use burn::tensor::Device;
 
 use super::*;
 
-const ENCODINGS: [Encoding; 6] = Encoding::ALL;
+/// Those that are trained.
+const ENCODINGS: [Encoding; 6] = [
+    Encoding::Int8,
+    Encoding::Int4,
+    Encoding::Int3,
+    Encoding::Int2,
+    Encoding::Ternary,
+    Encoding::Sign,
+];
 
 fn weights() -> Vec<f32> {
     let value = |at: u32| ((at.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0 - 0.4) * 0.3;

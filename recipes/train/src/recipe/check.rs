@@ -9,6 +9,7 @@ use kiln_zoo::Precision;
 
 use super::{ObjectiveKind, TrainRecipe};
 use crate::TrainError;
+use crate::adapters::AdaptersConfig;
 use crate::contexts::Contexts;
 
 impl TrainRecipe {
@@ -66,6 +67,12 @@ impl TrainRecipe {
         }
         if let Some(quantize) = &self.quantize {
             quantize.check()?;
+        }
+        if let Some(prune) = &self.prune {
+            prune.check()?;
+        }
+        if let Some(adapters) = &self.adapters {
+            self.validate_adapters(adapters)?;
         }
         if let Some(init) = self.init.as_ref().filter(|init| init.as_stored)
             && (init.layers.is_some() || !init.fresh.is_empty())
@@ -142,6 +149,22 @@ impl TrainRecipe {
         ];
         check_ranges(&real)?;
         self.sample.validate()
+    }
+
+    fn validate_adapters(&self, adapters: &AdaptersConfig) -> Result<(), TrainError> {
+        adapters.check()?;
+        let refused = |why| Err(TrainError::setting("adapters.rank", adapters.rank, why));
+        if self.init.is_none() {
+            return refused(
+                "random weights do not stay as they are: name a run to start from in [init], or leave [adapters] out",
+            );
+        }
+        if self.prune.is_some() {
+            return refused(
+                "weights that become zero are those that move: prune first, or leave [adapters] out",
+            );
+        }
+        Ok(())
     }
 
     fn validate_distill(&self, distill: &DistillConfig) -> Result<(), TrainError> {

@@ -12,9 +12,11 @@ use kiln_zoo::{MixerKind, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::adapters::AdaptersConfig;
 use crate::generate::SampleConfig;
 use crate::init::InitConfig;
 use crate::optimizer::OptimizerConfig;
+use crate::prune::PruneConfig;
 use crate::quantize::QuantizeConfig;
 use crate::schedule::ScheduleConfig;
 
@@ -50,6 +52,12 @@ pub struct TrainRecipe {
     /// Weights that are trained as they will be packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<QuantizeConfig>,
+    /// Weights that become zero while the model is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneConfig>,
+    /// Matrices that move by products of small ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<AdaptersConfig>,
     /// What is predicted.
     #[serde(default)]
     pub objective: Objective,

@@ -43,6 +43,7 @@ fn learner(ahead: bool) -> Learner {
 const RATES: Rates = Rates {
     learning_rate: 1e-3,
     clip_norm: 0.5,
+    pruned: None,
 };
 
 /// Losses and norms of some updates, and the hash of the weights after them, of every replica.

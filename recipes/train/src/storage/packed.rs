@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use kiln_backbone::{Embedding, LowRank, Matrix, PackedWeight, Rows, Weight};
+use kiln_backbone::{Embedding, Factorised, LowRank, Matrix, PackedWeight, Rows, Weight};
 use kiln_zoo::LanguageModel;
 
 use super::{Stored, StoredModel};
@@ -42,17 +42,43 @@ pub(crate) fn replace(
         };
         left.retain(|other| *other != name);
     }
-    if let Some(Stored::PackedRows(rows)) = stored.tensors.get(EMBEDDING) {
-        let shape = [rows.format().d_output, rows.format().d_input];
-        check(EMBEDDING, &shape, model.embedding().dims())?;
-        *model.embedding_mut() = Embedding::Rows(Rows::Packed(PackedWeight::new(rows, device)));
+    if let Some(weights) = stored.tensors.get(EMBEDDING).filter(|all| all.is_kept()) {
+        check(EMBEDDING, &weights.shape(), model.embedding().dims())?;
+        *model.embedding_mut() = match weights {
+            Stored::LowRank { first, second } => Embedding::Factorised(Factorised {
+                rows: rows(first, device)?,
+                up: numbers(EMBEDDING, second, device)?,
+            }),
+            other => Embedding::Rows(rows(other, device)?),
+        };
         left.retain(|other| *other != EMBEDDING);
     }
     match left.first() {
         None => Ok(()),
-        Some(name) => Err(format!(
-            "`{name}` is stored in a way that its layer does not have"
-        )),
+        Some(name) => Err(unlike(name)),
+    }
+}
+
+fn unlike(name: &str) -> String {
+    format!("`{name}` is stored in a way that its layer does not have")
+}
+
+/// A vector for each token.
+fn rows(stored: &Stored, device: &Device) -> Result<Rows, String> {
+    match stored {
+        Stored::PackedRows(rows) => Ok(Rows::Packed(PackedWeight::new(rows, device))),
+        other => Ok(Rows::Dense(numbers(EMBEDDING, other, device)?)),
+    }
+}
+
+/// A matrix that is dense in memory.
+fn numbers(name: &str, stored: &Stored, device: &Device) -> Result<Param<Tensor<2>>, String> {
+    match stored {
+        Stored::Float { .. } | Stored::Sparse(_) | Stored::Scaled { .. } => {
+            let data = TensorData::new(stored.values(), stored.shape());
+            Ok(Param::from_tensor(Tensor::from_data(data, device)))
+        }
+        _ => Err(unlike(name)),
     }
 }
 
@@ -77,14 +103,6 @@ fn matrix(name: &str, stored: &Stored, device: &Device) -> Result<Matrix, String
             let weights = weights.map_err(|error| format!("`{name}`: {error}"))?;
             Ok(Matrix::Packed(weights))
         }
-        Stored::Float { .. } | Stored::Sparse(_) | Stored::Scaled { .. } => {
-            let data = TensorData::new(stored.values(), stored.shape());
-            Ok(Matrix::Dense(Param::from_tensor(Tensor::from_data(
-                data, device,
-            ))))
-        }
-        Stored::PackedRows(_) | Stored::LowRank { .. } => Err(format!(
-            "`{name}` is stored in a way that its layer does not have"
-        )),
+        other => Ok(Matrix::Dense(numbers(name, other, device)?)),
     }
 }

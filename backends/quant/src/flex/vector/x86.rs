@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Vector;
+use super::{E4M3_UNIT, Vector};
 
 /// The shuffle that puts byte `at` of every word at place `to`, among zeros.
 #[inline(always)]
@@ -53,6 +53,19 @@ impl Vector for Avx512 {
         let [a, b, c, d] = alone(at, 0);
         let shuffle = _mm512_set4_epi32(d, c, b, a);
         Self(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(bits, shuffle)))
+    }
+
+    #[inline(always)]
+    unsafe fn float_byte(bits: __m512i, at: u32) -> Self {
+        let [a, b, c, d] = alone(at, 3);
+        let byte = _mm512_shuffle_epi8(bits, _mm512_set4_epi32(d, c, b, a));
+        let sign = _mm512_and_si512(byte, _mm512_set1_epi32(i32::MIN));
+        let size = _mm512_and_si512(byte, _mm512_set1_epi32(0x7f00_0000));
+        let number = _mm512_or_si512(sign, _mm512_srli_epi32::<4>(size));
+        Self(_mm512_mul_ps(
+            _mm512_castsi512_ps(number),
+            _mm512_set1_ps(E4M3_UNIT),
+        ))
     }
 
     #[inline(always)]
@@ -168,6 +181,20 @@ impl Vector for Avx2 {
         let shuffle = _mm256_set_epi32(d, c, b, a, d, c, b, a);
         let byte = |bits| _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bits, shuffle));
         Self(byte(bits.0), byte(bits.1))
+    }
+
+    #[inline(always)]
+    unsafe fn float_byte(bits: Self::Bits, at: u32) -> Self {
+        let [a, b, c, d] = alone(at, 3);
+        let shuffle = _mm256_set_epi32(d, c, b, a, d, c, b, a);
+        let number = |bits| {
+            let byte = _mm256_shuffle_epi8(bits, shuffle);
+            let sign = _mm256_and_si256(byte, _mm256_set1_epi32(i32::MIN));
+            let size = _mm256_and_si256(byte, _mm256_set1_epi32(0x7f00_0000));
+            let number = _mm256_or_si256(sign, _mm256_srli_epi32::<4>(size));
+            _mm256_mul_ps(_mm256_castsi256_ps(number), _mm256_set1_ps(E4M3_UNIT))
+        };
+        Self(number(bits.0), number(bits.1))
     }
 
     #[inline(always)]

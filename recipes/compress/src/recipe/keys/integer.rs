@@ -1,17 +1,21 @@
-//! The keys of stages after which layers multiply integers.
+//! The keys of stages that leave 8 bits a weight: layers that multiply integers, and floating point.
 
 use kiln_train::InputSteps;
 
 use super::{Keys, Kind};
-use crate::recipe::Integer;
+use crate::recipe::{Integer, Work};
 
 /// Half of the difficulty for each side, as in SmoothQuant.
 const ALPHA: f64 = 0.5;
 
 impl Keys {
     /// The stage, if its method is one of these.
-    pub(super) fn integer(&mut self) -> Result<Option<Integer>, String> {
+    pub(super) fn eight_bits(&mut self) -> Result<Option<Work>, String> {
         let smoothing = match self.method.as_deref() {
+            Some("fp8") => {
+                self.method = None;
+                return Ok(Some(Work::Float8));
+            }
             Some("w8a8") => None,
             Some("smoothquant") => Some(self.alpha.take().unwrap_or(ALPHA)),
             _ => return Ok(None),
@@ -20,10 +24,10 @@ impl Keys {
             return Err(format!("`alpha` is {alpha}, but must lie in [0, 1]"));
         }
         self.method = None;
-        Ok(Some(Integer {
+        Ok(Some(Work::Integer(Integer {
             smoothing,
             inputs: self.inputs.take().unwrap_or(InputSteps::Dynamic),
-        }))
+        })))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keys of stages that train.
 
 use kiln_quant::Encoding;
-use kiln_train::{QuantizeConfig, Selection};
+use kiln_train::{AdaptersConfig, PruneConfig, QuantizeConfig, Selection};
 
 use super::{Bits, GROUP, Keys, Kind, unknown_method};
 use crate::quantize::Clip;
@@ -42,6 +42,42 @@ impl Keys {
             distill,
             temperature,
             quantize,
+            prune: None,
+            adapters: self.adapters()?,
+        })
+    }
+
+    fn adapters(&mut self) -> Result<Option<AdaptersConfig>, String> {
+        // Without a rank an `alpha` is left over, and told as a key that does nothing.
+        let Some(rank) = self.rank.take() else {
+            return Ok(None);
+        };
+        let config = AdaptersConfig {
+            alpha: self.alpha.take(),
+            ..AdaptersConfig::new(rank)
+        };
+        config.check().map_err(|error| error.to_string())?;
+        Ok(Some(config))
+    }
+
+    pub(super) fn gradual(&mut self) -> Result<Recover, String> {
+        let missing = "a gradual stage needs `sparsity`, the share of zeros in the end";
+        let plain = PruneConfig::new(self.sparsity.take().ok_or(missing)?);
+        let config = PruneConfig {
+            initial: self.initial.take().unwrap_or(plain.initial),
+            end: self.end.take().unwrap_or(plain.end),
+            every: self.every.take().unwrap_or(plain.every),
+            layers: self.layers.take().unwrap_or(plain.layers),
+            except: self.except.take().unwrap_or(plain.except),
+            ..plain
+        };
+        config.check().map_err(|error| error.to_string())?;
+        if self.rank.is_some() {
+            return Err("`rank` does nothing in a gradual stage: weights that become zero are those that move; recover by adapters in a stage after it".into());
+        }
+        Ok(Recover {
+            prune: Some(config),
+            ..self.recover(None)?
         })
     }
 
@@ -107,10 +143,15 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
         batch: Some(work.batch),
         distill: Some(work.distill),
         temperature: (work.distill > 0.0).then_some(work.temperature),
+        rank: work.adapters.as_ref().map(|adapters| adapters.rank),
+        alpha: work.adapters.and_then(|adapters| adapters.alpha),
         ..Keys::default()
     };
     let Some(config) = work.quantize else {
-        return keys;
+        return match work.prune {
+            Some(config) => gradual_keys(keys, config),
+            None => keys,
+        };
     };
     let (single, integers) = (config.encoding.has_zero_points(), has_integers(&config));
     let bits = |encoding: Encoding| encoding.bits() as u8;
@@ -137,6 +178,19 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
         symmetric: integers.then_some(config.symmetric),
         clip: integers.then_some(clip),
         group: Some(config.group),
+        layers: Some(config.layers),
+        except: Some(config.except),
+        ..keys
+    }
+}
+
+fn gradual_keys(keys: Keys, config: PruneConfig) -> Keys {
+    Keys {
+        kind: Kind::Gradual,
+        sparsity: Some(config.sparsity),
+        initial: Some(config.initial),
+        end: Some(config.end),
+        every: Some(config.every),
         layers: Some(config.layers),
         except: Some(config.except),
         ..keys
