@@ -92,15 +92,7 @@ pub fn runs_behind(device: &Device) -> bool {
 pub fn on_device_thread<T: Send + 'static>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
     #[cfg(feature = "_cube")]
     if let burn::backend::DispatchDevice::Cube(device) = device.clone().inner().as_dispatch() {
-        use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-        // A panic goes on in the caller's thread, as if the work had been done there.
-        let done = device
-            .client()
-            .exclusive(|| catch_unwind(AssertUnwindSafe(work)));
-        return match done.expect("the device's own thread") {
-            Ok(done) => done,
-            Err(payload) => resume_unwind(payload),
-        };
+        return kiln_profile::on_thread_of(&device.client(), work);
     }
     let _ = device;
     work()

@@ -154,11 +154,19 @@ pub(crate) fn record<T: Send + 'static>(
     let recorder = Arc::new(Recorder::default());
     let epoch = Instant::now();
     let installed = Installed::new(recorder.clone());
-    // A panic goes on in the caller's thread, as if the work had been done there.
-    let done = client.exclusive(|| catch_unwind(AssertUnwindSafe(work)));
+    let done = on_thread_of(client, work);
     drop(installed);
+    (done, recorder.read(epoch))
+}
+
+/// Does work on the thread that hands a device its orders, with nothing of other threads in between.
+///
+/// # Panics
+/// Where the work does, in the caller's thread as if it had been done there, or if the device's thread is gone.
+pub fn on_thread_of<T: Send + 'static>(client: &Client, work: impl FnOnce() -> T + Send) -> T {
+    let done = client.exclusive(|| catch_unwind(AssertUnwindSafe(work)));
     match done.expect("the device's own thread") {
-        Ok(done) => (done, recorder.read(epoch)),
+        Ok(done) => done,
         Err(payload) => resume_unwind(payload),
     }
 }

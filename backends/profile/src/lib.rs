@@ -11,7 +11,7 @@
 mod cube;
 
 #[cfg(feature = "_cube")]
-pub use cube::enclosed;
+pub use cube::{enclosed, on_thread_of};
 
 use std::time::Duration;
 

@@ -148,16 +148,15 @@ fn check_task<'a>(
             });
         }
         let by_recipe = length == Length::Recipe;
+        let tokens: &[Difference] = match by_recipe {
+            true => &[Difference::Tokens],
+            false => &[],
+        };
+        // What says most about why two arms are unlike comes first.
         let references = [
-            (&first, &DIFFERENCES[..]),
-            (
-                &counted,
-                if by_recipe {
-                    &[Difference::Tokens]
-                } else {
-                    &[]
-                },
-            ),
+            (&first, &[Difference::Data][..]),
+            (&counted, tokens),
+            (&first, &[Difference::Scoring, Difference::Parameters]),
         ];
         for (reference, differences) in references {
             if let Some((first_name, reference)) = reference
@@ -177,13 +176,6 @@ fn check_task<'a>(
     }
     Ok(())
 }
-
-/// What every arm is held against the first for.
-const DIFFERENCES: [Difference; 3] = [
-    Difference::Data,
-    Difference::Scoring,
-    Difference::Parameters,
-];
 
 /// Holds a model against a budget of parameters.
 fn check_size(task: &LaidTask, arm: &str, facts: &Facts) -> Result<(), CompareError> {
