@@ -7,6 +7,8 @@
 //! Axes: `batch`, `seq`, `d_model`, `vocab`. Nothing here reads a file or the environment; devices are passed in.
 
 mod backbone;
+mod block;
+mod config;
 mod conv;
 mod decoder;
 mod dropout;
@@ -22,7 +24,9 @@ mod preset;
 mod projection;
 mod weights;
 
-pub use backbone::{Backbone, BackboneConfig, BackboneState, Block, Positions};
+pub use backbone::{Backbone, BackboneState};
+pub use block::Block;
+pub use config::{BackboneConfig, Positions};
 pub use conv::ShortConv;
 pub use dropout::{dropout, of_stream, seed_dropout};
 pub use embedding::{Embedding, Factorised, Rows};
