@@ -4,21 +4,19 @@ use std::time::Duration;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor};
-use kiln_fused::{
-    GradientScale, LossOptions, LossTerms, clip_factor, cross_entropy_sum, on_device_thread,
-};
+use kiln_fused::{GradientScale, LossOptions, LossTerms, clip_factor, on_device_thread};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::batch_loss::{BatchLoss, Loss};
 use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
 use crate::optimizer::{TrainOptimizer, global_norm, scale, square_sum};
 use crate::recompute::Stream;
 use crate::replicas::Share;
 use crate::scale::LossScale;
-use crate::tutor::Tutor;
 
 /// A model with its optimizer.
 pub struct Learner {
@@ -37,19 +35,6 @@ pub struct Learner {
     pub recompute: bool,
 }
 
-/// What an update minimises.
-pub enum Loss<'a> {
-    /// Cross-entropy.
-    CrossEntropy,
-    /// Cross-entropy and the divergence from a teacher.
-    Distill {
-        /// The teacher.
-        tutor: &'a mut Tutor,
-        /// The divergence's share of the loss, in 0..=1.
-        weight: f64,
-    },
-}
-
 /// A part of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -62,95 +47,6 @@ pub enum Phase {
     Backward,
     /// Norm, clipping and the optimizer.
     Optimizer,
-}
-
-/// The loss of a batch.
-struct BatchLoss {
-    /// What is minimised, summed over the targets that count and divided by [`LossOptions::divisor`].
-    minimised: Tensor<1>,
-    /// Sums which the host may not know yet: cross-entropy in nats, with a teacher the divergence in nats, and with either a teacher
-    /// or [`LossTerms`] what is minimised. Otherwise the first is all of it.
-    sums: Tensor<1>,
-}
-
-impl BatchLoss {
-    /// Cross-entropy, from the model's residual stream after the last block, `[batch, seq, d_model]`.
-    fn of_hidden(
-        model: &LanguageModel,
-        on_device: &DeviceBatch,
-        hidden: Tensor<3>,
-        options: LossOptions,
-    ) -> Self {
-        let found = on_device.loss_of(model, hidden, options);
-        let nats = found.nats.inner().sum();
-        let sums = match options.terms.is_plain() {
-            true => nats,
-            false => {
-                let minimised = found.minimised.clone().inner();
-                Tensor::cat(vec![nats, minimised.mul_scalar(options.divisor)], 0)
-            }
-        };
-        Self {
-            minimised: found.minimised,
-            sums,
-        }
-    }
-}
-
-impl Loss<'_> {
-    fn of(
-        &mut self,
-        model: &LanguageModel,
-        batch: &TokenBatch,
-        on_device: DeviceBatch,
-        options: LossOptions,
-    ) -> Result<BatchLoss, TrainError> {
-        let Self::Distill { tutor, weight } = self else {
-            let hidden = model.hidden(on_device.inputs.clone())?;
-            return Ok(BatchLoss::of_hidden(model, &on_device, hidden, options));
-        };
-        let answers = tutor.answers(batch, &on_device)?;
-        let (logits, features) = match &answers.trace {
-            None => (on_device.logits(model)?, None),
-            Some(teacher) => {
-                let mut own = model.trace(on_device.inputs.clone())?;
-                let features = tutor.features(model, &own, teacher);
-                // A trace has one entry more than there are layers.
-                let hidden = own.swap_remove(own.len() - 1);
-                (on_device.logits_of(model, hidden), features)
-            }
-        };
-        let summed = LossOptions {
-            divisor: 1.0,
-            ..options
-        };
-        let labels = cross_entropy_sum(logits.clone(), on_device.targets, summed);
-        let divergence = tutor.divergence(answers.target, logits).sum();
-        let answered =
-            labels.minimised.mul_scalar(1.0 - *weight) + divergence.clone().mul_scalar(*weight);
-        let mut sums = vec![labels.nats.inner().sum(), divergence.inner()];
-        let minimised = match features {
-            None => answered,
-            Some((features, 1.0)) => features.mul_scalar(batch.num_tokens() as f64),
-            Some((features, share)) => {
-                let features = features.mul_scalar(share * batch.num_tokens() as f64);
-                features + answered.mul_scalar(1.0 - share)
-            }
-        };
-        sums.push(minimised.clone().inner());
-        Ok(BatchLoss {
-            minimised: minimised.div_scalar(options.divisor),
-            sums: Tensor::cat(sums, 0),
-        })
-    }
-
-    /// Time that the teacher took since it was last asked.
-    fn teacher_time(&mut self) -> Duration {
-        match self {
-            Self::CrossEntropy => Duration::ZERO,
-            Self::Distill { tutor, .. } => tutor.take_time(),
-        }
-    }
 }
 
 /// What an update did.

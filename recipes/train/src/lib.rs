@@ -5,6 +5,7 @@
 //! `replicas`, and everything a checkpoint holds in `state`.
 
 mod adapters;
+mod batch_loss;
 mod constraint;
 mod contexts;
 mod data;
@@ -45,6 +46,7 @@ mod tutor;
 mod windows;
 
 pub use adapters::AdaptersConfig;
+pub use batch_loss::Loss;
 pub use constraint::Constraint;
 pub use contexts::{CONTEXT_KEY, ContextScore, Contexts};
 pub use data::{Source, Text, known_vocab};
@@ -56,7 +58,7 @@ pub use init::InitConfig;
 pub use kiln_distill::{DistillConfig, FeatureConfig, FeatureKind, ResponseLoss, WrittenConfig};
 pub use kiln_fused::LossTerms;
 pub use launch::{EnergyCounter, Request, train};
-pub use learner::{Learner, Loss, Phase, Update};
+pub use learner::{Learner, Phase, Update};
 pub use log::{has_diverged, show_preparation};
 pub use loss::DeviceBatch;
 pub use ngram::{NGRAM_VERSION, NgramRequest, NgramRun, count, read_ngram};

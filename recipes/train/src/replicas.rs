@@ -27,7 +27,8 @@ use kiln_run::Checkpoint;
 use kiln_zoo::LanguageModel;
 use rustc_hash::FxHasher;
 
-use crate::learner::{Learner, Loss, Rates, Update};
+use crate::batch_loss::Loss;
+use crate::learner::{Learner, Rates, Update};
 use crate::objective::mix;
 use crate::recipe::TrainRecipe;
 use crate::setup::Setup;

@@ -7,8 +7,9 @@ use kiln_loader::{Prefetcher, Split, TokenBatch};
 use kiln_run::{Interrupt, Progress, format, hardware};
 
 use crate::TrainError;
+use crate::batch_loss::Loss;
 use crate::evaluate::Score;
-use crate::learner::{Learner, Loss, Rates, Update};
+use crate::learner::{Learner, Rates, Update};
 use crate::log::{Log, skip_mark};
 use crate::objective::mix;
 use crate::outcome::{HeldOut, Outcome, Stop};

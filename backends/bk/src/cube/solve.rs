@@ -1,7 +1,7 @@
 //! The solve on CubeCL backends: one unit walks one column of one (batch row, head), and one adds up the products of all
 //! columns at a position. The strategy is that of the `L_i`; columns are never cut into chunks.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::{
     Primitive, Strategy,
