@@ -72,6 +72,7 @@ fn step_each(group: &[Waiting], scale: &CubeTensor) {
     let longest = group.iter().map(Waiting::len).max().unwrap_or_default();
     let values = |number: usize| group.iter().map(move |x| x.values[number].clone());
     let grads = group.iter().map(|x| x.grad.clone());
+    let lengths = group.iter().map(Waiting::len);
     // SAFETY: parameter, moments and gradient of each are packed and of one length, which units stay below.
     unsafe {
         with_float!(group[0].grad, E => step_small::launch_unchecked::<E>(
@@ -84,25 +85,28 @@ fn step_each(group: &[Waiting], scale: &CubeTensor) {
             values(1).map(CubeTensor::into_buffer_arg).collect(),
             values(2).map(CubeTensor::into_buffer_arg).collect(),
             grads.map(CubeTensor::into_buffer_arg).collect(),
+            lengths.collect(),
             scale.clone().into_buffer_arg(),
             group[0].factors.on_device(),
         ));
     }
 }
 
+/// Lengths are given, for a buffer may be longer than what is packed in it: a row by itself is padded on CUDA devices.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn step_small<E: Float, N: Size>(
     parameters: &mut Sequence<Box<[Vector<f32, N>]>>,
     moments_1: &mut Sequence<Box<[Vector<f32, N>]>>,
     moments_2: &mut Sequence<Box<[Vector<f32, N>]>>,
     grads: &Sequence<Box<[Vector<E, N>]>>,
+    lengths: &Sequence<usize>,
     scale: &[f32],
     factors: FactorsOnDevice,
 ) {
     let at = CUBE_POS_X as usize * CUBE_DIM as usize + UNIT_POS as usize;
     #[unroll]
     for number in 0..grads.len() {
-        if CUBE_POS_Y as usize == number && at < grads[number].len() {
+        if CUBE_POS_Y as usize == number && at < lengths[number] {
             let g = Vector::<f32, N>::cast_from(grads[number][at]);
             let p = parameters[number][at];
             let m = moments_1[number][at];
@@ -135,6 +139,7 @@ pub(super) fn add_squares(tensors: &[CubeTensor], sums: &CubeTensor, mut offset:
             offset += runs(len(tensor), team);
             first
         });
+        let lengths = group.iter().map(len);
         // SAFETY: teams stay inside their tensor and write the sum of their own run.
         unsafe {
             with_float!(group[0], E => add_runs_of_each::launch_unchecked::<E>(
@@ -143,6 +148,7 @@ pub(super) fn add_squares(tensors: &[CubeTensor], sums: &CubeTensor, mut offset:
                 CubeDim::new_1d(team.units() as u32),
                 address_type!(sums),
                 group.iter().cloned().map(CubeTensor::into_buffer_arg).collect(),
+                lengths.collect(),
                 offsets.collect(),
                 sums.clone().into_buffer_arg(),
                 team,
@@ -160,6 +166,7 @@ pub(super) fn runs(len: usize, team: Team) -> usize {
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn add_runs_of_each<E: Float>(
     tensors: &Sequence<Box<[E]>>,
+    lengths: &Sequence<usize>,
     offsets: &Sequence<usize>,
     sums: &mut [f32],
     #[comptime] team: Team,
@@ -173,7 +180,7 @@ fn add_runs_of_each<E: Float>(
     #[unroll]
     for number in 0..tensors.len() {
         if CUBE_POS_Y as usize == number {
-            total = tensors[number].len();
+            total = lengths[number];
             offset = offsets[number];
             #[unroll]
             for step in 0..STEPS {
