@@ -179,12 +179,7 @@ impl Job<'_> {
             Stored::Packed(_)
             | Stored::PackedRows(_)
             | Stored::Scaled { .. }
-            | Stored::Integer { .. } => Err(self.order(
-                layer,
-                stored,
-                "quantizing",
-                "round rounded weights once more",
-            )),
+            | Stored::Integer { .. } => Err(self.rounded_already(layer, stored)),
         }
     }
 
@@ -324,6 +319,16 @@ impl Job<'_> {
             layer: layer.name.clone(),
             source,
         }
+    }
+
+    /// Weights that a stage before has rounded cannot be rounded by this one.
+    fn rounded_already(&self, layer: &Layer, stored: &Stored) -> CompressError {
+        self.order(
+            layer,
+            stored,
+            "quantizing",
+            "round rounded weights once more",
+        )
     }
 
     fn order(

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::selection::Selection;
+use crate::selection::{Selection, every_layer};
 
 /// Settings of training by adapters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,15 +22,11 @@ pub struct AdaptersConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// Linear layers by patterns of their names, `*` standing for anything. The matrices of others are not trained, nor is the embedding.
-    #[serde(default = "all")]
+    #[serde(default = "every_layer")]
     pub layers: Vec<String>,
     /// And none of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
-}
-
-fn all() -> Vec<String> {
-    Selection::default().layers
 }
 
 impl AdaptersConfig {
@@ -39,17 +35,14 @@ impl AdaptersConfig {
         Self {
             rank,
             alpha: None,
-            layers: all(),
+            layers: every_layer(),
             except: Vec::new(),
         }
     }
 
     /// The layers that it is about.
     pub fn selection(&self) -> Selection {
-        Selection {
-            layers: self.layers.clone(),
-            except: self.except.clone(),
-        }
+        Selection::of(&self.layers, &self.except)
     }
 
     /// Checks every key.

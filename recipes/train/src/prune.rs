@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::selection::Selection;
+use crate::selection::{Selection, every_layer};
 
 /// Settings of pruning in training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct PruneConfig {
     #[serde(default = "ten")]
     pub every: u64,
     /// Linear layers by patterns of their names, `*` standing for anything. The embedding is none.
-    #[serde(default = "all")]
+    #[serde(default = "every_layer")]
     pub layers: Vec<String>,
     /// And none of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -45,10 +45,6 @@ fn ten() -> u64 {
     10
 }
 
-fn all() -> Vec<String> {
-    Selection::default().layers
-}
-
 impl PruneConfig {
     /// The section with nothing but the share in the end.
     pub fn new(sparsity: f64) -> Self {
@@ -58,17 +54,14 @@ impl PruneConfig {
             begin: 0.0,
             end: three_quarters(),
             every: ten(),
-            layers: all(),
+            layers: every_layer(),
             except: Vec::new(),
         }
     }
 
     /// The layers that it is about.
     pub fn selection(&self) -> Selection {
-        Selection {
-            layers: self.layers.clone(),
-            except: self.except.clone(),
-        }
+        Selection::of(&self.layers, &self.except)
     }
 
     /// Checks every key.

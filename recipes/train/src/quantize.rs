@@ -14,7 +14,7 @@ use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix, QuantError};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::selection::{Selection, matches};
+use crate::selection::{Selection, every_layer, matches};
 
 /// Groups of packed weights are multiples of this many inputs.
 const GROUP_ALIGN: usize = 32;
@@ -49,15 +49,11 @@ pub struct QuantizeConfig {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub encoding_of: BTreeMap<String, Encoding>,
     /// Layers by patterns of their names, `*` standing for anything; the embedding is `tokens`.
-    #[serde(default = "all")]
+    #[serde(default = "every_layer")]
     pub layers: Vec<String>,
     /// And none of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
-}
-
-fn all() -> Vec<String> {
-    Selection::default().layers
 }
 
 impl QuantizeConfig {
@@ -70,17 +66,14 @@ impl QuantizeConfig {
             clip: false,
             learned: false,
             encoding_of: BTreeMap::new(),
-            layers: all(),
+            layers: every_layer(),
             except: Vec::new(),
         }
     }
 
     /// The layers that it is about.
     pub fn selection(&self) -> Selection {
-        Selection {
-            layers: self.layers.clone(),
-            except: self.except.clone(),
-        }
+        Selection::of(&self.layers, &self.except)
     }
 
     /// Checks every key, and what no single one shows.

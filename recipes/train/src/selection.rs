@@ -14,13 +14,26 @@ pub struct Selection {
 impl Default for Selection {
     fn default() -> Self {
         Self {
-            layers: vec!["*".into()],
+            layers: every_layer(),
             except: Vec::new(),
         }
     }
 }
 
+/// The pattern that all names fit: what sections mean that name no layers.
+pub(crate) fn every_layer() -> Vec<String> {
+    vec!["*".into()]
+}
+
 impl Selection {
+    /// Those of `layers` that `except` does not take out.
+    pub(crate) fn of(layers: &[String], except: &[String]) -> Self {
+        Self {
+            layers: layers.to_vec(),
+            except: except.to_vec(),
+        }
+    }
+
     /// Whether a layer is meant.
     pub fn has(&self, layer: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, layer));

@@ -12,6 +12,7 @@ use kiln_distill::{
     DistillConfig, FeatureConfig, FeatureKind, Target, relation_error, relative_error,
 };
 use kiln_loader::TokenBatch;
+use kiln_run::{View, format};
 use kiln_zoo::{BackboneConfig, LanguageModel, Positions};
 
 use crate::TrainError;
@@ -257,6 +258,16 @@ impl Tutor {
     pub(crate) fn take_time(&mut self) -> Duration {
         std::mem::take(&mut self.took)
     }
+}
+
+/// Says that so many of all missing shards are kept, and how long the others will take.
+fn tell_shard(view: &mut View, began: Instant, [done, all]: [usize; 2], what: &str) {
+    let left = (all - done) as f64;
+    let seconds = began.elapsed().as_secs_f64() / done as f64 * left;
+    view.message(&format!(
+        "teacher: {done} of {all} {what}, {} left",
+        format::duration(seconds)
+    ));
 }
 
 /// The teacher's layer for each of the student's.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use common::{Corner, with};
 use kiln_run::{Interrupt, Kind};
-use kiln_train::{HeldOut, RunResult, Stop};
+use kiln_train::{HeldOut, Stop};
 
 /// A student smaller than the teacher, which learns from its answers alone.
 const STUDENT: [&str; 5] = [
@@ -23,18 +23,6 @@ const STUDENT: [&str; 5] = [
     "train.order=fixed",
 ];
 
-/// A corner with a finished run in `teacher`, and the setting that names it.
-fn corner() -> (Corner, String) {
-    let corner = Corner::cyclic();
-    corner.start("teacher", &["train.steps=60"]).unwrap();
-    let teacher = format!("distill.teacher={}", corner.path("teacher").display());
-    (corner, teacher)
-}
-
-fn finish(corner: &Corner, run: &str, changes: &[&str]) -> RunResult {
-    corner.start(run, changes).unwrap().result.unwrap()
-}
-
 fn agreement(held_out: &HeldOut) -> f64 {
     held_out.teacher.unwrap().agreement()
 }
@@ -42,9 +30,9 @@ fn agreement(held_out: &HeldOut) -> f64 {
 /// Without ever seeing a target, the student predicts what the teacher does. Every loss teaches.
 #[test]
 fn a_student_learns_from_the_teacher_alone() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let start = with(&STUDENT, &[&teacher, "train.steps=1"]);
-    let fresh = finish(&corner, "fresh", &start).validation;
+    let fresh = corner.finish("fresh", &start).validation;
     assert!(agreement(&fresh) < 0.5, "{}", agreement(&fresh));
     for (name, loss) in [
         ("forward", "distill.loss=forward-kl"),
@@ -52,7 +40,7 @@ fn a_student_learns_from_the_teacher_alone() {
         ("shannon", "distill.loss={jensen-shannon = 0.5}"),
     ] {
         let changes = with(&STUDENT, &[&teacher, loss, "train.steps=80"]);
-        let taught = finish(&corner, name, &changes).validation;
+        let taught = corner.finish(name, &changes).validation;
         let (before, after) = (fresh.teacher.unwrap(), taught.teacher.unwrap());
         assert!(agreement(&taught) > 0.95, "{name}: {}", agreement(&taught));
         assert!(
@@ -73,7 +61,7 @@ fn a_student_learns_from_the_teacher_alone() {
 /// A student with the teacher's weights agrees with it everywhere, has its loss, and has nothing to learn from it.
 #[test]
 fn a_copy_has_no_divergence() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let from = teacher.replace("distill.teacher", "init.from");
     let still = [
         "optimizer.learning_rate=1e-30",
@@ -81,7 +69,7 @@ fn a_copy_has_no_divergence() {
         "distill.weight=1.0",
     ];
     let changes = with(&still, &[&teacher, &from]);
-    let copy = finish(&corner, "copy", &changes).validation;
+    let copy = corner.finish("copy", &changes).validation;
     let beside = copy.teacher.unwrap();
     assert_eq!(beside.agreement(), 1.0);
     assert_eq!(beside.teacher, copy.score);
@@ -94,10 +82,10 @@ fn a_copy_has_no_divergence() {
 /// The weight mixes: at the start of its way it is the one loss, at the end the other.
 #[test]
 fn the_weight_moves_over_the_run() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let run = |name: &str, weights: &[&str]| {
         let changes = with(&["seed=8", "model.backbone.n_layers=1"], &[&teacher]);
-        finish(&corner, name, &with(&changes, weights));
+        corner.finish(name, &with(&changes, weights));
         corner.series(name, Kind::Train, "grad_norm")
     };
     let moving = run(
@@ -114,7 +102,7 @@ fn the_weight_moves_over_the_run() {
 /// Features alone teach: what is between the layers comes closer, whatever the student is.
 #[test]
 fn features_are_learned() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let from = teacher.replace("distill.teacher", "init.from");
     let other = [
         "model.preset=resolvent-tiny",
@@ -164,7 +152,7 @@ fn rest(corner: &Corner, run: &str) -> Vec<(String, Vec<u8>)> {
 /// A share of features counts beside the answers, and a copy has none to learn.
 #[test]
 fn features_are_a_share_of_the_loss() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let from = teacher.replace("distill.teacher", "init.from");
     let still = ["optimizer.learning_rate=1e-30", "train.steps=1"];
     let objective = |name: &str, changes: &[&str]| {
@@ -205,7 +193,7 @@ fn shards(corner: &Corner) -> Vec<PathBuf> {
 /// Kept answers are the answers: the same run to the last digits of f32, which sums in another order for a batch of windows.
 #[test]
 fn kept_answers_are_the_answers() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let asked = with(&STUDENT, &[&teacher]);
     for top_k in ["distill.top_k=4", "distill.top_k=36"] {
         let name = |what: &str| format!("{what}-{}", &top_k[14..]);
@@ -240,7 +228,7 @@ fn kept_answers_are_the_answers() {
 
 #[test]
 fn a_damaged_cache_is_found() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let changes = with(&with(&STUDENT, &[&teacher]), &KEPT);
     corner.start("first", &changes).unwrap();
     let shard = shards(&corner).pop().unwrap();
@@ -263,7 +251,7 @@ fn a_damaged_cache_is_found() {
 /// Whether its answers are kept or not, and with features.
 #[test]
 fn stopped_and_resumed() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let features = [
         "distill.features.kind=hidden",
         "distill.features.layers=[1]",
@@ -302,7 +290,7 @@ fn stopped_and_resumed() {
 /// Another teacher in the same place is another run.
 #[test]
 fn a_teacher_that_changed_is_refused() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let changes = with(&STUDENT, &[&teacher]);
     corner
         .start("run", &with(&changes, &["train.steps=6"]))
@@ -318,7 +306,7 @@ fn a_teacher_that_changed_is_refused() {
 
 #[test]
 fn what_cannot_teach_is_refused() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let nowhere = format!("distill.teacher={}", corner.path("nowhere").display());
     let text = corner.path("text.txt");
     let bytes = format!("data.name=text:{}", text.display());

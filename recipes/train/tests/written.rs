@@ -26,18 +26,6 @@ const WRITTEN: [&str; 6] = [
     "train.eval_every=1000",
 ];
 
-/// A corner with a finished run in `teacher`, and the setting that names it.
-fn corner() -> (Corner, String) {
-    let corner = Corner::cyclic();
-    corner.start("teacher", &["train.steps=60"]).unwrap();
-    let teacher = format!("distill.teacher={}", corner.path("teacher").display());
-    (corner, teacher)
-}
-
-fn finish(corner: &Corner, run: &str, changes: &[&str]) -> RunResult {
-    corner.start(run, changes).unwrap().result.unwrap()
-}
-
 fn shards(corner: &Corner) -> Vec<PathBuf> {
     let caches = fs::read_dir(corner.path("cache/teachers")).unwrap();
     let files = caches.flat_map(|cache| fs::read_dir(cache.unwrap().path()).unwrap());
@@ -50,28 +38,24 @@ fn shards(corner: &Corner) -> Vec<PathBuf> {
 /// The student's data runs backwards, and the teacher knows the way forwards: what the student writes then it has from the teacher.
 #[test]
 fn a_student_learns_what_the_teacher_writes() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let backwards: String = CYCLE.chars().rev().collect();
     fs::write(corner.path("back.txt"), backwards.repeat(120)).unwrap();
     let data = format!("data.name=text:{}", corner.path("back.txt").display());
     let changes = with(&WRITTEN, &[&teacher, &data]);
     let agreement = |result: &RunResult| result.validation.teacher.unwrap().agreement();
-    let whole = finish(&corner, "whole", &changes);
+    let whole = corner.finish("whole", &changes);
     assert!(agreement(&whole) > 0.9, "{}", agreement(&whole));
     let records = common::try_records(&corner.path("whole")).unwrap();
     let is_asked = |record: &kiln_run::Record| record.values.contains_key("distill_loss");
     assert!(!records.iter().any(is_asked));
     // One share is the data's: both ways are learned of, and the way of the data is known a little.
-    let mixed = finish(
-        &corner,
-        "mixed",
-        &with(&changes, &["distill.text.share=0.5"]),
-    );
+    let mixed = corner.finish("mixed", &with(&changes, &["distill.text.share=0.5"]));
     assert!(mixed.validation.score.loss() < 0.7 * whole.validation.score.loss());
 
     // What was written is read again; what is damaged is found; what is missing is written again, as it was.
     assert_eq!(shards(&corner).len(), 2, "one text for both shares");
-    finish(&corner, "again", &changes);
+    corner.finish("again", &changes);
     let weights = corner.weights("whole");
     assert!(corner.weights("again") == weights);
     let shard = shards(&corner).pop().unwrap();
@@ -81,14 +65,14 @@ fn a_student_learns_what_the_teacher_writes() {
     let error = corner.start("damaged", &changes).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("token sha256"), "{error}");
     fs::remove_file(&shard).unwrap();
-    finish(&corner, "mended", &changes);
+    corner.finish("mended", &changes);
     assert!(corner.weights("mended") == weights);
 }
 
 /// The tokens that a window begins with are the data's, and no targets; answers may be learned from as well.
 #[test]
 fn a_prompt_is_given_and_not_learned() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let few = with(
         &WRITTEN,
         &[&teacher, "train.steps=6", "distill.text.prompt=5"],
@@ -107,7 +91,7 @@ fn a_prompt_is_given_and_not_learned() {
 
 #[test]
 fn what_cannot_be_written_is_refused() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     for (changes, expected) in [
         (
             vec!["distill.text.windows=0"],
@@ -154,7 +138,7 @@ fn a_run_says_what_context_is_worth() {
         "train.steps=60",
         "train.sweep_windows=8",
     ];
-    let result = finish(&corner, "run", &changes);
+    let result = corner.finish("run", &changes);
     let losses: Vec<f64> = result
         .contexts
         .iter()
@@ -179,7 +163,7 @@ fn a_run_says_what_context_is_worth() {
 /// A narrower student meets the teacher's stream through matrices that are learned, resumed, and gone at the end.
 #[test]
 fn projections_are_learned_and_left_behind() {
-    let (corner, teacher) = corner();
+    let (corner, teacher) = Corner::taught();
     let narrow = [
         &teacher[..],
         "model.backbone.d_model=16",

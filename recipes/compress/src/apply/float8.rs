@@ -39,12 +39,7 @@ impl Job<'_> {
             Stored::Packed(_)
             | Stored::PackedRows(_)
             | Stored::Scaled { .. }
-            | Stored::Integer { .. } => Err(self.order(
-                layer,
-                stored,
-                "quantizing",
-                "round rounded weights once more",
-            )),
+            | Stored::Integer { .. } => Err(self.rounded_already(layer, stored)),
         }
     }
 }

@@ -114,12 +114,7 @@ impl Job<'_> {
                 "quantizing",
                 "leave what is between its factors without a step",
             )),
-            _ => Err(self.order(
-                layer,
-                stored,
-                "quantizing",
-                "round rounded weights once more",
-            )),
+            _ => Err(self.rounded_already(layer, stored)),
         }
     }
 

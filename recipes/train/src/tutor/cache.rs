@@ -74,14 +74,7 @@ impl Tutor {
                 return Ok(false);
             }
             writer.write(*shard, &self.rows(&**windows, layout.windows_of(*shard))?)?;
-            let left = (missing.len() - done - 1) as f64;
-            let seconds = began.elapsed().as_secs_f64() / (done + 1) as f64 * left;
-            view.message(&format!(
-                "teacher: {} of {} shards, {} left",
-                done + 1,
-                missing.len(),
-                format::duration(seconds)
-            ));
+            super::tell_shard(view, began, [done + 1, missing.len()], "shards");
         }
         self.cache = Some(Cache {
             reader: writer.finish()?,

@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use kiln_distill::{MixedWindows, WrittenConfig};
 use kiln_loader::random::{below, random};
 use kiln_loader::{Lane, Windows};
-use kiln_run::{FileError, Interrupt, View, format};
+use kiln_run::{FileError, Interrupt, View};
 use kiln_text::shard::{self, ShardIdentity};
 use kiln_text::{Hash, TokenStore};
 use rand_chacha::ChaCha8Rng;
@@ -152,14 +152,7 @@ impl Tutor {
             shard::write(&folder.shard(shard), identity, |writer| {
                 writer.push(&tokens, bytes)
             })?;
-            let left = (missing.len() - done - 1) as f64;
-            let seconds = began.elapsed().as_secs_f64() / (done + 1) as f64 * left;
-            view.message(&format!(
-                "teacher: {} of {} shards written, {} left",
-                done + 1,
-                missing.len(),
-                format::duration(seconds)
-            ));
+            super::tell_shard(view, began, [done + 1, missing.len()], "shards written");
         }
         let open = |shard: &u64| TokenStore::open(&folder.shard(*shard), &identity);
         let written = WrittenWindows {

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Kind, Mode, Record};
 use kiln_text::DataEnv;
-use kiln_train::{OpenDevice, Outcome, Request, TrainError, TrainRecipe};
+use kiln_train::{OpenDevice, Outcome, Request, RunResult, TrainError, TrainRecipe};
 use kiln_zoo::LanguageModel;
 
 /// The smallest run that has everything: evaluations, checkpoints, a sweep and a sample.
@@ -58,6 +58,19 @@ impl Corner {
     /// A corner with the cyclic stream.
     pub fn cyclic() -> Self {
         Self::new(&CYCLE.repeat(120))
+    }
+
+    /// One with a finished run in `teacher`, and the setting that names it.
+    pub fn taught() -> (Self, String) {
+        let corner = Self::cyclic();
+        corner.start("teacher", &["train.steps=60"]).unwrap();
+        let teacher = format!("distill.teacher={}", corner.path("teacher").display());
+        (corner, teacher)
+    }
+
+    /// What a run from its start to its end found.
+    pub fn finish(&self, run: &str, changes: &[&str]) -> RunResult {
+        self.start(run, changes).unwrap().result.unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
