@@ -11,12 +11,12 @@
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
-/// Rounds of Philox.
-pub(crate) const ROUNDS: usize = 7;
-/// Multipliers of a round.
-pub(crate) const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-/// What the key grows by from round to round.
-pub(crate) const STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// Rounds of [`philox`].
+pub const ROUNDS: usize = 7;
+/// Multipliers of a round of Philox.
+pub const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// What the key of Philox grows by from round to round.
+pub const STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// What 16 bits can be.
 const LEVELS: f64 = 65_536.0;
 /// Numbers of a seed lie below this: what a device draws is a float of 24 bits.
@@ -54,15 +54,14 @@ impl WeightDropout {
         Self::new(probability, Tensor::from_data(seed, (device, DType::I32)))
     }
 
-    fn new(probability: f64, seed: Tensor<1, Int>) -> Self {
-        assert!(
-            (0.0..1.0).contains(&probability),
-            "dropout of attention weights: the probability is {probability}, but must lie in [0, 1)"
-        );
-        let dropped = (probability * LEVELS).round().min(LEVELS - 1.0);
+    /// Dropout with a seed that is on the device, `[2]` of `i32`.
+    ///
+    /// # Panics
+    /// If the probability is not in [0, 1).
+    pub fn new(probability: f64, seed: Tensor<1, Int>) -> Self {
         Self {
             seed,
-            dropped: dropped as u16,
+            dropped: of_levels(probability),
         }
     }
 
@@ -92,8 +91,20 @@ impl WeightDropout {
     }
 }
 
-/// What a weight that is kept is multiplied with, where so many of 65,536 are dropped.
-pub(crate) fn kept_factor(dropped: u16) -> f32 {
+/// How many of 65,536 are dropped, with this probability.
+///
+/// # Panics
+/// If the probability is not in [0, 1).
+pub fn of_levels(probability: f64) -> u16 {
+    assert!(
+        (0.0..1.0).contains(&probability),
+        "dropout: the probability is {probability}, but must lie in [0, 1)"
+    );
+    (probability * LEVELS).round().min(LEVELS - 1.0) as u16
+}
+
+/// What is kept is multiplied with, where so many of 65,536 are dropped.
+pub fn kept_factor(dropped: u16) -> f32 {
     (LEVELS / (LEVELS - f64::from(dropped))) as f32
 }
 
@@ -101,11 +112,16 @@ pub(crate) fn kept_factor(dropped: u16) -> f32 {
 fn bits(seed: [u32; 2], [head, query, key]: [usize; 3]) -> u16 {
     let (lower, middle, upper) = ((query / 8) % 2, (key / 8) % 2, (key / 16) % 2);
     let counter = [query - 8 * lower, key - 8 * middle - 16 * upper, head, 0];
-    let word = philox::<ROUNDS>(counter.map(|part| part as u32), seed)[2 * lower + upper];
+    let word = philox(counter.map(|part| part as u32), seed)[2 * lower + upper];
     (word >> (16 * middle)) as u16
 }
 
-fn philox<const COUNT: usize>(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+/// 128 random bits: Philox 4x32 with [`ROUNDS`] rounds.
+pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    rounds::<ROUNDS>(counter, key)
+}
+
+fn rounds<const COUNT: usize>(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..COUNT {
         let [left, right] = [0, 1].map(|i| u64::from(counter[2 * i]) * u64::from(FACTORS[i]));
         counter = [
@@ -142,8 +158,8 @@ mod tests {
                 [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
             ),
         ] {
-            assert_eq!(philox::<7>(counter, key), seven);
-            assert_eq!(philox::<10>(counter, key), ten);
+            assert_eq!(rounds::<7>(counter, key), seven);
+            assert_eq!(rounds::<10>(counter, key), ten);
         }
     }
 

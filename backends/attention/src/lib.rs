@@ -37,7 +37,7 @@ mod cube;
 mod dropout;
 
 pub use backend::{FlashAdjoint, FlashBackend, Heads};
-pub use dropout::WeightDropout;
+pub use dropout::{FACTORS, ROUNDS, STEPS, WeightDropout, kept_factor, of_levels, philox};
 
 use burn::{backend::Dispatch, tensor::Tensor};
 

@@ -21,6 +21,7 @@
 //! add_residual         y = x + f, x is read by a norm too             nothing
 //! add_weighted         z = x + w y, a weight for each column          y, w
 //! scale_written        y = (1 - e^l) x, a factor for each row         x, l
+//! dropout              y = x z / (1 - p), z from a seed             the seed
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
 //! linear_cross_entropy its sum for l = x W^T, without all of l       gradients of x, W
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
@@ -30,8 +31,8 @@
 //! On Flex in `f32`, with the Cargo feature `flex`; on CubeCL backends (CUDA, ROCm, Vulkan, WebGPU, Metal) in `f32`, `f16` and
 //! `bf16` with `f32` arithmetic, but for `linear` and `attention`. Everything else runs the equations in
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
-//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_residual`, `add_weighted` and
-//! `scale_written` have kernels on CubeCL backends only.
+//! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_residual`, `add_weighted`,
+//! `scale_written` and `dropout` have kernels on CubeCL backends only.
 //!
 //! # Precision
 //! Inputs may be f32, bf16 or f16, weights are f32. The output is as x, but for `cross_entropy`, which is f32. In the smaller types
@@ -66,6 +67,14 @@ mod cube;
     )
 )]
 mod device;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod dropout;
 #[cfg(feature = "flex")]
 mod flex;
 mod gradient;
@@ -86,6 +95,7 @@ pub use cube::ln_one_plus;
 pub use device::{
     DeviceAdjoint, DeviceBackend, add_residual, add_weighted, scale_written, softplus,
 };
+pub use dropout::{DropoutBackend, dropout};
 pub use gradient::{clip_factor, on_device_thread, runs_behind, square_sum, square_sums};
 pub use head::{
     CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,

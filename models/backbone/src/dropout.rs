@@ -2,16 +2,25 @@
 //!
 //! Burn's backends have one generator a process. Replicas of a model that train on threads of their own would take turns at it in
 //! an order that nobody knows; a thread that was given a seed draws from that instead.
+//!
+//! Burn's generator takes numbers from the host, which a recorded step would repeat. Within [`with_step_seed`] masks follow from two
+//! numbers on the device instead, which are written there before each step.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Mutex, PoisonError};
 
 use burn::nn::Dropout;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
+use kiln_fused::WeightDropout;
 
 thread_local! {
     /// Where this thread's stream of seeds is; none draws from the backend's generator as it stands.
     static STREAM: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+thread_local! {
+    /// The seed of a step on its device, `[2]`, and how many masks were drawn from it.
+    static STEP: RefCell<Option<(Tensor<1, Int>, i32)>> = const { RefCell::new(None) };
 }
 
 /// Held from seeding the backend's generator to drawing from it.
@@ -23,19 +32,55 @@ pub fn seed_dropout(seed: Option<u64>) {
     STREAM.set(seed);
 }
 
-/// [`Dropout::forward`] with a mask of this thread's stream.
+/// Does work whose masks all follow from the seed of a step, `[2]` of `i32` below 2^30, on the device of the model.
+pub fn with_step_seed<T>(seed: Tensor<1, Int>, work: impl FnOnce() -> T) -> T {
+    /// Takes the seed away again, also where the work panics.
+    struct Taken;
+    impl Drop for Taken {
+        fn drop(&mut self) {
+            STEP.set(None);
+        }
+    }
+    STEP.set(Some((seed, 0)));
+    let _taken = Taken;
+    work()
+}
+
+/// The next mask's seed, `[2]`; none outside of [`with_step_seed`].
+fn next_seed() -> Option<Tensor<1, Int>> {
+    STEP.with_borrow_mut(|step| {
+        let (seed, drawn) = step.as_mut()?;
+        *drawn += 1;
+        // Far apart in Philox, whose key it is.
+        Some(seed.clone() + *drawn)
+    })
+}
+
+/// [`Dropout::forward`] with a mask of the step's seed, or else of this thread's stream.
 ///
 /// # Shapes
 /// - `x`: any; returns the same
 pub fn dropout<const D: usize>(layer: &Dropout, x: Tensor<D>) -> Tensor<D> {
-    match layer.prob > 0.0 {
-        true => of_stream(&x.device(), || layer.forward(x)),
-        false => layer.forward(x),
+    let device = x.device();
+    if layer.prob == 0.0 || !layer.training.is_enabled() || !device.is_autodiff() {
+        return layer.forward(x);
+    }
+    match next_seed() {
+        Some(seed) => kiln_fused::dropout(x, layer.prob, seed),
+        None => of_stream(&device, || layer.forward(x)),
+    }
+}
+
+/// Dropout of attention weights in training, with a seed as [`dropout`] takes it.
+pub fn weight_dropout(probability: f64, device: &Device) -> WeightDropout {
+    match next_seed() {
+        Some(seed) => WeightDropout::new(probability, seed),
+        None => of_stream(device, || WeightDropout::draw(probability, device)),
     }
 }
 
 /// What `draw` draws from the generator of a device, by this thread's stream if it has one.
-pub fn of_stream<T>(device: &Device, draw: impl FnOnce() -> T) -> T {
+fn of_stream<T>(device: &Device, draw: impl FnOnce() -> T) -> T {
     let Some(stream) = STREAM.get() else {
         return draw();
     };

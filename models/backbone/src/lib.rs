@@ -28,7 +28,7 @@ pub use backbone::{Backbone, BackboneState};
 pub use block::Block;
 pub use config::{BackboneConfig, Positions};
 pub use conv::ShortConv;
-pub use dropout::{dropout, of_stream, seed_dropout};
+pub use dropout::{dropout, seed_dropout, weight_dropout, with_step_seed};
 pub use embedding::{Embedding, Factorised, Rows};
 pub use energies::{inverse_softplus, spread_energies};
 pub use error::ModelError;

@@ -10,11 +10,9 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::{
     BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, dropout, fields,
-    of_stream, project, tensor_bytes,
+    project, tensor_bytes, weight_dropout,
 };
-use kiln_fused::{
-    AttentionMask, WeightDropout, attention, attention_with_dropout, drops_in_kernel, reference,
-};
+use kiln_fused::{AttentionMask, attention, attention_with_dropout, drops_in_kernel, reference};
 use serde::{Deserialize, Serialize};
 
 use crate::Rope;
@@ -274,9 +272,7 @@ impl Mixer for SelfAttention {
             });
             let mixed = match drops {
                 true => {
-                    let device = packed.device();
-                    let draw = || WeightDropout::draw(self.dropout.prob, &device);
-                    let dropout = of_stream(&device, draw);
+                    let dropout = weight_dropout(self.dropout.prob, &packed.device());
                     attention_with_dropout(packed, self.heads, self.mask, dropout)
                 }
                 false => attention(packed, self.heads, self.mask),

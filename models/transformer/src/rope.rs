@@ -1,6 +1,9 @@
 //! Rotary position embedding (arXiv 2104.09864), the half-split layout of GPT-NeoX:
 //! pairs (x_i, x_{i + d/2}) turn by position * base^(-2i/d).
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_fused::rotate;
 
@@ -11,9 +14,44 @@ pub struct Rope {
     sin: Tensor<2>,
 }
 
+/// The tables that were asked for last, of whole sequences: all layers and all steps ask for the same, and a step that a device has
+/// recorded finds them where they are.
+static KEPT: Mutex<VecDeque<(Key, Device, Rope)>> = Mutex::new(VecDeque::new());
+/// Tables that are kept.
+const MOST_KEPT: usize = 8;
+
+/// Bits of the base, width of a head, and positions.
+type Key = (u64, usize, usize);
+
 impl Rope {
-    /// Tables for positions `offset..offset + seq` and even `d_head`, computed in f64 on the host.
+    /// Tables for positions `offset..offset + seq` and even `d_head`, computed in f64 on the host; those from position 0 on are kept for
+    /// the next who asks.
     pub fn new(base: f64, d_head: usize, offset: usize, seq: usize, device: &Device) -> Self {
+        if offset > 0 {
+            return Self::compute(base, d_head, offset, seq, device);
+        }
+        let key = (base.to_bits(), d_head, seq);
+        let inner = device.clone().inner();
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept
+            .iter()
+            .position(|(of, on, _)| *of == key && *on == inner);
+        let tables = match found.and_then(|at| kept.remove(at)) {
+            Some((_, _, tables)) => tables,
+            None => Self::compute(base, d_head, 0, seq, &inner),
+        };
+        kept.push_front((key, inner, tables.clone()));
+        kept.truncate(MOST_KEPT);
+        match device.is_autodiff() {
+            true => Self {
+                cos: Tensor::from_inner(tables.cos),
+                sin: Tensor::from_inner(tables.sin),
+            },
+            false => tables,
+        }
+    }
+
+    fn compute(base: f64, d_head: usize, offset: usize, seq: usize, device: &Device) -> Self {
         let half = d_head / 2;
         let rates: Vec<f64> = (0..half)
             .map(|i| base.powf(-2.0 * i as f64 / d_head as f64))

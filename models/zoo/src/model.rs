@@ -190,6 +190,12 @@ impl ModelConfig {
         !self.backbone.decoder && self.pattern.iter().all(causal)
     }
 
+    /// Whether training draws numbers that the host decides on, for dropout.
+    pub fn drops(&self) -> bool {
+        self.backbone.dropout > 0.0
+            || (self.pattern.contains(&MixerKind::Resolvent) && self.resolvent.key_dropout > 0.0)
+    }
+
     /// Forward multiplications and additions a token of a sequence of `seq` costs. Training costs three times that.
     pub fn flops_per_token(&self, model: &LanguageModel, seq: usize) -> u64 {
         self.backbone.flops_per_token(model, seq)

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use kiln_loader::TokenBatch;
 use kiln_run::format;
 use kiln_run::hardware::Provenance;
-use kiln_train::{Learner, Loss, LossScale, OpenDevice};
+use kiln_train::{Learner, Loss, LossScale, OpenDevice, RecordedPasses};
 use kiln_zoo::{LanguageModel, ModelState, Positions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -167,6 +167,8 @@ impl Worker<'_> {
             scale,
             terms: lesson.terms,
             recompute: lesson.recompute,
+            seed: Some(self.subject.seed),
+            recorded: RecordedPasses::new(lesson.recorded),
             ..Learner::new(model, optimizer)
         });
         let step = self.pace(share, tokens, || {

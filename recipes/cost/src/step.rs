@@ -20,7 +20,9 @@ use burn::tensor::Device;
 use kiln_loader::TokenBatch;
 use kiln_profile::{Recording, record};
 use kiln_run::hardware::Provenance;
-use kiln_train::{Learner, Loss, LossScale, OpenDevice, Phase, Resolved, TrainError, TrainRecipe};
+use kiln_train::{
+    Learner, Loss, LossScale, OpenDevice, Phase, RecordedPasses, Resolved, TrainError, TrainRecipe,
+};
 use kiln_zoo::Precision;
 
 use crate::measure::random_batch;
@@ -151,6 +153,7 @@ impl Stepper {
                 scale: LossScale::of(recipe.precision),
                 terms: lesson.terms,
                 recompute: lesson.recompute,
+                recorded: RecordedPasses::new(lesson.recorded),
                 ..Learner::new(model, optimizer)
             }),
             device,
@@ -163,9 +166,13 @@ impl Stepper {
         let memory = MemoryMeter::start(&memory_device);
         let warm_up = self.warm_up()?;
         let throughput = self.throughput(bench.steps)?;
+        let peak_memory_bytes = memory.peak();
+        // The rest is of launches. A graph's memory is its own, and they would need theirs beside it.
+        if let Some(learner) = &mut self.learner {
+            learner.recorded = RecordedPasses::default();
+        }
         let profile = self.profile(bench.steps.min(MOST_PROFILED))?;
         let operations = self.operations(bench.steps.min(MOST_RECORDED))?;
-        let peak_memory_bytes = memory.peak();
         let pools = self.device.memory_pool_report().unwrap_or_default();
         let pools = pools.into_iter().map(|pool| Pool {
             page_size: pool.page_size,
@@ -223,7 +230,8 @@ impl Stepper {
 
     /// One step, as training makes it or with a `watch` that is told when a phase is through; returns its target tokens.
     fn step(&mut self, watch: Option<&mut dyn FnMut(Phase)>) -> Result<u64, Trouble> {
-        let learner = self.learner.take().ok_or(Trouble::Ended)?;
+        let mut learner = self.learner.take().ok_or(Trouble::Ended)?;
+        learner.seed = Some(self.made as u64);
         let batches = &self.batches[self.made % self.batches.len()];
         self.made += 1;
         let clip_norm = self.lesson.optimizer.clip_norm;

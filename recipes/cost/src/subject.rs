@@ -53,6 +53,8 @@ pub struct Lesson {
     pub terms: LossTerms,
     /// Whether blocks are computed again in backward.
     pub recompute: bool,
+    /// Whether a GPU that keeps graphs records the passes of a step.
+    pub recorded: bool,
     /// What updates the weights.
     pub optimizer: OptimizerConfig,
 }
@@ -169,6 +171,7 @@ impl Lesson {
             objective,
             terms: train.loss_terms(),
             recompute: train.recompute,
+            recorded: train.graph,
             optimizer,
         }
     }

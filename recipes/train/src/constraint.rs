@@ -76,6 +76,19 @@ impl Rounding {
 }
 
 impl Constraint {
+    /// Whether weights move as the optimizer moves them, and are computed with as they are.
+    pub(crate) fn is_free(&self) -> bool {
+        let Self {
+            masks,
+            rounded,
+            pruned,
+            adapters,
+            // Said of what is stored at the end.
+            forms: _,
+        } = self;
+        masks.is_empty() && rounded.is_empty() && pruned.is_empty() && adapters.is_empty()
+    }
+
     /// Keeps the zeros of pruned weights, and the form of every tensor. Packed tensors have to be rounded; see
     /// [`Constraint::rounding`].
     pub(crate) fn of_stored(

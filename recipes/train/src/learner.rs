@@ -1,10 +1,14 @@
 //! One update: forward, backward, accumulate, check, clip, step.
 
+use std::mem;
 use std::time::Duration;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor};
-use kiln_fused::{GradientScale, LossOptions, LossTerms, clip_factor, on_device_thread};
+use kiln_backbone::with_step_seed;
+use kiln_fused::{
+    GradientScale, LossOptions, LossTerms, clip_factor, on_device_thread, runs_behind,
+};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 use serde::{Deserialize, Serialize};
@@ -15,6 +19,7 @@ use crate::constraint::Constraint;
 use crate::loss::DeviceBatch;
 use crate::optimizer::{TrainOptimizer, global_norm, scale, square_sum};
 use crate::recompute::Stream;
+use crate::recorded::{Found, Given, Inputs, RecordedPasses, seed_on};
 use crate::replicas::Share;
 use crate::scale::LossScale;
 
@@ -33,6 +38,11 @@ pub struct Learner {
     /// Whether backward computes the blocks again instead of keeping their activations; not with a teacher, whose losses look at the
     /// whole model at once, nor with dropout.
     pub recompute: bool,
+    /// What dropout's masks of the next update follow from on a device that runs behind; none draws them from the generator of the
+    /// device, and then nothing is recorded.
+    pub seed: Option<u64>,
+    /// The passes of an update as one graph of the device, where they are recorded.
+    pub recorded: RecordedPasses,
 }
 
 /// A part of an update.
@@ -80,6 +90,8 @@ impl Learner {
             scale: None,
             terms: LossTerms::default(),
             recompute: false,
+            seed: None,
+            recorded: RecordedPasses::default(),
         }
     }
 
@@ -128,11 +140,11 @@ impl Learner {
         if share.is_none() && matches!(loss, Loss::CrossEntropy) {
             return on_device_thread(device, move || {
                 let loss = &mut Loss::CrossEntropy;
-                self.update_all(batches, loss, rates, device, None, &mut |_| ())
+                self.update_all(batches, loss, rates, device, None, None)
             });
         }
         // A teacher may be on another device, and replicas wait for each other: they are not held up on a device's thread.
-        self.update_all(batches, loss, rates, device, share, &mut |_| ())
+        self.update_all(batches, loss, rates, device, share, None)
     }
 
     /// [`Learner::update`], where `watch` is told of every phase when all its work is given to the device: of the first three for
@@ -154,31 +166,109 @@ impl Learner {
             clip_norm,
             pruned: None,
         };
-        self.update_all(batches, loss, rates, device, None, watch)
+        self.update_all(batches, loss, rates, device, None, Some(watch))
     }
 
     fn update_all(
-        self,
+        mut self,
         batches: &[TokenBatch],
         loss: &mut Loss<'_>,
         rates: Rates,
         device: &Device,
         share: Option<Share<'_>>,
-        watch: &mut dyn FnMut(Phase),
+        watch: Option<&mut dyn FnMut(Phase)>,
     ) -> Result<(Self, Update), TrainError> {
         let counted = || batches.iter().map(TokenBatch::num_tokens).sum();
         let tokens = share.map_or_else(counted, |share| share.tokens);
         let loss_scale = self.scale.map_or(1.0, |scale| scale.factor());
-        let mut accumulator = GradientsAccumulator::new();
-        let seen = self.seen();
         let options = LossOptions {
             terms: self.terms,
             // Without targets there is no mean, which is found out below.
             divisor: tokens.max(1) as f64 / loss_scale,
             ..LossOptions::default()
         };
+        let is_taught = matches!(loss, Loss::Distill { .. });
+        let mut recorded = mem::take(&mut self.recorded);
+        let given = Given {
+            batches,
+            seed: self.seed.filter(|_| runs_behind(device)),
+            options,
+        };
+        // What is watched is given phase by phase, and what weights keep to may change from step to step.
+        let may_record =
+            watch.is_none() && share.is_none() && !is_taught && self.constraint.is_free();
+        let repeated = match may_record {
+            true => recorded.find(&self.model, given, device, &|inputs| {
+                let loss = &mut Loss::CrossEntropy;
+                self.passes(given, Some(inputs), loss, device, &mut |_| ())
+            })?,
+            false => None,
+        };
+        self.recorded = recorded;
+        let mut unwatched = |_| ();
+        let watch = watch.unwrap_or(&mut unwatched);
+        let (mut grads, mut sums) = match repeated {
+            Some(found) => found,
+            None => self.passes(given, None, loss, device, watch)?,
+        };
+        if let Some(share) = share {
+            (grads, sums) = share.add_up(&self.seen(), grads, sums)?;
+        }
+        let measured = Measured {
+            sums,
+            tokens,
+            is_taught,
+            has_terms: !self.terms.is_plain(),
+            teacher_time: loss.teacher_time(),
+        };
+        let step = Step { rates, loss_scale };
+        self.constraint.mask(&mut grads);
+        self.constraint.learn(&self.model, &mut grads);
+        let done = match self.optimizer.scale_on(device) {
+            Some(scale) => self.step_ahead(measured, step, grads, &scale),
+            None => self.step_when_known(measured, step, grads),
+        };
+        let (learner, update) = done;
+        let done = learner.pruned(rates.pruned);
+        watch(Phase::Optimizer);
+        Ok((done, update))
+    }
+
+    /// Forward and backward passes of all batches: gradients, and [`BatchLoss::sums`] one after the other. `inputs` are what they read on
+    /// the device, if it is there.
+    fn passes(
+        &self,
+        given: Given<'_>,
+        inputs: Option<&Inputs>,
+        loss: &mut Loss<'_>,
+        device: &Device,
+        watch: &mut dyn FnMut(Phase),
+    ) -> Result<Found, TrainError> {
+        let on_device = inputs.map(|inputs| &inputs.batches[..]);
+        let seed = match inputs {
+            Some(inputs) => inputs.seed.clone(),
+            None => given.seed.map(|seed| seed_on(device, seed)),
+        };
+        let mut passes = || self.pass_through(given, on_device, loss, device, watch);
+        match seed {
+            Some(seed) => with_step_seed(seed, passes),
+            None => passes(),
+        }
+    }
+
+    fn pass_through(
+        &self,
+        given: Given<'_>,
+        inputs: Option<&[DeviceBatch]>,
+        loss: &mut Loss<'_>,
+        device: &Device,
+        watch: &mut dyn FnMut(Phase),
+    ) -> Result<Found, TrainError> {
+        let mut accumulator = GradientsAccumulator::new();
+        let seen = self.seen();
+        let options = given.options;
         let mut sums = Vec::new();
-        for batch in batches {
+        for (number, batch) in given.batches.iter().enumerate() {
             // Only a share of a batch can be without targets.
             if batch.num_tokens() == 0 {
                 // Those of a plain batch; replicas have no teacher.
@@ -186,7 +276,10 @@ impl Learner {
                 sums.push(Tensor::zeros([count], &device.clone().inner()));
                 continue;
             }
-            let on_device = DeviceBatch::new(batch, device);
+            let on_device = match inputs {
+                Some(inputs) => inputs[number].clone(),
+                None => DeviceBatch::new(batch, device),
+            };
             watch(Phase::Data);
             let mut found = |grads| {
                 let grads = GradientsParams::from_grads(grads, &seen);
@@ -206,31 +299,7 @@ impl Learner {
             });
             watch(Phase::Backward);
         }
-        let mut grads = accumulator.grads();
-        let mut sums = Tensor::cat(sums, 0);
-        if let Some(share) = share {
-            (grads, sums) = share.add_up(&seen, grads, sums)?;
-        }
-        let measured = Measured {
-            sums,
-            tokens,
-            is_taught: matches!(loss, Loss::Distill { .. }),
-            has_terms: !self.terms.is_plain(),
-            teacher_time: loss.teacher_time(),
-        };
-        // Nothing else may hold the weights, which are updated in place.
-        drop(seen);
-        let step = Step { rates, loss_scale };
-        self.constraint.mask(&mut grads);
-        self.constraint.learn(&self.model, &mut grads);
-        let done = match self.optimizer.scale_on(device) {
-            Some(scale) => self.step_ahead(measured, step, grads, &scale),
-            None => self.step_when_known(measured, step, grads),
-        };
-        let (learner, update) = done;
-        let done = learner.pruned(rates.pruned);
-        watch(Phase::Optimizer);
-        Ok((done, update))
+        Ok((accumulator.grads(), Tensor::cat(sums, 0)))
     }
 
     /// Gradients of a batch's cross-entropy, a block at a time, and the batch's sums.

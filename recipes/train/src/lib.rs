@@ -31,6 +31,7 @@ mod prune;
 mod quantize;
 mod recipe;
 mod recompute;
+mod recorded;
 mod replicas;
 mod report;
 mod run;
@@ -71,6 +72,7 @@ pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
+pub use recorded::RecordedPasses;
 pub use replicas::check_shared;
 pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use scale::LossScale;

@@ -5,10 +5,12 @@ use kiln_fused::{
     LinearLoss, LossOptions, LossTerms, cross_entropy, cross_entropy_sum, linear_cross_entropy,
     select_rows,
 };
+use kiln_graph::{GraphError, write_ids};
 use kiln_loader::TokenBatch;
 use kiln_zoo::{LanguageModel, ModelError};
 
 /// A batch on a device. Of its `[batch, seq]` positions, those whose target counts are numbered in row-major order.
+#[derive(Clone)]
 pub struct DeviceBatch {
     /// Token ids `[batch, seq]`.
     pub inputs: Tensor<2, Int>,
@@ -18,21 +20,56 @@ pub struct DeviceBatch {
     pub places: Option<Tensor<1, Int>>,
 }
 
-impl DeviceBatch {
-    /// Copies a batch to a device.
-    pub fn new(batch: &TokenBatch, device: &Device) -> Self {
-        let inputs: Vec<i32> = batch.inputs.iter().map(|&id| id as i32).collect();
-        let ids = |values: Vec<i32>| {
-            let shape = [values.len()];
-            Tensor::<1, Int>::from_data(TensorData::new(values, shape), device)
-        };
+/// A batch in the numbers that a device has.
+struct Ids {
+    inputs: Vec<i32>,
+    targets: Vec<i32>,
+    places: Option<Vec<i32>>,
+}
+
+impl Ids {
+    fn of(batch: &TokenBatch) -> Self {
         let places: Vec<_> = (0..batch.mask.len()).filter(|at| batch.mask[*at]).collect();
         let targets = places.iter().map(|&at| batch.targets[at] as i32).collect();
         let all = places.len() == batch.mask.len();
         Self {
+            inputs: batch.inputs.iter().map(|&id| id as i32).collect(),
+            targets,
+            places: (!all).then(|| places.iter().map(|&at| at as i32).collect()),
+        }
+    }
+}
+
+impl DeviceBatch {
+    /// Copies a batch to a device.
+    pub fn new(batch: &TokenBatch, device: &Device) -> Self {
+        let Ids {
+            inputs,
+            targets,
+            places,
+        } = Ids::of(batch);
+        let ids = |values: Vec<i32>| {
+            let shape = [values.len()];
+            Tensor::<1, Int>::from_data(TensorData::new(values, shape), device)
+        };
+        Self {
             inputs: ids(inputs).reshape([batch.batch, batch.seq]),
             targets: ids(targets),
-            places: (!all).then(|| ids(places.iter().map(|&at| at as i32).collect())),
+            places: places.map(ids),
+        }
+    }
+
+    /// Puts another batch of the same shape where this one is.
+    ///
+    /// # Errors
+    /// Those of [`write_ids`].
+    pub(crate) fn write(&self, batch: &TokenBatch) -> Result<(), GraphError> {
+        let ids = Ids::of(batch);
+        write_ids(self.inputs.clone().inner(), &ids.inputs)?;
+        write_ids(self.targets.clone().inner(), &ids.targets)?;
+        match (&self.places, &ids.places) {
+            (Some(at), Some(places)) => write_ids(at.clone().inner(), places),
+            _ => Ok(()),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::learner::Learner;
 use crate::objective::mix;
 use crate::projection;
 use crate::recipe::{Resolved, TrainRecipe};
+use crate::recorded::RecordedPasses;
 use crate::scale::LossScale;
 use crate::state::{self, Position};
 
@@ -154,6 +155,8 @@ impl Setup {
             scale: restored.position.loss_scale,
             terms: self.recipe().train.loss_terms(),
             recompute: self.recipe().train.recompute,
+            seed: None,
+            recorded: RecordedPasses::new(self.recipe().train.graph),
         };
         // What was zero is the smallest.
         let learner = learner.pruned(self.zeros_after(restored.position.step));
@@ -192,6 +195,8 @@ impl Setup {
             scale: LossScale::of(self.recipe().precision),
             terms: self.recipe().train.loss_terms(),
             recompute: self.recipe().train.recompute,
+            seed: None,
+            recorded: RecordedPasses::new(self.recipe().train.graph),
         };
         learner.pruned(self.zeros_after(0))
     }

@@ -89,6 +89,7 @@ impl<'a> Loop<'a> {
                 None => None,
             };
             reseed();
+            learner.seed = Some(seed);
             let decay = recipe.schedule.fraction(step, steps, self.share_of_time());
             let rate = recipe.optimizer.learning_rate * decay;
             let rates = Rates {
@@ -116,6 +117,9 @@ impl<'a> Loop<'a> {
                     team.update(learner, &micro, rates, &training, (seed, noted))?
                 }
             };
+            if let Some(news) = learner.recorded.take_news() {
+                self.log.message(&format!("step {step}: {news}"));
+            }
             self.position.step = step + 1;
             self.position.tokens += update.tokens;
             self.position.loss_scale = learner.scale;

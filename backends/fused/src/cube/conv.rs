@@ -14,10 +14,16 @@ use super::{
 
 /// Positions of a run: enough to make up for the rows around it that are read twice.
 const RUN: usize = 16;
-/// Numbers that a unit of the gradient has of a row: of more it would keep so much in registers that few units run at once.
-const BACK_WIDE: usize = 4;
+/// Bytes that a unit of the gradient has of a row: of more it would keep so much in registers that few units run at once.
+const BACK_BYTES: usize = 8;
 /// Taps up to which loops over them are unrolled.
 const UNROLLED: usize = 16;
+/// Taps up to which rows on their way fit into registers beside them.
+const AHEAD_UNTIL: usize = 4;
+/// Rows on their way at a time, to hide how long each takes.
+const AHEAD: usize = 8;
+/// Taps that are loaded at once, if channels have a multiple of them.
+const TAP_VECTOR: usize = 4;
 
 /// What is fixed when a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +36,26 @@ struct Format {
 impl Format {
     fn unrolled(self) -> bool {
         self.width <= UNROLLED
+    }
+
+    /// Whether steps are unrolled, with [`AHEAD`] rows on their way; else it is one.
+    fn looks_ahead(self) -> bool {
+        self.width <= AHEAD_UNTIL
+    }
+
+    fn ahead(self) -> usize {
+        match self.looks_ahead() {
+            true => AHEAD,
+            false => 1,
+        }
+    }
+
+    /// Taps of a channel that are loaded or stored at once.
+    fn tap_vector(self) -> usize {
+        match self.width.is_multiple_of(TAP_VECTOR) {
+            true => TAP_VECTOR,
+            false => 1,
+        }
     }
 }
 
@@ -55,6 +81,7 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, past: usize, silu: bool
     let wide = vector(&x, channels);
     let runs = seq.div_ceil(RUN);
     let total = batch * runs * channels / wide;
+    let format = Format { width, silu };
     let dim = CubeDim::new_1d(CUBE_UNITS);
     // SAFETY: rows that are not there are neither read nor written, and surplus units leave at once.
     unsafe {
@@ -64,11 +91,12 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, past: usize, silu: bool
             dim,
             address_type!(x, y),
             wide,
+            format.tap_vector(),
             x.clone().into_buffer_arg(),
             taps.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             LanesLaunch::new(past, length, channels / wide, runs, total),
-            Format { width, silu },
+            format,
         ));
     }
     y
@@ -89,10 +117,11 @@ pub(super) fn adjoint(
     let weight_type = weight.dtype;
     let taps = packed(weight, DType::F32);
     let d_x = empty_like(&x);
-    let wide = vector(&x, channels).min(BACK_WIDE);
+    let wide = vector(&x, channels).min(BACK_BYTES / x.dtype.size());
     let runs = length.div_ceil(RUN);
     let partial = empty(&x, [batch * runs, channels * width], DType::F32);
     let total = batch * runs * channels / wide;
+    let format = Format { width, silu };
     let dim = CubeDim::new_1d(CUBE_UNITS);
     // SAFETY: as in `forward`; every run has a row of partial sums.
     unsafe {
@@ -102,13 +131,14 @@ pub(super) fn adjoint(
             dim,
             address_type!(x, partial),
             wide,
+            format.tap_vector(),
             x.clone().into_buffer_arg(),
             taps.into_buffer_arg(),
             grad.into_buffer_arg(),
             d_x.clone().into_buffer_arg(),
             partial.clone().into_buffer_arg(),
             LanesLaunch::new(past, length, channels / wide, runs, total),
-            Format { width, silu },
+            format,
         ));
     }
     let d_weight = burn_cubecl::ops::reshape(sum_rows(partial), [channels, width].into());
@@ -147,21 +177,30 @@ fn stored_before<E: Float, N: Size>(
 
 /// A unit's taps, of `[channels, width]`.
 #[cube]
-fn load_taps<N: Size>(
-    taps: &[f32],
+fn load_taps<N: Size, T: Size>(
+    taps: &[Vector<f32, T>],
     channel: usize,
     #[comptime] format: Format,
 ) -> Array<Vector<f32, N>> {
     let mut held = Array::<Vector<f32, N>>::new(comptime!(format.width));
+    let vectors = comptime!(format.width / format.tap_vector());
     #[unroll(format.unrolled())]
-    for tap in 0..comptime!(format.width) {
-        let mut each = Vector::<f32, N>::new(0.0f32);
+    for number in 0..vectors {
         #[unroll]
-        for i in 0..each.vector_size() {
-            let at = channel * each.vector_size() + i;
-            each.insert(i, taps[at * comptime!(format.width) + tap]);
+        for tap in 0..comptime!(format.tap_vector()) {
+            held[number * comptime!(format.tap_vector()) + tap] = Vector::<f32, N>::new(0.0f32);
         }
-        held[tap] = each;
+        #[unroll]
+        for i in 0..N::value() {
+            let of_channel = taps[(channel * N::value() + i) * vectors + number];
+            #[unroll]
+            for tap in 0..comptime!(format.tap_vector()) {
+                let at = number * comptime!(format.tap_vector()) + tap;
+                let mut each = held[at];
+                each.insert(i, of_channel.extract(tap));
+                held[at] = each;
+            }
+        }
     }
     held
 }
@@ -193,9 +232,9 @@ fn weigh<N: Size>(
 
 /// Unit `(batch, run, vector of channels)`.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn convolve<E: Float, N: Size>(
+fn convolve<E: Float, N: Size, T: Size>(
     x: &[Vector<E, N>],
-    taps: &[f32],
+    taps: &[Vector<f32, T>],
     y: &mut [Vector<E, N>],
     lanes: Lanes,
     #[comptime] format: Format,
@@ -208,16 +247,29 @@ fn convolve<E: Float, N: Size>(
     let batch = ABSOLUTE_POS / lanes.channels / lanes.runs;
     let seq = lanes.length - lanes.past;
     let first = batch * lanes.length * lanes.channels + channel;
-    let taps = load_taps::<N>(taps, channel, format);
+    let taps = load_taps::<N, T>(taps, channel, format);
     let start = run * RUN;
+    let begin = lanes.past + start;
+    let (length, channels) = (lanes.length, lanes.channels);
+    let ahead = comptime!(format.ahead());
+    let mut coming = Array::<Vector<E, N>>::new(ahead);
+    #[unroll]
+    for i in 0..ahead {
+        coming[i] = stored_before::<E, N>(x, first, begin + i, 0usize, length, channels);
+    }
     let mut window = Array::<Vector<f32, N>>::new(comptime!(format.width));
     #[unroll(format.unrolled())]
     for i in 0..comptime!(format.width) {
-        window[i] = row_before::<E, N>(x, first, lanes.past + start, i + 1, &lanes);
+        window[i] = row_before::<E, N>(x, first, begin, i + 1, &lanes);
     }
-    for t in start..min(start + RUN, seq) {
+    #[unroll(format.looks_ahead())]
+    for step in 0..RUN {
+        let t = start + step;
         shift::<N>(&mut window, format);
-        window[0] = row_before::<E, N>(x, first, lanes.past + t, 0usize, &lanes);
+        window[0] = Vector::<f32, N>::cast_from(coming[step % ahead]);
+        // What is loaded for steps that there are none of is never read.
+        let row = begin + step + ahead;
+        coming[step % ahead] = stored_before::<E, N>(x, first, row, 0usize, length, channels);
         let mut u = weigh::<N>(&window, &taps, format);
         if comptime!(format.silu) {
             #[unroll]
@@ -226,19 +278,21 @@ fn convolve<E: Float, N: Size>(
                 u.insert(i, each * sigmoid(each));
             }
         }
-        y[(batch * seq + t) * lanes.channels + channel] = Vector::<E, N>::cast_from(u);
+        if t < seq {
+            y[(batch * seq + t) * lanes.channels + channel] = Vector::<E, N>::cast_from(u);
+        }
     }
 }
 
 /// `d u = g s (1 + u (1 - s))`, `d x_s = sum_j w_j d u_{s + (width - 1) - j}` and `d w_j = sum_t d u_t x_{t - (width - 1) + j}`, from the
 /// last row of a run to its first. The rows after the run are walked as well, for what they give to those in it.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn convolve_back<E: Float, N: Size>(
+fn convolve_back<E: Float, N: Size, T: Size>(
     x: &[Vector<E, N>],
-    taps: &[f32],
+    taps: &[Vector<f32, T>],
     grad: &[Vector<E, N>],
     d_x: &mut [Vector<E, N>],
-    partial: &mut [f32],
+    partial: &mut [Vector<f32, T>],
     lanes: Lanes,
     #[comptime] format: Format,
 ) {
@@ -251,7 +305,7 @@ fn convolve_back<E: Float, N: Size>(
     let batch = ABSOLUTE_POS / lanes.channels / lanes.runs;
     let seq = lanes.length - lanes.past;
     let first = batch * lanes.length * lanes.channels + channel;
-    let taps = load_taps::<N>(taps, channel, format);
+    let taps = load_taps::<N, T>(taps, channel, format);
     let start = run * RUN;
     let end = start + RUN;
     let zero = Vector::<f32, N>::new(0.0f32);
@@ -266,20 +320,32 @@ fn convolve_back<E: Float, N: Size>(
         slopes[i] = zero;
         d_taps[i] = zero;
     }
-    // The rows of the next step are loaded while this one is worked on. The gradient has no rows for those of the past.
+    // The rows of the next steps are loaded while this one is worked on. The gradient has no rows for those of the past.
     let (length, channels) = (lanes.length, lanes.channels);
     let after = lanes.past + 1;
     let first_grad = batch * seq * lanes.channels + channel;
-    let mut coming = stored_before::<E, N>(x, first, last, width, length, channels);
-    let mut coming_grad = stored_before::<E, N>(grad, first_grad, last, after, seq, channels);
+    let ahead = comptime!(format.ahead());
+    let mut coming = Array::<Vector<E, N>>::new(ahead);
+    let mut coming_grad = Array::<Vector<E, N>>::new(ahead);
+    #[unroll]
+    for i in 0..ahead {
+        // Rows below the first are none.
+        coming[i] = stored_before::<E, N>(x, first, last, width + i, length, channels);
+        let back = after + i;
+        coming_grad[i] = stored_before::<E, N>(grad, first_grad, last, back, seq, channels);
+    }
+    #[unroll(format.looks_ahead())]
     for step in 0..comptime!(RUN + width - 1) {
         let row = last - 1 - step;
         shift::<N>(&mut rows, format);
         shift::<N>(&mut slopes, format);
-        let next = stored_before::<E, N>(x, first, row, width, length, channels);
-        let next_grad = stored_before::<E, N>(grad, first_grad, row, after, seq, channels);
-        rows[0] = Vector::<f32, N>::cast_from(coming);
-        let mut slope = Vector::<f32, N>::cast_from(coming_grad);
+        rows[0] = Vector::<f32, N>::cast_from(coming[step % ahead]);
+        let mut slope = Vector::<f32, N>::cast_from(coming_grad[step % ahead]);
+        let back = step + ahead;
+        coming[step % ahead] =
+            stored_before::<E, N>(x, first, last, width + back, length, channels);
+        coming_grad[step % ahead] =
+            stored_before::<E, N>(grad, first_grad, last, after + back, seq, channels);
         if comptime!(format.silu) {
             let mut u = zero;
             #[unroll(format.unrolled())]
@@ -302,17 +368,21 @@ fn convolve_back<E: Float, N: Size>(
             let value = weigh::<N>(&slopes, &taps, format);
             d_x[first + row * lanes.channels] = Vector::<E, N>::cast_from(value);
         }
-        coming = next;
-        coming_grad = next_grad;
     }
     // A row of partial sums has the taps of a channel beside each other, as the weight has them.
-    let sums = ((batch * lanes.runs + run) * lanes.channels + channel) * width;
+    let vectors = comptime!(format.width / format.tap_vector());
+    let sums = ((batch * lanes.runs + run) * lanes.channels + channel) * N::value();
     #[unroll(format.unrolled())]
-    for tap in 0..width {
-        let each = d_taps[tap];
+    for number in 0..vectors {
         #[unroll]
-        for i in 0..each.vector_size() {
-            partial[sums * each.vector_size() + i * width + tap] = each.extract(i);
+        for i in 0..N::value() {
+            let mut of_channel = Vector::<f32, T>::new(0.0f32);
+            #[unroll]
+            for tap in 0..comptime!(format.tap_vector()) {
+                let each = d_taps[number * comptime!(format.tap_vector()) + tap];
+                of_channel.insert(tap, each.extract(i));
+            }
+            partial[(sums + i) * vectors + number] = of_channel;
         }
     }
 }

@@ -39,10 +39,15 @@ macro_rules! elementwise {
     }};
 }
 
+/// Whether numbers have 16 bits.
+fn is_narrow(tensor: &CubeTensor) -> bool {
+    tensor.dtype.size() == 2
+}
+
 pub(super) fn gelu(x: CubeTensor) -> CubeTensor {
     let x = into_contiguous(x);
     let y = empty_like(&x);
-    elementwise!(gelu_value, [x, y]);
+    elementwise!(gelu_value, [x, y], is_narrow(&x));
     y
 }
 
@@ -50,7 +55,7 @@ pub(super) fn gelu_adjoint(x: CubeTensor, grad: CubeTensor) -> CubeTensor {
     let x = into_contiguous(x);
     let grad = packed(grad, x.dtype);
     let d_x = empty_like(&x);
-    elementwise!(gelu_gradient, [x, grad, d_x]);
+    elementwise!(gelu_gradient, [x, grad, d_x], is_narrow(&x));
     d_x
 }
 
@@ -107,7 +112,12 @@ pub(super) fn softplus_adjoint(x: CubeTensor, grad: CubeTensor) -> CubeTensor {
 
 /// `x Phi(x)`
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn gelu_value<E: Float, N: Size>(x: &[Vector<E, N>], y: &mut [Vector<E, N>], total: usize) {
+fn gelu_value<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    y: &mut [Vector<E, N>],
+    total: usize,
+    #[comptime] coarse: bool,
+) {
     if ABSOLUTE_POS >= total {
         terminate!();
     }
@@ -116,7 +126,7 @@ fn gelu_value<E: Float, N: Size>(x: &[Vector<E, N>], y: &mut [Vector<E, N>], tot
     #[unroll]
     for i in 0..x.vector_size() {
         let x = x.extract(i);
-        value.insert(i, x * normal(x).below);
+        value.insert(i, x * normal(x, coarse).below);
     }
     y[ABSOLUTE_POS] = Vector::<E, N>::cast_from(value);
 }
@@ -128,6 +138,7 @@ fn gelu_gradient<E: Float, N: Size>(
     grad: &[Vector<E, N>],
     d_x: &mut [Vector<E, N>],
     total: usize,
+    #[comptime] coarse: bool,
 ) {
     if ABSOLUTE_POS >= total {
         terminate!();
@@ -137,7 +148,7 @@ fn gelu_gradient<E: Float, N: Size>(
     #[unroll]
     for i in 0..x.vector_size() {
         let x = x.extract(i);
-        let normal = normal(x);
+        let normal = normal(x, coarse);
         slope.insert(i, normal.below + x * normal.density);
     }
     let grad = Vector::<f32, N>::cast_from(grad[ABSOLUTE_POS]);

@@ -13,6 +13,7 @@
 mod cayley;
 mod conv;
 mod device;
+mod dropout;
 mod elementwise;
 mod head;
 mod loss;

@@ -445,3 +445,49 @@ fn results_do_not_depend_on_threads_or_runs() {
         assert!(with(threads) == one, "{threads} threads");
     }
 }
+
+/// What is dropped follows from the seed and the place alone, whatever the shape: the kernel drops what the definition on the host does,
+/// forward and backward.
+#[test]
+fn dropout() {
+    let seed = |words: [i32; 2], device: &Device| {
+        Tensor::<1, Int>::from_data(TensorData::from(words), device)
+    };
+    let on_host = Device::flex().autodiff();
+    let mut dropped = 0;
+    for (shape, words, probability) in [
+        ([1, 1], [5, 9], 0.5),
+        ([3, 17], [1, 2], 0.2),
+        ([70, 512], [1 << 29, 12345], 0.1),
+        ([70, 512], [12345, 1 << 29], 0.1),
+        ([9, 30], [7, 7], 0.9),
+    ] {
+        let x = random(shape, 4);
+        let by_definition = Tensor::<2>::from_data(x.clone().inner().into_data(), &on_host);
+        let [x, by_definition] = [x, by_definition].map(Tensor::require_grad);
+        let found = fused::dropout(x.clone(), probability, seed(words, &x.device()));
+        let exact = fused::dropout(by_definition.clone(), probability, seed(words, &on_host));
+        let weights = random(shape, 99).into_data();
+        let slope = |x: &Tensor<2>, y: &Tensor<2>| {
+            let weights = Tensor::<2>::from_data(weights.clone(), &y.device());
+            let grads = (y.clone() * weights).sum().backward();
+            values(x.grad(&grads).unwrap())
+        };
+        assert_eq!(
+            slope(&x, &found),
+            slope(&by_definition, &exact),
+            "{shape:?}"
+        );
+        assert_eq!(values(found.clone()), values(exact), "{shape:?}");
+        let zeros = values(found).into_iter().filter(|&y| y == 0.0).count();
+        dropped += zeros;
+        let count = (shape[0] * shape[1]) as f64;
+        let off = (zeros as f64 - count * probability).abs();
+        // Five standard deviations.
+        assert!(off <= 5.0 * (count * probability * (1.0 - probability)).sqrt() + 1.0);
+    }
+    assert!(dropped > 0);
+    let x = random([2, 3], 1);
+    let none = fused::dropout(x.clone(), 0.0, seed([1, 1], &x.device()));
+    assert_eq!(bits(none), bits(x));
+}

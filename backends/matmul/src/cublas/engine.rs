@@ -10,12 +10,17 @@ use burn_cubecl::cubecl::device::DeviceId;
 use cudarc::{
     cublaslt::{result, sys as lt},
     driver::{
-        result::{event, malloc_sync, stream},
+        result::{event, free_sync, malloc_sync, stream},
         sys::{self, CUevent_flags, CUevent_wait_flags},
     },
 };
 
 use super::plan::{Plan, Problem, WORKSPACE};
+
+/// Calls of a trial.
+const TRIALS: usize = 5;
+/// How much longer an algorithm may take and still be as fast as another.
+const AS_FAST: f32 = 1.01;
 
 /// Whether the library can be loaded.
 pub(super) fn library_found() -> bool {
@@ -62,28 +67,43 @@ pub(super) fn check(device: DeviceId) -> Result<(), String> {
     with_engine(device, |_| ())
 }
 
-/// Enqueues `d = a b` behind everything that was enqueued on the device; false if the library has no algorithm for it.
+/// Enqueues `d = a b` behind everything that was enqueued on the device, or on the stream that is recorded; false if the library has no
+/// algorithm for it.
 ///
 /// # Safety
 /// The context of the device must be current, and the addresses those of matrices as the problem says, whose memory is not
 /// written by work that does not wait for the device's queue.
-pub(super) unsafe fn enqueue(device: DeviceId, problem: Problem, at: [u64; 3]) -> bool {
+pub(super) unsafe fn enqueue(
+    device: DeviceId,
+    problem: Problem,
+    at: [u64; 3],
+    recorded: Option<sys::CUstream>,
+) -> bool {
     with_engine(device, |engine| {
         let handle = engine.handle;
-        let plan = engine
-            .plans
-            .entry(problem)
-            .or_insert_with(|| Plan::new(handle, &problem).ok());
+        let known = engine.plans.get(&problem).copied();
+        let plan = known.unwrap_or_else(|| {
+            // SAFETY: as the caller promises.
+            let chosen = unsafe { engine.choose(&problem, at, recorded.is_some()) };
+            engine.plans.insert(problem, chosen);
+            chosen
+        });
         let Some(plan) = plan else {
             return false;
         };
         let [before, after] = engine.events;
         // SAFETY: events, stream and context are live, the addresses are as the caller promises.
         let done = unsafe {
-            between(engine.context, engine.stream, before, after, || {
-                plan.enqueue(handle, at, engine.workspace, engine.stream.cast())
+            let on = |stream: sys::CUstream| {
+                plan.enqueue(handle, at, engine.workspace, stream.cast())
                     .map_err(|error| error.to_string())
-            })
+            };
+            match recorded {
+                Some(stream) => on(stream),
+                None => between(engine.context, engine.stream, before, after, || {
+                    on(engine.stream)
+                }),
+            }
         };
         if let Err(reason) = done {
             panic!("cuBLASLt failed on {problem:?}: {reason}");
@@ -118,6 +138,68 @@ unsafe fn between(
 }
 
 impl Engine {
+    /// The fastest of the algorithms that the library proposes; the first of them where none can be tried, as on a device that records.
+    unsafe fn choose(&self, problem: &Problem, at: [u64; 3], recording: bool) -> Option<Plan> {
+        let plans = Plan::candidates(self.handle, problem).ok()?;
+        let first = *plans.first()?;
+        if recording || plans.len() == 1 {
+            return Some(first);
+        }
+        // SAFETY: as the caller promises.
+        let times = unsafe { self.times(&plans, problem, at) }.unwrap_or_default();
+        let least = times.iter().copied().fold(f32::INFINITY, f32::min);
+        // What is as fast within the jitter of a trial is left to the library's judgement.
+        let chosen = times.iter().position(|&time| time <= least * AS_FAST);
+        Some(chosen.map_or(first, |chosen| plans[chosen]))
+    }
+
+    /// Milliseconds that each plan takes on the operands, into memory of its own.
+    unsafe fn times(
+        &self,
+        plans: &[Plan],
+        problem: &Problem,
+        [a, b, _]: [u64; 3],
+    ) -> Result<Vec<f32>, String> {
+        let failed = |what: &'static str| move |error| format!("{what}: {error}");
+        // SAFETY: operands are as the caller promises; the scratch is as large as the product, and is freed when the device is through.
+        unsafe {
+            sys::cuCtxSynchronize()
+                .result()
+                .map_err(failed("cuCtxSynchronize"))?;
+            let scratch = malloc_sync(problem.product_bytes()).map_err(failed("cuMemAlloc"))?;
+            let timer = || event::create(CUevent_flags::CU_EVENT_DEFAULT);
+            let [start, end] =
+                [timer(), timer()].map(|event| event.map_err(failed("cuEventCreate")));
+            let (start, end) = (start?, end?);
+            let trial = |plan: &Plan| {
+                let run = |times: usize| {
+                    (0..times).try_for_each(|_| {
+                        let at = [a, b, scratch];
+                        let done =
+                            plan.enqueue(self.handle, at, self.workspace, self.stream.cast());
+                        done.map_err(|error| error.to_string())
+                    })
+                };
+                run(1)?;
+                event::record(start, self.stream).map_err(failed("cuEventRecord"))?;
+                run(TRIALS)?;
+                event::record(end, self.stream).map_err(failed("cuEventRecord"))?;
+                event::synchronize(end).map_err(failed("cuEventSynchronize"))?;
+                event::elapsed(start, end).map_err(failed("cuEventElapsedTime"))
+            };
+            // An algorithm that fails is none.
+            let times = plans
+                .iter()
+                .map(|plan| trial(&plan.alone()).unwrap_or(f32::INFINITY))
+                .collect();
+            for event in [start, end] {
+                event::destroy(event).map_err(failed("cuEventDestroy"))?;
+            }
+            free_sync(scratch).map_err(failed("cuMemFree"))?;
+            Ok(times)
+        }
+    }
+
     /// An engine in the current context, if its driver has events of contexts.
     unsafe fn new() -> Result<Self, String> {
         let failed = |what: &'static str| move |error| format!("{what}: {error}");

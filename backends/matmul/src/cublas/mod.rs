@@ -4,10 +4,13 @@
 //! The runtime enqueues its kernels on streams that it keeps to itself. The library's work goes to a stream of ours, between two
 //! events of the context: it begins after everything that was enqueued on the device before, and what is enqueued afterwards
 //! begins after it. Everything happens in one turn on the runtime's own thread for the device, so that nothing comes between.
+//!
+//! While the runtime records a graph, events of the context are refused: the work then goes to the recorded stream itself.
 
 mod engine;
 mod matrix;
 mod plan;
+mod recorded;
 
 use burn::tensor::{DType, Device};
 use burn_cubecl::{
@@ -88,9 +91,11 @@ impl Call {
                 let [a, b, d] =
                     pointers.map(|held| held.expect("buffers of this device, which are written"));
                 let at = [&a, &b, &d].map(|held| held.resource().ptr);
+                let device = client.service_id().device;
+                let recorded = recorded::stream(&client);
                 // SAFETY: the buffers are of this device and hold what the problem says, `held` keeps them in place until the work is
                 // in the queue of the device, and whoever gets their memory afterwards enqueues behind it.
-                unsafe { engine::enqueue(client.service_id().device, problem, at) }
+                unsafe { engine::enqueue(device, problem, at, recorded) }
             });
             done.expect("the device's own thread").then_some(())
         };

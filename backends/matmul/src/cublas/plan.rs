@@ -1,6 +1,10 @@
 //! What the library is asked, and the algorithm it chose.
 
-use std::{ffi::c_void, fmt, mem::size_of};
+use std::{
+    ffi::c_void,
+    fmt,
+    mem::{MaybeUninit, size_of},
+};
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -16,6 +20,8 @@ use super::matrix::Matrix;
 
 /// Memory that an algorithm may use besides its operands.
 pub(super) const WORKSPACE: usize = 32 << 20;
+/// Algorithms that are tried before one is chosen.
+const CANDIDATES: usize = 8;
 /// Alignment that buffers of the runtime have, and the most that the library asks for.
 const ALIGNMENT: usize = 256;
 
@@ -86,6 +92,11 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
+    /// Bytes of the product.
+    pub fn product_bytes(&self) -> usize {
+        self.rows * self.cols * self.product.size()
+    }
+
     /// A product, if the library may have something for it: none for empty matrices and for element types that it does not multiply
     /// together. Rows that do not begin at multiples of 16 bytes rule out its fastest kernels, not the library.
     pub fn new(a: &Matrix, b: &Matrix, product: DType) -> Option<Self> {
@@ -108,7 +119,7 @@ impl Problem {
 }
 
 /// Descriptors and the algorithm for a [`Problem`]; they live as long as the process.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     desc: sys::cublasLtMatmulDesc_t,
     /// Of the first operand, the second and the product, as the library orders them.
@@ -138,8 +149,11 @@ fn stored([rows, cols]: [usize; 2], turned: bool) -> [usize; 2] {
 }
 
 impl Plan {
-    /// Asks for the algorithm that the library's heuristics think fastest.
-    pub fn new(handle: sys::cublasLtHandle_t, problem: &Problem) -> Result<Self, CublasError> {
+    /// The algorithms that the library's heuristics think fastest, the best first; at least one.
+    pub fn candidates(
+        handle: sys::cublasLtHandle_t,
+        problem: &Problem,
+    ) -> Result<Vec<Self>, CublasError> {
         use cublasLtMatmulDescAttributes_t::{
             CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB,
         };
@@ -173,15 +187,24 @@ impl Plan {
             }
             let of_product = alignment([cols * product.size(), 0]);
             let preference = preference([b.alignment, a.alignment, of_product])?;
-            let found =
-                result::get_matmul_algo_heuristic(handle, desc, left, right, out, out, preference);
+            let layouts = [left, right, out];
+            let found = algorithms(handle, desc, layouts, preference);
             result::destroy_matmul_pref(preference)?;
-            Ok(Self {
+            let plan = |algorithm| Self {
                 desc,
-                layouts: [left, right, out],
+                layouts,
                 add,
-                algorithm: found?.algo,
-            })
+                algorithm,
+            };
+            Ok(found?.into_iter().map(plan).collect())
+        }
+    }
+
+    /// The same plan without what is there, for trials into memory of their own.
+    pub fn alone(&self) -> Self {
+        Self {
+            add: false,
+            ..*self
         }
     }
 
@@ -220,6 +243,43 @@ impl Plan {
                 stream,
             )
         }
+    }
+}
+
+/// The library's algorithms for a product, the one that it thinks fastest first.
+unsafe fn algorithms(
+    handle: sys::cublasLtHandle_t,
+    desc: sys::cublasLtMatmulDesc_t,
+    [left, right, out]: [sys::cublasLtMatrixLayout_t; 3],
+    preference: sys::cublasLtMatmulPreference_t,
+) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
+    let mut found = [const { MaybeUninit::uninit() }; CANDIDATES];
+    let mut count = 0;
+    // SAFETY: as many results as there is room for are asked for, and as many as there are are read.
+    let found = unsafe {
+        sys::cublasLtMatmulAlgoGetHeuristic(
+            handle,
+            desc,
+            left,
+            right,
+            out,
+            out,
+            preference,
+            CANDIDATES as i32,
+            found.as_mut_ptr().cast(),
+            &mut count,
+        )
+        .result()?;
+        let found = found[..count as usize].iter();
+        found.map(|found: &MaybeUninit<sys::cublasLtMatmulHeuristicResult_t>| found.assume_init())
+    };
+    let works = found.filter(|found| found.state.result().is_ok());
+    let works: Vec<_> = works.map(|found| found.algo).collect();
+    match works.is_empty() {
+        true => Err(CublasError(
+            sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+        )),
+        false => Ok(works),
     }
 }
 

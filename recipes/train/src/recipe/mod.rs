@@ -163,6 +163,8 @@ pub struct TrainConfig {
     /// Whether backward computes the activations of a block again instead of keeping those of all: a third more operations, and
     /// room for sequences many times as long.
     pub recompute: bool,
+    /// Whether a GPU that keeps graphs records the passes of a step and repeats them as a whole, so that it does not wait for the host.
+    pub graph: bool,
     /// Order of training windows.
     pub order: Order,
     /// Steps between evaluations.
@@ -206,6 +208,7 @@ impl Default for TrainConfig {
             label_smoothing: 0.0,
             z_loss: 0.0,
             recompute: false,
+            graph: true,
             order: Order::Crops,
             eval_every: 250,
             eval_batches: 20,

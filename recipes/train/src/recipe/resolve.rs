@@ -119,8 +119,7 @@ impl Resolved {
             let why = "blocks are computed again and the decoder is none: leave the key out with [task.compression]";
             return Err(TrainError::setting("train.recompute", true, why));
         }
-        let dropped = model.backbone.dropout > 0.0 || model.resolvent.key_dropout > 0.0;
-        if recipe.value.train.recompute && dropped {
+        if recipe.value.train.recompute && model.drops() {
             let why = "what is computed twice would be dropped differently: set `model.backbone.dropout` and `model.resolvent.key_dropout` to 0, or leave the key out";
             return Err(TrainError::setting("train.recompute", true, why));
         }
