@@ -7,6 +7,19 @@ use serde::{Deserialize, Serialize};
 /// Learned widths stay above this. The range of a head is about 1/eta tokens, so this one is out of the way of training.
 pub(crate) const ETA_FLOOR: f64 = 1e-4;
 
+/// What stands before the first token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boundary {
+    /// Nothing: the chain begins there. Waves are thrown back by its end, and where nothing scatters them the weights of a row
+    /// stand still as sin^2(j theta), with 2 cos(theta) = Re z / sqrt(beta): at Re z = 0 every other token has none.
+    #[default]
+    Wall,
+    /// A chain without end and without potentials, in which waves go on: where nothing scatters them weights fade evenly, from the
+    /// first token on. It holds no tokens, so that its share of a row is lost to the sum.
+    Open,
+}
+
 /// Settings of the resolvent mixer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,16 +48,29 @@ pub struct ResolventConfig {
     pub learn_hopping: bool,
     /// Bound on |v|; 0 leaves the potential unbounded.
     pub potential_bound: f64,
+    /// What stands before the first token.
+    #[serde(default)]
+    pub boundary: Boundary,
+    /// Initial standard deviation of the potential, before its bound, of inputs with a mean square of one. Potentials that differ
+    /// from token to token localise: a head reaches no further than some 8 / potential_std^2 tokens, whatever its width.
+    #[serde(default = "unit")]
+    pub potential_std: f64,
     /// Whether queries and keys are divided by their root mean square.
     pub qk_norm: bool,
     /// Whether a position's own value, weighted a channel, is added to what it reads: a way past the resolvent for what the
-    /// convolution found.
+    /// convolution found. Weights of the past add up to one, so that what is read of one token fades with the range, and the own
+    /// value does not: heads that are to find single tokens far back do without it.
     pub skip: bool,
     /// Whether the output is gated by silu(W_g x).
     pub gate: bool,
     /// Probability that a head forgets a token in training: its key is left out for all queries alike, and the others are
     /// scaled so that weights keep their mean.
     pub key_dropout: f64,
+}
+
+/// Recipes of before there was a choice.
+fn unit() -> f64 {
+    1.0
 }
 
 impl Default for ResolventConfig {
@@ -61,6 +87,8 @@ impl Default for ResolventConfig {
             learn_energy: true,
             learn_hopping: true,
             potential_bound: 4.0,
+            boundary: Boundary::Wall,
+            potential_std: unit(),
             qk_norm: true,
             skip: true,
             gate: true,
@@ -114,6 +142,8 @@ impl ResolventConfig {
         range("resolvent.hopping", hopping, hopping > 0.0, "(0, inf)")?;
         let bound = self.potential_bound;
         range("resolvent.potential_bound", bound, bound >= 0.0, "[0, inf)")?;
+        let std = self.potential_std;
+        range("resolvent.potential_std", std, std >= 0.0, "[0, inf)")?;
         let dropout = self.key_dropout;
         let inside = (0.0..1.0).contains(&dropout);
         range("resolvent.key_dropout", dropout, inside, "[0, 1)")
@@ -127,7 +157,7 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_named() {
         type Change = fn(&mut ResolventConfig);
-        let table: [(Change, &str); 7] = [
+        let table: [(Change, &str); 8] = [
             (
                 |c| c.heads = 0,
                 "`resolvent.heads` is 0, but must be at least 1",
@@ -151,6 +181,10 @@ mod tests {
             (
                 |c| c.potential_bound = -1.0,
                 "`resolvent.potential_bound` is -1, but must lie in [0, inf)",
+            ),
+            (
+                |c| c.potential_std = -0.5,
+                "`resolvent.potential_std` is -0.5, but must lie in [0, inf)",
             ),
             (
                 |c| c.key_dropout = 1.0,

@@ -8,7 +8,7 @@ mod config;
 mod mixer;
 mod presets;
 
-pub use config::ResolventConfig;
+pub use config::{Boundary, ResolventConfig};
 pub use kiln_bk::ResolventForm;
 pub use mixer::{ResolventMixer, ResolventMixerState};
 pub use presets::PRESETS;

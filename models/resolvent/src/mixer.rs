@@ -21,8 +21,8 @@ use kiln_backbone::{
 use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
 use kiln_fused::{soft_bound, softplus};
 
-use crate::ResolventConfig;
 use crate::config::ETA_FLOOR;
+use crate::{Boundary, ResolventConfig};
 
 /// The resolvent mixer.
 #[derive(Module, Debug)]
@@ -43,6 +43,8 @@ pub struct ResolventMixer {
     potential_bound: f64,
     #[module(skip)]
     form: ResolventForm,
+    #[module(skip)]
+    boundary: Boundary,
 }
 
 /// What generation remembers.
@@ -78,6 +80,7 @@ impl ResolventConfig {
             .map(|(energy, eta)| (energy, inverse_softplus(eta - ETA_FLOOR)))
             .unzip();
         let hopping = vec![inverse_softplus(self.hopping); heads];
+        let spread = self.potential_std * unit_spread(d_model);
         let sizes = QueryKeyValueConfig {
             heads,
             d_key: self.d_key,
@@ -87,7 +90,7 @@ impl ResolventConfig {
         };
         Ok(ResolventMixer {
             inputs: QueryKeyValue::init(sizes, backbone, rng, device),
-            potential: rng.linear(d_model, heads, backbone.bias, unit_spread(d_model), device),
+            potential: rng.linear(d_model, heads, backbone.bias, spread, device),
             readout: Readout::init(
                 [self.gate, self.skip],
                 [heads, d_value],
@@ -104,6 +107,7 @@ impl ResolventConfig {
             d_value,
             potential_bound: self.potential_bound,
             form: self.form,
+            boundary: self.boundary,
         })
     }
 }
@@ -138,6 +142,42 @@ impl ResolventMixer {
         softplus(self.hopping_raw.val(), 0.0)
     }
 
+    /// L before the first token, `[batch, 2 * heads]`; none where nothing stands there. Of an endless chain without potentials it is
+    /// what the recurrence leaves as it is, `L = (sqrt(z^2 - 4 beta) - z) / (2 beta)` with Im L > 0.
+    fn left(&self, batch: usize) -> Option<Tensor<2>> {
+        if self.boundary == Boundary::Wall {
+            return None;
+        }
+        let heads = self.heads;
+        let z = self.z();
+        let [e, eta] = [0, 1].map(|row| z.clone().narrow(0, row, 1).reshape([heads]));
+        let beta = self.hopping();
+        let re = e.clone().square() - eta.clone().square() - beta.clone() * 4.0;
+        let im = e.clone() * eta.clone() * 2.0;
+        // Of the root's parts the greater one by a sum, the other from their product, im / 2: nothing cancels.
+        let size = (re.clone().square() + im.clone().square()).sqrt();
+        let great = ((size + re.clone().abs()) * 0.5).sqrt();
+        let small = im / (great.clone() * 2.0);
+        let outside = re.greater_elem(0.0);
+        let root_re = small
+            .clone()
+            .mask_where(outside.clone(), great.clone() * e.clone().sign());
+        let root_im = great.mask_where(outside, small.abs());
+        let left = Tensor::cat(vec![root_re - e, root_im - eta], 0);
+        let left = left / (beta.repeat_dim(0, 2) * 2.0);
+        Some(left.reshape([1, 2 * heads]).expand([batch, 2 * heads]))
+    }
+
+    /// The state before the first token.
+    fn fresh(&self, left: Tensor<2>) -> ResolventState {
+        let [batch, _] = left.dims();
+        let shape = [batch, self.heads, self.memory_rows(), self.d_value];
+        ResolventState {
+            memory: Tensor::zeros(shape, &left.device()),
+            left,
+        }
+    }
+
     /// Leaves out the keys of some tokens, in training only: p_j = 0 for all i takes column j out of the weights and, as those
     /// of a query that drops single weights do, leaves the others' mean alone.
     fn forget(&self, keys: Tensor<4>) -> Tensor<4> {
@@ -155,12 +195,9 @@ impl Mixer for ResolventMixer {
     type State = ResolventMixerState;
 
     fn initial_state(&self, batch: usize, device: &Device) -> ResolventMixerState {
-        let (heads, rows) = (self.heads, self.memory_rows());
+        let nothing = || Tensor::zeros([batch, 2 * self.heads], device);
         ResolventMixerState {
-            resolvent: ResolventState {
-                left: Tensor::zeros([batch, 2 * heads], device),
-                memory: Tensor::zeros([batch, heads, rows, self.d_value], device),
-            },
+            resolvent: self.fresh(self.left(batch).unwrap_or_else(nothing)),
             history: self.inputs.initial_history(batch, device),
         }
     }
@@ -171,9 +208,13 @@ impl Mixer for ResolventMixer {
         state: Option<ResolventMixerState>,
     ) -> (Tensor<3>, Option<ResolventMixerState>) {
         let continues = state.is_some();
+        let [batch, ..] = x.dims();
         let (resolvent, history) = match state {
             Some(state) => (Some(state.resolvent), state.history),
-            None => (None, ConvHistory::default()),
+            None => {
+                let before = self.left(batch).map(|left| self.fresh(left));
+                (before, ConvHistory::default())
+            }
         };
         let ([q, k, v], history) = self.inputs.forward(x.clone(), history);
         let k = self.forget(k);
@@ -282,6 +323,112 @@ mod tests {
         for (found, exact) in y.iter().zip(exact) {
             // The norm's epsilon takes 1e-5 of a mean square of 0.3 to 0.5.
             assert!((found - exact).abs() < 5e-5, "{y:?}");
+        }
+    }
+
+    /// Anderson localisation, from the mixer's own settings: of two heads that differ in the spread of their potentials alone, the
+    /// milder one still reads what stands 64 tokens back, and the other, at the default, has lost it.
+    #[test]
+    fn milder_potentials_reach_further() {
+        let device = Device::flex();
+        let reach = |potential_std: f64| {
+            let config = ResolventConfig {
+                heads: 8,
+                d_key: 1,
+                conv_width: 0,
+                eta: [0.01, 0.01],
+                energy: [-1.0, 1.0],
+                potential_std,
+                qk_norm: false,
+                skip: false,
+                gate: false,
+                ..Default::default()
+            };
+            let mut rng = InitRng::new(5);
+            let mixer = config.init(&backbone(32), &mut rng, &device).unwrap();
+            let x = rng.normal(65 * 32, 1.0);
+            let x = Tensor::<3>::from_data(TensorData::new(x, [1, 65, 32]), &device);
+            let ones = |tokens| Tensor::<4>::ones([1, tokens, 8, 1], &device);
+            // Only the first token has a value: what is read of it 64 tokens on is its weight there.
+            let zeros = Tensor::zeros([1, 64, 8, 1], &device);
+            let first = Tensor::cat(vec![ones(1), zeros], 1);
+            let mixed = resolvent_attention(
+                ones(65),
+                ones(65),
+                first,
+                mixer.diagonal(x),
+                mixer.hopping(),
+                mixer.z(),
+                None,
+                mixer.form,
+            );
+            let last = mixed.unwrap().output.narrow(1, 64, 1);
+            // The geometric mean over heads, as weights fade exponentially.
+            f64::from(last.log().mean().into_scalar::<f32>())
+        };
+        let (mild, strong) = (reach(0.2), reach(1.0));
+        assert!(mild > -8.0 && strong < mild - 4.0, "{mild} {strong}");
+    }
+
+    /// Weights of the last of nine tokens on all of them, and what a chain of that many leaves of L: one head without potentials.
+    fn weights_without_potentials(energy: f64, boundary: Boundary) -> Vec<f64> {
+        let device = Device::flex();
+        let config = ResolventConfig {
+            heads: 1,
+            d_key: 1,
+            d_value: 9,
+            conv_width: 0,
+            energy: [energy, energy],
+            eta: [0.01, 0.01],
+            hopping: 1.0,
+            boundary,
+            ..Default::default()
+        };
+        let mixer = config.init(&backbone(2), &mut InitRng::new(1), &device);
+        let mixer = mixer.unwrap();
+        let ones = Tensor::<4>::ones([1, 9, 1, 1], &device);
+        let each = Tensor::<2>::eye(9, &device).reshape([1, 9, 1, 9]);
+        let potential = Tensor::zeros([1, 9, 1], &device);
+        let (hopping, z) = (mixer.hopping(), mixer.z());
+        let state = mixer.left(1).map(|left| mixer.fresh(left));
+        let mixed = resolvent_attention(
+            ones.clone(),
+            ones,
+            each,
+            potential,
+            hopping,
+            z,
+            state,
+            mixer.form,
+        );
+        let last = mixed.unwrap().output.narrow(1, 8, 1);
+        last.into_data().iter::<f32>().map(f64::from).collect()
+    }
+
+    /// At Re z = 0 a chain that begins with the first token reads the odd ones alike and the even ones not at all. Behind an open
+    /// beginning weights fade evenly, inside of the band and outside: by 1 - p a token, p = eta / (eta + Im L).
+    #[test]
+    fn waves_stand_before_a_wall_only() {
+        let wall = weights_without_potentials(0.0, Boundary::Wall);
+        for (at, weight) in wall.iter().enumerate() {
+            let expected = [0.2, 0.0][at % 2];
+            assert!((weight - expected).abs() < 2e-3, "{wall:?}");
+        }
+        // L of the half-infinite chain, (sqrt(z^2 - 4) - z) / 2, in double precision elsewhere.
+        for (energy, im_left) in [
+            (0.0, 0.995_012_5),
+            (1.2, 0.795_024_4),
+            (-1.2, 0.795_024_4),
+            (2.5, 0.003_333_004),
+            (-2.5, 0.003_333_004),
+        ] {
+            let open = weights_without_potentials(energy, Boundary::Open);
+            let p = 0.01 / (0.01 + im_left);
+            for (at, weight) in open.iter().enumerate() {
+                let expected = p * (1.0_f64 - p).powi(8 - at as i32);
+                let error = (weight / expected - 1.0).abs();
+                assert!(error < 1e-4, "{energy}, {at}: {weight} {expected}");
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use kiln_resolvent::Boundary;
 use kiln_zoo::{LanguageModel, ModelConfig, presets};
 
 /// Tokens of the reduced models; odd, so that no row of scores is a whole number of vector registers.
@@ -27,7 +28,7 @@ impl Case {
     }
 }
 
-/// Every preset, reduced, and the mixers with heads after they lost one.
+/// Every preset, reduced, the mixers with heads after they lost one, and both forms of a chain without a beginning.
 pub fn cases() -> Vec<Case> {
     let whole = presets().into_iter().map(|info| Case {
         name: info.name,
@@ -45,7 +46,16 @@ pub fn cases() -> Vec<Case> {
         (config.gla.heads, config.gla.d_value) = (3, 8);
         Case { name, config }
     });
-    whole.chain(pruned).collect()
+    let open = [
+        ("resolvent-tiny", "resolvent, open"),
+        ("resolvent-complex-char-cpu", "complex resolvent, open"),
+    ];
+    let open = open.into_iter().map(|(preset, name)| {
+        let mut config = reduce(ModelConfig::preset(preset).unwrap());
+        config.resolvent.boundary = Boundary::Open;
+        Case { name, config }
+    });
+    whole.chain(pruned).chain(open).collect()
 }
 
 /// The reduced presets of which `is_causal()` says so.
