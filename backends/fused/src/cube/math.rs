@@ -66,20 +66,19 @@ pub(super) struct Normal {
 /// `f16`: the unit that computes is then faster than the memory.
 #[cube]
 pub(super) fn normal(x: f32, #[comptime] coarse: bool) -> Normal {
-    let mut bell = (-0.5f32 * x * x).exp();
-    let mut tail = bell;
     if comptime!(coarse) {
+        let bell = (-0.5f32 * x * x).exp();
         let t = 1.0f32 / (1.0f32 + 0.36f32 * x.abs());
         let p = -0.092_728_48f32 * t + 0.238_001_77f32;
         let p = p * t + 0.052_699_89f32;
         let p = p * t + 0.159_790_96f32;
         let p = p * t + 0.142_248_69f32;
-        tail = bell * (p * t);
+        Normal::of_tail(x, bell, p * t)
     } else {
         let high = f32::reinterpret(u32::reinterpret(x) & 0xffff_f000u32); // twelve bits: its square is exact
         let u = 0.5f32 * ((x - high) * (x + high)); // at most x^2 / 2048, small enough for three terms
         let near = 1.0f32 - u * (1.0f32 - u * (0.5f32 - u * 0.166_666_67f32));
-        bell = (-0.5f32 * (high * high)).exp() * near;
+        let bell = (-0.5f32 * (high * high)).exp() * near;
         let t = 1.0f32 / (1.0f32 + 0.35f32 * x.abs());
         let p = -0.029_144_352f32 * t + 0.143_964_53f32;
         let p = p * t - 0.255_700_23f32;
@@ -89,11 +88,19 @@ pub(super) fn normal(x: f32, #[comptime] coarse: bool) -> Normal {
         let p = p * t + 0.119_834_036f32;
         let p = p * t + 0.139_861_7f32;
         let p = p * t + 0.139_621_4f32;
-        tail = bell * (p * t);
+        Normal::of_tail(x, bell, p * t)
     }
-    Normal {
-        below: select(x < 0.0f32, tail, 1.0f32 - tail),
-        density: FRAC_1_SQRT_TAU * bell,
+}
+
+#[cube]
+impl Normal {
+    /// From `e^(-x^2/2)` and what `Phi(-|x|)` is of it.
+    fn of_tail(x: f32, bell: f32, share: f32) -> Normal {
+        let tail = bell * share;
+        Normal {
+            below: select(x < 0.0f32, tail, 1.0f32 - tail),
+            density: FRAC_1_SQRT_TAU * bell,
+        }
     }
 }
 
