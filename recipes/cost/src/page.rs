@@ -81,6 +81,7 @@ fn models(costs: &[Cost]) -> Table {
                 Weights::Trained => "trained".into(),
                 Weights::Initial => "initial".into(),
             },
+            cost.precision.name().into(),
             format::count(cost.parameters.all as f64),
             format::count(cost.parameters.trainable as f64),
             format::bytes(cost.weight_bytes),
@@ -95,6 +96,7 @@ fn models(costs: &[Cost]) -> Table {
         columns: strings([
             "model",
             "weights",
+            "computes in",
             "parameters",
             "trained",
             "in memory",
