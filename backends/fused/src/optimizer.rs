@@ -129,12 +129,17 @@ impl GradientScale {
         self.lock().lost = lost;
     }
 
+    /// What was noted of the last step.
+    pub fn is_lost(&self) -> bool {
+        self.lock().lost
+    }
+
     /// Begins a step: small parameters wait until it is finished, and are not to be read before.
     pub fn begin(&self) {
         self.lock().waiting = Some(Default::default());
     }
 
-    /// Takes the steps that wait.
+    /// Takes the steps that wait. What was noted of the step before is behind it.
     pub fn finish(&self) {
         #[cfg_attr(
             not(feature = "_cube"),
@@ -142,6 +147,7 @@ impl GradientScale {
         )]
         let (waiting, factor) = {
             let mut scaling = self.lock();
+            scaling.lost = false;
             (scaling.waiting.take(), scaling.factor.clone())
         };
         #[cfg(feature = "_cube")]

@@ -170,6 +170,7 @@ mod tests {
             name: "a".into(),
             weights: Weights::Trained,
             backend: "flex".into(),
+            precision: Default::default(),
             provenance: run.provenance.clone().unwrap(),
             settings: Settings {
                 lengths: vec![64, 128],

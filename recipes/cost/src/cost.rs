@@ -4,12 +4,13 @@ use std::path::Path;
 
 use kiln_run::hardware::Provenance;
 use kiln_run::{FileError, atomic_write};
+use kiln_zoo::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::CostError;
 
 /// Layout version of [`Cost`].
-pub const COST_VERSION: u32 = 1;
+pub const COST_VERSION: u32 = 2;
 
 /// What a model costs on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct Cost {
     pub weights: Weights,
     /// The backend and the number of its device: "flex", "cuda:1".
     pub backend: String,
+    /// What the model computes in; its weights are f32 either way. Figures of two precisions are not those of two models.
+    pub precision: Precision,
     /// Machine, threads, versions, commit, command line and the moment the measurement began; its seed is the weights'.
     pub provenance: Provenance,
     /// What was asked for.
@@ -296,6 +299,7 @@ pub(crate) mod testing {
             name: name.into(),
             weights: Weights::Trained,
             backend: "flex".into(),
+            precision: Precision::Bf16,
             provenance: Provenance::gather("no/such/folder".as_ref(), hardware, versions, 7),
             settings: Settings {
                 lengths: rows.iter().map(|row| row.length).collect(),
@@ -349,7 +353,8 @@ mod tests {
         assert!(written.at(1, 64).is_some() && written.at(8, 1 << 16).is_none());
         let text = std::fs::read_to_string(&path).unwrap();
         for part in [
-            "\"version\": 1",
+            "\"version\": 2",
+            "\"precision\": \"bf16\"",
             "\"outcome\": \"measured\"",
             "\"outcome\": \"left-out\"",
             "\"reason\": \"learned positions\"",
@@ -366,13 +371,13 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             Cost::read(&path).unwrap_err()
         };
-        let error = read("{\"version\": 2, \"of\": \"the future\"}");
+        let error = read("{\"version\": 3, \"of\": \"the future\"}");
         assert!(
             matches!(
                 &error,
                 CostError::WrongVersion {
-                    found: 2,
-                    expected: 1,
+                    found: 3,
+                    expected: 2,
                     ..
                 }
             ),
@@ -380,10 +385,10 @@ mod tests {
         );
         let said = error.to_string();
         assert!(
-            said.contains("cost.json has layout 2, and this Kiln reads 1"),
+            said.contains("cost.json has layout 3, and this Kiln reads 2"),
             "{said}"
         );
-        for text in ["{}", "no json", "{\"version\": 1}"] {
+        for text in ["{}", "no json", "{\"version\": 2}"] {
             let error = read(text);
             assert!(
                 matches!(&error, CostError::BadFile { .. }),

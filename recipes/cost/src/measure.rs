@@ -77,6 +77,7 @@ pub fn measure(
         name: subject.name.clone(),
         weights: subject.weights,
         backend: bench.device.name.clone(),
+        precision: subject.model.precision(),
         provenance: bench.provenance,
         settings: settings.clone(),
         parameters,

@@ -81,6 +81,7 @@ fn models(costs: &[Cost]) -> Table {
                 Weights::Trained => "trained".into(),
                 Weights::Initial => "initial".into(),
             },
+            cost.precision.name().into(),
             format::count(cost.parameters.all as f64),
             format::count(cost.parameters.trainable as f64),
             format::bytes(cost.weight_bytes),
@@ -95,6 +96,7 @@ fn models(costs: &[Cost]) -> Table {
         columns: strings([
             "model",
             "weights",
+            "computes in",
             "parameters",
             "trained",
             "in memory",
@@ -361,7 +363,7 @@ mod tests {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let lines: Vec<String> = text.lines().map(words).collect();
         for line in [
-            "bk trained 100 90 400 B 500 B 30 B",
+            "bk trained bf16 100 90 400 B 500 B 30 B",
             "bk 1 x 4 x 16 250.0 225.0 to 312.5 4 0.500 1.0 MiB",
             // There is no column for a peak that no row has.
             "batch length prefill, ms tokens/s a step, ms quartiles, ms tokens/s J/token state forward, tokens/s",

@@ -32,6 +32,24 @@ pub struct ContextScore {
     pub score: Score,
 }
 
+/// Windows of one length.
+pub(crate) struct Sliding {
+    pub context: usize,
+    least: usize,
+    pub windows: Arc<dyn Windows>,
+}
+
+impl Sliding {
+    /// What was found with them.
+    pub fn scored(&self, scores: &[Score]) -> ContextScore {
+        ContextScore {
+            context: self.context,
+            least: self.least,
+            score: Score::total(scores),
+        }
+    }
+}
+
 impl ContextScore {
     /// Name of its loss in the final record of a run.
     pub fn key(&self) -> String {
@@ -59,6 +77,29 @@ impl Contexts {
             0 => length.div_ceil(2),
             stride => stride,
         }
+    }
+
+    /// Windows of every length over the same targets, with the least that a target sees in them.
+    ///
+    /// # Errors
+    /// A split that does not fill a window.
+    pub(crate) fn windows(&self, store: &Arc<TokenStore>) -> Result<Vec<Sliding>, TrainError> {
+        let longest = self.lengths.iter().max().copied().unwrap_or(0);
+        // The first window of the longest context sets the least number of targets, which all lengths share.
+        let most = match self.most {
+            0 => 0,
+            most => most.max(longest as u64),
+        };
+        let sliding = |&context: &usize| {
+            let stride = self.stride(context);
+            let windows = TextWindows::sliding(Arc::clone(store), context, stride, most)?;
+            Ok(Sliding {
+                context,
+                least: context - stride + 1,
+                windows: Arc::new(windows),
+            })
+        };
+        self.lengths.iter().map(sliding).collect()
     }
 
     /// Refuses lengths that are not increasing, and a stride that would leave targets out.
@@ -108,25 +149,13 @@ impl Evaluator<'_> {
             let why = "masked tokens see both sides, and no context grows behind them: leave the lengths out";
             return Err(TrainError::setting("contexts", "masked-token", why));
         }
-        let longest = contexts.lengths.iter().max().copied().unwrap_or(0);
-        // The first window of the longest context sets the least number of targets, which all lengths share.
-        let most = match contexts.most {
-            0 => 0,
-            most => most.max(longest as u64),
+        let score = |sliding: Sliding| {
+            let batch = (tokens / sliding.context).max(1);
+            let scores = self.sequential(model, &sliding.windows, [batch, 0])?;
+            Ok(sliding.scored(&scores))
         };
-        let score = |&context: &usize| {
-            let stride = contexts.stride(context);
-            let windows = TextWindows::sliding(Arc::clone(store), context, stride, most)?;
-            let windows: Arc<dyn Windows> = Arc::new(windows);
-            let batch = (tokens / context).max(1);
-            let scores = self.sequential(model, &windows, [batch, 0])?;
-            Ok(ContextScore {
-                context,
-                least: context - stride + 1,
-                score: Score::total(&scores),
-            })
-        };
-        contexts.lengths.iter().map(score).collect()
+        let windows = contexts.windows(store)?;
+        windows.into_iter().map(score).collect()
     }
 }
 

@@ -15,6 +15,7 @@ use kiln_text::{DataEnv, Ngram, TokenStore};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::contexts::{ContextScore, Contexts, Sliding};
 use crate::data::{Data, Source};
 use crate::evaluate::Score;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
@@ -124,6 +125,7 @@ pub fn count(request: NgramRequest<'_>) -> Result<NgramRun, TrainError> {
         .as_ref()
         .map(|windows| score(&model, &resolved, windows))
         .transpose()?;
+    let contexts = contexts(&model, &resolved, &text.validation)?;
     let seconds = began.elapsed().as_secs_f64();
     let run = NgramRun {
         version: NGRAM_VERSION,
@@ -157,6 +159,9 @@ pub fn count(request: NgramRequest<'_>) -> Result<NgramRun, TrainError> {
                 values.insert(format!("{split}_bits_per_byte"), bits);
             }
         }
+    }
+    for score in contexts {
+        values.insert(score.key(), score.score.loss());
     }
     MetricsWriter::create(&folder.metrics())?.append(&Record {
         step: 0,
@@ -273,10 +278,38 @@ fn score(
         Choice::Crops { .. } => recipe.train.batch,
         Choice::Sequential { .. } => BATCH,
     };
+    score_chosen(model, resolved, windows, batch, choice)
+}
+
+/// Loss against context, where the recipe asks for it: the targets that its model would be scored on, each from those before it in
+/// its window.
+fn contexts(
+    model: &Ngram,
+    resolved: &Resolved,
+    validation: &Arc<TokenStore>,
+) -> Result<Vec<ContextScore>, TrainError> {
+    let Some(asked) = Contexts::of(&resolved.recipe.value, resolved.seq) else {
+        return Ok(Vec::new());
+    };
+    let score = |sliding: Sliding| {
+        let all = Choice::Sequential { most: 0 };
+        let scores = score_chosen(model, resolved, &sliding.windows, BATCH, all)?;
+        Ok(sliding.scored(&scores))
+    };
+    asked.windows(validation)?.into_iter().map(score).collect()
+}
+
+fn score_chosen(
+    model: &Ngram,
+    resolved: &Resolved,
+    windows: &Arc<dyn Windows>,
+    batch: usize,
+    choice: Choice,
+) -> Result<Vec<Score>, TrainError> {
     let mut scores = Vec::new();
     let vocab = resolved.model.backbone.vocab_size;
     walk(
-        recipe.objective,
+        resolved.recipe.value.objective,
         vocab,
         windows,
         batch,

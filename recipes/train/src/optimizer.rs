@@ -3,6 +3,8 @@
 //! AdamW (arXiv 1711.05101) on everything, or Muon (Jordan et al. 2024, scaled as in arXiv 2502.16982) on the
 //! matrices of the blocks with AdamW on the rest. Weights of rank 2 decay; norms, biases, energies and hopping do not.
 
+mod portable;
+
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
@@ -11,6 +13,8 @@ use burn::store::RecordError;
 use burn::tensor::{Bytes, Device, Tensor};
 use kiln_fused::{AdamW, GradientScale, runs_behind, square_sums};
 use serde::{Deserialize, Serialize};
+
+use portable::Portable;
 
 /// Settings of the optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,7 +69,7 @@ impl OptimizerConfig {
                 epsilon: self.epsilon,
                 weight_decay,
             };
-            adamw.scaled(scale.clone())
+            Portable(adamw.scaled(scale.clone()))
         };
         // The last matching group wins, so exceptions follow the rule.
         let optimizer = ModuleOptimizer::from(adamw(self.weight_decay)).with_group(
@@ -90,7 +94,7 @@ impl OptimizerConfig {
                     .with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay as f32)));
                 let matrices = ParamGroup::from_ids(groups.block_matrices);
                 TrainOptimizer {
-                    optimizer: optimizer.with_group(matrices, muon.build(), None),
+                    optimizer: optimizer.with_group(matrices, Portable(muon.build()), None),
                     scale: None,
                     ahead: false,
                 }
@@ -133,6 +137,19 @@ impl TrainOptimizer {
     pub(crate) fn scale_on(&self, device: &Device) -> Option<GradientScale> {
         let ahead = self.ahead || runs_behind(device);
         self.scale.clone().filter(|_| ahead)
+    }
+
+    /// Whether the last step left everything as it was, which the device alone knew: the next one then has its number. A checkpoint
+    /// has to say it, for the state counts the step until then.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.scale.as_ref().is_some_and(GradientScale::is_lost)
+    }
+
+    /// Notes what [`is_lost`](Self::is_lost) said of the optimizer whose state was read.
+    pub(crate) fn note_lost(&self, lost: bool) {
+        if let Some(scale) = &self.scale {
+            scale.note_lost(lost);
+        }
     }
 
     /// The state as a file has it.

@@ -176,6 +176,7 @@ impl Setup {
             evals_since_best: 0,
             skipped: 0,
             loss_scale: LossScale::of(self.recipe().precision),
+            last_lost: false,
             elapsed_s: 0.0,
         };
         Ok((self.learner(start), position))

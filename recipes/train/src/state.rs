@@ -41,6 +41,9 @@ pub struct Position {
     /// What the loss is multiplied by, in f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// Whether the last step was left out by the device after the optimizer had counted it: its state is one ahead until the next.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last_lost: bool,
     /// Seconds of training so far, over all resumes.
     pub elapsed_s: f64,
 }
@@ -235,8 +238,12 @@ pub fn save_checkpoint(
             why: format!("the optimizer's state cannot be written: {error}"),
         })?;
     writer.write(OPTIMIZER, |out| out.write_all(&bytes))?;
+    let position = Position {
+        last_lost: optimizer.is_lost(),
+        ..position.clone()
+    };
     writer.write(POSITION, |out| {
-        serde_json::to_writer_pretty(&mut *out, position).map_err(io::Error::from)
+        serde_json::to_writer_pretty(&mut *out, &position).map_err(io::Error::from)
     })?;
     Ok(writer.finish()?)
 }
@@ -277,8 +284,9 @@ pub fn load_checkpoint(
         })?;
     let path = checkpoint.file(POSITION)?;
     let text = std::fs::read(&path).map_err(FileError::io("read", &path))?;
-    let position = serde_json::from_slice(&text)
+    let position: Position = serde_json::from_slice(&text)
         .map_err(|error| bad(&path, format!("it is no position of a run: {error}")))?;
+    optimizer.note_lost(position.last_lost);
     Ok(Restored {
         model,
         optimizer,
@@ -302,3 +310,6 @@ pub fn load_weights(
         &path,
     )
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

@@ -6,7 +6,6 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_distill::{
     DistillConfig, FeatureConfig, FeatureKind, Target, relation_error, relative_error,
@@ -53,7 +52,7 @@ pub struct TeacherCost {
     pub path: PathBuf,
     /// Its parameters.
     pub params: usize,
-    /// Bytes of its weights in f32; it has no gradients and no optimizer.
+    /// Bytes of its weights as it holds them, packed ones packed; it has no gradients and no optimizer.
     pub weight_bytes: u64,
     /// Its forward operations a token.
     pub flops_per_token: u64,
@@ -61,11 +60,11 @@ pub struct TeacherCost {
 
 impl TeacherCost {
     fn new(path: &Path, run: &Run, seq: usize) -> Self {
-        let params = run.model.num_params();
+        let params = run.model.parameters() as usize;
         Self {
             path: path.into(),
             params,
-            weight_bytes: 4 * params as u64,
+            weight_bytes: run.model.weight_bytes(),
             flops_per_token: run.config.model.flops_per_token(&run.model, seq),
         }
     }

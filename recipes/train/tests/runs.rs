@@ -380,6 +380,18 @@ fn counting_is_a_run() {
     let nats: f64 = own.nats.iter().map(|nats| f64::from(*nats)).sum();
     let loss = corner.series("counted", Kind::Final, "validation_loss")[0].1;
     assert!((nats / 144.0 - loss).abs() < 1e-6 && loss < 0.2, "{loss}");
+    // Three tokens are two that are seen: more context changes nothing, less does.
+    let sliding = [
+        "train.sweep_windows=9",
+        "train.contexts=[1, 2, 16]",
+        "train.context_stride=1",
+    ];
+    count("sliding", 3, &sliding).unwrap();
+    let loss = |context: usize| {
+        let key = format!("validation_loss_context_{context}");
+        corner.series("sliding", Kind::Final, &key)[0].1
+    };
+    assert!((loss(2) - loss(16)).abs() < 1e-12 && loss(1) > 1.01 * loss(2));
     let whole = count("whole", 3, &["train.steps=100000"]).unwrap();
     assert!(whole.tokens > 3000 && whole.tokens < 36 * 120);
     for (changes, expected) in [

@@ -39,7 +39,8 @@ fn a_run_gets_its_cost_beside_its_weights() {
         "there is nothing to compare with"
     );
     let cost = json(&corner, "run/cost.json");
-    assert_eq!(cost["version"], 1);
+    assert_eq!(cost["version"], 2);
+    assert_eq!(cost["precision"], "f32");
     assert_eq!(
         (&cost["name"], &cost["weights"]),
         (&"run".into(), &"trained".into())
