@@ -110,26 +110,17 @@ fn compare(preset: &str, steps: &[(usize, usize)], recompute: bool, recordings: 
     }
 }
 
+/// One test, for tensors that another thread has made are another stream's, and a recording waits for none: tables of positions are
+/// kept from one case to the next.
 #[test]
 fn recorded_updates_are_those_given_launch_by_launch() {
     for preset in ["transformer-tiny", "resolvent-tiny", "resnet-bk-tiny"] {
         compare(preset, &[(1, SEQ); 7], false, 1);
     }
-}
-
-#[test]
-fn recordings_take_several_batches_and_masks() {
+    // Several batches with masks; blocks that are computed again.
     compare("transformer-tiny", &[(2, 5); 6], false, 1);
-}
-
-#[test]
-fn recordings_compute_blocks_again() {
     compare("resolvent-tiny", &[(1, SEQ); 6], true, 1);
-}
-
-/// A batch of another shape is given launch by launch, and recorded if there are more of its kind.
-#[test]
-fn another_shape_is_recorded_anew() {
+    // A batch of another shape is given launch by launch, and recorded if there are more of its kind.
     let steps = [SEQ, SEQ, SEQ, SEQ, 5, SEQ, 5, 5, 5, 5].map(|counted| (1, counted));
     compare("transformer-tiny", &steps, false, 2);
 }
