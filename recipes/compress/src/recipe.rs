@@ -16,7 +16,7 @@ use crate::quantize::Clip;
 pub use integer::Integer;
 use keys::Keys;
 pub use kiln_train::Selection;
-pub use quantize::{Auto, Quantize, QuantizeMethod};
+pub use quantize::{Auto, Complex, Quantize, QuantizeMethod};
 pub use recover::Recover;
 pub use structured::{Importance, Part, Structured};
 

@@ -70,6 +70,12 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
             let (plain, _) = auto::resolved(index + 1, &model, &grams, &plain, &mut loss)?;
             let job = Job {
                 number: index + 1,
+            let asked = Job {
+                number: index + 1,
+                stage,
+                grams: &grams,
+            };
+            asked.check_complex(&model)?;
                 stage: &plain,
                 grams: &grams,
             };

@@ -113,6 +113,7 @@ impl Pipeline<'_> {
             grams: &Calibrated::new(),
         };
         let layers = job.selected(stored)?.into_iter();
+        job.check_complex(stored)?;
         let names = layers.map(|layer| layer.name).collect();
         let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));
         Ok(match alone || !self.recipe.calibration.sequential {

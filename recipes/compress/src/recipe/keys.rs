@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use kiln_train::InputSteps;
 use serde::{Deserialize, Serialize};
 
-use super::{Auto, Factorize, Part, Quantize, QuantizeMethod, Selection, Stage, Structured, Work};
+use super::{
+    Auto, Complex, Factorize, Part, Quantize, QuantizeMethod, Selection, Stage, Structured, Work,
+};
 use crate::quantize::{Clip, Grid};
 use integer::integer_keys;
 use prune::prune_keys;
@@ -55,6 +57,8 @@ pub(super) struct Keys {
     damping: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     act_order: Option<bool>,
+    complex: Option<Complex>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     alpha: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +87,8 @@ pub(super) struct Keys {
     learning_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     batch: Option<usize>,
+    to: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     distill: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,6 +204,7 @@ impl Keys {
 
     fn auto(&mut self) -> Result<Auto, String> {
         let windows = self.windows.take().unwrap_or(AUTO_WINDOWS);
+            complex: self.complex.take(),
         if windows == 0 {
             return Err("`windows` is 0, but must be at least 1".into());
         }
@@ -338,3 +345,4 @@ fn quantize_keys(work: Quantize) -> Keys {
         ..Keys::default()
     }
 }
+        complex: work.complex,
