@@ -129,9 +129,11 @@ impl Job<'_> {
             Work::Half => self.halved(layer, stored),
             // Ranks are shared among layers, see `factorise`, and smoothing among those behind a norm, see `integers`; the others
             // work on the whole model.
-            Work::LowRank(_) | Work::Integer(_) | Work::Structured(_) | Work::Recover(_) => {
-                Ok(stored.clone())
-            }
+            Work::LowRank(_)
+            | Work::Integer(_)
+            | Work::Structured(_)
+            | Work::Recover(_)
+            | Work::Rewind(_) => Ok(stored.clone()),
         }
     }
 

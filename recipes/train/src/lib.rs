@@ -33,11 +33,13 @@ mod recipe;
 mod recompute;
 mod replicas;
 mod report;
+mod rewind;
 mod run;
 mod scale;
 mod schedule;
 mod selection;
 mod setup;
+mod snip;
 mod state;
 mod storage;
 mod sweep;
@@ -66,12 +68,13 @@ pub use optimizer::{OptimizerConfig, OptimizerKind, TrainOptimizer, global_norm}
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::{Plan, written_tokens};
 pub use probe::{Agreement, GradientProbe, probe};
-pub use prune::PruneConfig;
+pub use prune::{PruneBy, PruneConfig};
 pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
 pub use replicas::check_shared;
+pub use rewind::RewindConfig;
 pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};

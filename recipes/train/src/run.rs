@@ -302,6 +302,7 @@ pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<()
         "log_every",
         "gradient_probe_every",
         "keep_checkpoints",
+        "keep_at",
         "patience",
         "target_accuracy",
         "sweep_windows",

@@ -43,6 +43,7 @@ impl Pipeline<'_> {
                 return self.narrowed(number, before, stored, *work).map(Some);
             }
             Kind::Recover(work) => return self.recovered(number, before, stored, work),
+            Kind::Rewind(work) => return self.rewound(number, before, stored, *work),
             Kind::Quantize(_)
             | Kind::Integer(_)
             | Kind::Float8
@@ -112,8 +113,8 @@ impl Pipeline<'_> {
             stage,
             grams: &Calibrated::new(),
         };
-        let layers = job.selected(stored)?.into_iter();
         job.check_complex(stored)?;
+        let layers = job.selected(stored)?.into_iter();
         let names = layers.map(|layer| layer.name).collect();
         let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));
         Ok(match alone || !self.recipe.calibration.sequential {
