@@ -36,6 +36,16 @@ pub enum QuantError {
         /// Inputs of the matrix.
         d_input: usize,
     },
+    /// Groups of complex numbers that two does not divide.
+    #[error(
+        "a group of {group} of {d_input} stored inputs has no halves for real and imaginary parts; choose one that two divides"
+    )]
+    Halves {
+        /// Stored inputs of a group.
+        group: usize,
+        /// Stored inputs of the matrix.
+        d_input: usize,
+    },
     /// Zero points for an encoding that has none.
     #[error("{encoding:?} has no zero points; leave `asymmetric` out, or use an integer encoding")]
     NoZeroPoints {

@@ -10,6 +10,8 @@
 //!
 //! [`integer_linear`] takes the inputs of int8 weights in 8 bits too ([`Activations`]), and adds their products up as integers.
 //!
+//! A [`ComplexMatrix`] is one whose real and imaginary parts share scales, and is stored with one of each.
+//!
 //! A [`SparseMatrix`] holds the entries of a pruned matrix that are not zero, and where they are.
 //!
 //! ```
@@ -41,6 +43,7 @@ mod autodiff;
     )
 )]
 mod backend;
+mod complex;
 #[cfg(feature = "_cube")]
 mod cube;
 mod encoding;
@@ -54,6 +57,7 @@ mod sparse;
 
 pub use activations::Activations;
 pub use backend::QuantBackend;
+pub use complex::{ComplexFormat, ComplexMatrix, Pairs};
 pub use encoding::{Encoding, FloatType};
 pub use error::QuantError;
 pub use format::{LAYOUT_VERSION, PackedFormat};

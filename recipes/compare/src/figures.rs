@@ -201,6 +201,7 @@ fn check_recipe(layout: &Layout, run: RunId, folder: &RunFolder) -> Result<(), C
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_at",
         "gradient_probe_every",
     ];
     let found = read_resolved(folder)?;

@@ -1,5 +1,7 @@
 //! One stage: from the tensors of a model to the smaller ones.
 
+mod codes;
+mod complex;
 mod factorise;
 mod float8;
 mod half;
@@ -15,11 +17,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Layer, Role, form, layers, matrix, transposed};
-use crate::quantize::{AwqConfig, GptqConfig, Quantized, awq, gptq, round_to_nearest};
-use crate::recipe::{Quantize, QuantizeMethod, Stage, Work};
+use crate::recipe::{Stage, Work};
 use crate::{CompressError, Gram, Matrix, MethodError};
 use half::tensors;
-use pack::packed;
 
 /// What the calibration knows of every layer's inputs, by the layer's name.
 pub type Calibrated = BTreeMap<String, Gram>;
@@ -129,126 +129,12 @@ impl Job<'_> {
             Work::Half => self.halved(layer, stored),
             // Ranks are shared among layers, see `factorise`, and smoothing among those behind a norm, see `integers`; the others
             // work on the whole model.
-            Work::LowRank(_) | Work::Integer(_) | Work::Structured(_) | Work::Recover(_) => {
-                Ok(stored.clone())
-            }
+            Work::LowRank(_)
+            | Work::Integer(_)
+            | Work::Structured(_)
+            | Work::Recover(_)
+            | Work::Rewind(_) => Ok(stored.clone()),
         }
-    }
-
-    fn quantized(
-        &self,
-        layer: &Layer,
-        stored: &Stored,
-        gram: Option<&Gram>,
-        work: &Quantize,
-    ) -> Result<Stored, CompressError> {
-        match stored {
-            Stored::Float { .. } | Stored::Sparse(_) => {
-                let weights = self.method(layer, matrix(stored))?;
-                self.codes(layer, &weights, gram, work)
-            }
-            Stored::LowRank { first, second } if layer.role == Role::Embedding => {
-                let up = self.method(layer, matrix(second).and_then(|up| transposed(&up)))?;
-                let behind = gram.map(|gram| gram.through(&up));
-                // The rank is what the budget made it. The second factor is small, and stays dense.
-                let work = Quantize {
-                    nearest_group: true,
-                    ..work.clone()
-                };
-                Ok(Stored::LowRank {
-                    first: Box::new(self.quantized(layer, first, behind.as_ref(), &work)?),
-                    second: second.clone(),
-                })
-            }
-            Stored::LowRank { first, second } => {
-                let rounded = self.quantized(layer, first, gram, work)?;
-                let behind = match gram {
-                    Some(gram) => Some(gram.through(&self.method(layer, matrix(&rounded))?)),
-                    None => None,
-                };
-                // Ranks are what the budget made them.
-                let work = Quantize {
-                    nearest_group: true,
-                    ..work.clone()
-                };
-                Ok(Stored::LowRank {
-                    first: Box::new(rounded),
-                    second: Box::new(self.quantized(layer, second, behind.as_ref(), &work)?),
-                })
-            }
-            Stored::Packed(_)
-            | Stored::PackedRows(_)
-            | Stored::Scaled { .. }
-            | Stored::Integer { .. } => Err(self.rounded_already(layer, stored)),
-        }
-    }
-
-    /// Codes of a dense matrix. An embedding is taken as the head that it is or could be, so that each token has scales of its
-    /// own; without a head of its own it has no inputs to go by, and is rounded to nearest.
-    fn codes(
-        &self,
-        layer: &Layer,
-        weights: &Matrix,
-        gram: Option<&Gram>,
-        work: &Quantize,
-    ) -> Result<Stored, CompressError> {
-        let grid = work.grid_of(&layer.name);
-        let embedding = layer.role == Role::Embedding;
-        let head = match embedding {
-            true => Some(self.method(layer, transposed(weights))?),
-            false => None,
-        };
-        let weights = head.as_ref().unwrap_or(weights);
-        let method = match (work.method, gram) {
-            (QuantizeMethod::Awq, _) | (_, None) if embedding => QuantizeMethod::RoundToNearest,
-            // A tied embedding is read as it is too, where an error counts alike in every channel: the identity, as large as H.
-            (QuantizeMethod::Gptq { act_order, .. }, Some(_)) if embedding => {
-                QuantizeMethod::Gptq {
-                    damping: 1.0,
-                    act_order,
-                }
-            }
-            (method, _) => method,
-        };
-        let seen = || gram.ok_or(MethodError::NoTokens);
-        let group = match work.nearest_group {
-            true => work.group_that_fits(weights.d_input()),
-            false => work.group,
-        };
-        let clip = work.clip;
-        let plain = |codes: Quantized| Ok((codes, None));
-        let coded: Result<_, MethodError> = match method {
-            QuantizeMethod::RoundToNearest => {
-                round_to_nearest(weights, grid, group, clip).and_then(plain)
-            }
-            QuantizeMethod::Gptq { damping, act_order } => {
-                let config = GptqConfig {
-                    grid,
-                    group,
-                    clip,
-                    damping,
-                    act_order,
-                };
-                seen()
-                    .and_then(|gram| gptq(weights, gram, config))
-                    .and_then(plain)
-            }
-            QuantizeMethod::Awq => {
-                let config = AwqConfig { grid, group, clip };
-                let scaled = seen().and_then(|gram| awq(weights, gram, config));
-                scaled.map(|scaled| (scaled.quantized, Some(scaled.divisors)))
-            }
-        };
-        let (codes, divisors) = self.method(layer, coded)?;
-        let codes = packed(&codes).map_err(|source| self.pack(layer, source))?;
-        Ok(match (embedding, divisors) {
-            (true, _) => Stored::PackedRows(codes),
-            (false, None) => Stored::Packed(codes),
-            (false, Some(divisors)) => Stored::Scaled {
-                divisors,
-                weights: Box::new(Stored::Packed(codes)),
-            },
-        })
     }
 
     /// What became of every layer of a model.

@@ -130,6 +130,26 @@ impl Gram {
         }
     }
 
+    /// The same of inputs in another order, or taken more than once: channel k is that of the number at `channels[k]`, in a part; channels of
+    /// different parts are never added up, so that they have no products.
+    pub(crate) fn regrouped(&self, channels: &[(usize, usize)]) -> Self {
+        let product = |a: &(usize, usize), b: &(usize, usize)| match a.1 == b.1 {
+            true => self.product(a.0, b.0),
+            false => 0.0,
+        };
+        let of = |all: &[f64]| channels.iter().map(|(input, _)| all[*input]).collect();
+        Self {
+            d_input: channels.len(),
+            tokens: self.tokens,
+            products: channels
+                .iter()
+                .flat_map(|a| channels.iter().map(move |b| product(a, b)))
+                .collect(),
+            sizes: of(&self.sizes),
+            peaks: of(&self.peaks),
+        }
+    }
+
     /// Checks that there is something to go by, and that it fits a layer.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The layers of a stored model that can be compressed, and the matrices they are made of.
 
+use kiln_quant::Pairs;
 use kiln_train::{Stored, StoredModel};
 
 use crate::{Matrix, MethodError};
@@ -30,6 +31,8 @@ pub struct Layer {
     pub tensor: String,
     /// What it is.
     pub role: Role,
+    /// Where the real and imaginary parts of its complex numbers lie, if it has some.
+    pub pairs: Option<Pairs>,
 }
 
 /// Every layer of a model, in the order of their names.
@@ -40,6 +43,7 @@ pub fn layers(model: &StoredModel) -> Vec<Layer> {
                 name: tensor.clone(),
                 tensor: tensor.clone(),
                 role: Role::Embedding,
+                pairs: None,
             });
         }
         let is_matrix = stored.shape().len() == 2 && !tensor.ends_with(CONVOLUTION);
@@ -48,9 +52,22 @@ pub fn layers(model: &StoredModel) -> Vec<Layer> {
             name: name.into(),
             tensor: tensor.clone(),
             role: Role::Linear,
+            pairs: pairs(name, model),
         })
     };
     model.tensors.iter().filter_map(layer).collect()
+}
+
+/// The parts of complex features that a layer of a BK mixer makes (its gate) or reads (its output): real ones of all heads, then the
+/// imaginary ones. Such a mixer has energies beside these layers, as no other has.
+fn pairs(name: &str, model: &StoredModel) -> Option<Pairs> {
+    let (mixer, pairs) = match name.rsplit_once('.')? {
+        (mixer, "gate") => (mixer, Pairs::Outputs),
+        (mixer, "output") => (mixer, Pairs::Inputs),
+        _ => return None,
+    };
+    let has_energies = model.tensors.contains_key(&format!("{mixer}.energy"));
+    has_energies.then_some(pairs)
 }
 
 /// The dense weights of a tensor of rank two, as they stand.
@@ -72,6 +89,7 @@ pub(crate) fn form(stored: &Stored) -> &'static str {
         Stored::Float { .. } => "dense",
         Stored::Packed(_)
         | Stored::PackedRows(_)
+        | Stored::Complex(_)
         | Stored::Scaled { .. }
         | Stored::Integer { .. } => "quantized",
         Stored::Sparse(_) => "pruned",

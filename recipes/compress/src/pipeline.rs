@@ -4,6 +4,7 @@ mod auto;
 mod estimate;
 mod folder;
 mod recover;
+mod rewind;
 mod structure;
 mod work;
 

@@ -16,7 +16,7 @@ use crate::quantize::Clip;
 pub use integer::Integer;
 use keys::Keys;
 pub use kiln_train::Selection;
-pub use quantize::{Auto, Quantize, QuantizeMethod};
+pub use quantize::{Auto, Complex, Quantize, QuantizeMethod};
 pub use recover::Recover;
 pub use structured::{Importance, Part, Structured};
 
@@ -124,8 +124,17 @@ pub enum Work {
     LowRank(Factorize),
     /// The model is trained for a while.
     Recover(Box<Recover>),
+    /// Weights that are left go back to what they were in the original's training, and are trained from there.
+    Rewind(Rewind),
     /// What is still in 32 bits is stored in 16.
     Half,
+}
+
+/// A stage that goes back in the original's training (arXiv 2003.02389).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewind {
+    /// Updates of the original after which it kept a checkpoint; the rest of its updates follow.
+    pub step: u64,
 }
 
 /// A stage that prunes.
@@ -228,6 +237,7 @@ impl Stage {
                 ..structured
             }),
             Work::Recover(recover) => Work::Recover(recover),
+            Work::Rewind(rewind) => Work::Rewind(rewind),
             Work::Half => Work::Half,
         };
         Self {
@@ -257,6 +267,7 @@ impl fmt::Display for Work {
             }
             Self::Structured(structured) => structured.fmt(f),
             Self::Recover(recover) => recover.fmt(f),
+            Self::Rewind(rewind) => write!(f, "back to step {}, trained from there", rewind.step),
             Self::LowRank(Factorize { keep, whitened }) => {
                 let method = if whitened.is_some() {
                     "whitened svd"
@@ -273,7 +284,10 @@ impl fmt::Display for Work {
 impl Work {
     /// Whether it works on the model as a whole: no layer is left out, and none can be changed alone.
     pub fn is_whole(&self) -> bool {
-        matches!(self, Self::Structured(_) | Self::Recover(_))
+        matches!(
+            self,
+            Self::Structured(_) | Self::Recover(_) | Self::Rewind(_)
+        )
     }
 
     /// Its kind, as recipes call it.
@@ -283,6 +297,7 @@ impl Work {
             Self::Prune(_) => "prune",
             Self::Structured(_) => "structured",
             Self::Recover(recover) => recover.kind(),
+            Self::Rewind(_) => "rewind",
             Self::LowRank(_) => "low-rank",
             Self::Half => "half",
         }
@@ -299,7 +314,7 @@ impl Work {
                 structured.importance,
                 Importance::Magnitude | Importance::Random
             ),
-            Self::Recover(_) | Self::Half | Self::Float8 => false,
+            Self::Recover(_) | Self::Rewind(_) | Self::Half | Self::Float8 => false,
         }
     }
 }

@@ -34,11 +34,13 @@ mod recompute;
 mod recorded;
 mod replicas;
 mod report;
+mod rewind;
 mod run;
 mod scale;
 mod schedule;
 mod selection;
 mod setup;
+mod snip;
 mod state;
 mod storage;
 mod sweep;
@@ -67,20 +69,21 @@ pub use optimizer::{OptimizerConfig, OptimizerKind, TrainOptimizer, global_norm}
 pub use outcome::{HeldOut, Outcome, RunResult, Stop};
 pub use plan::{Plan, written_tokens};
 pub use probe::{Agreement, GradientProbe, probe};
-pub use prune::PruneConfig;
+pub use prune::{PruneBy, PruneConfig};
 pub use quantize::QuantizeConfig;
 pub use recipe::{
     MaskRatio, ModelSection, Objective, ObjectiveKind, Resolved, TrainConfig, TrainRecipe,
 };
 pub use recorded::RecordedPasses;
 pub use replicas::check_shared;
+pub use rewind::RewindConfig;
 pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use selection::{Selection, matches};
 pub use state::{
-    COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, Position, RUN_CONFIG_VERSION, RunConfig,
-    hash_file, load_model, load_stored, save_model,
+    COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, Position,
+    RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored, save_model,
 };
 pub use storage::{InputSteps, Storage, StorageTable, Stored, StoredModel};
 pub use tutor::{TeacherCost, Tutor};

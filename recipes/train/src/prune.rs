@@ -5,17 +5,37 @@
 //! ```
 //! Every so many updates the smallest weights of each layer join those that are zero, fast at first and slowly at the end; what is zero
 //! stays zero. After t_1 the rest of the training goes on with all zeros in place.
+//!
+//! Or all of them go before the first update: of all layers together those whose |g w| is least, with g the gradient on some batches
+//! (SNIP, Lee et al., arXiv 1810.02340).
 
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::selection::{Selection, every_layer};
 
+/// Which weights become zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PruneBy {
+    /// The smallest of each layer, more and more of them.
+    #[default]
+    Magnitude,
+    /// Those that move the loss least before the first update, of all layers together.
+    Snip,
+}
+
+/// Batches that `snip` measures on, unless something else is said.
+const BATCHES: usize = 8;
+
 /// Settings of pruning in training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PruneConfig {
-    /// Share of the weights of each layer that is zero in the end, in (0, 1).
+    /// Which weights go, and when.
+    #[serde(default)]
+    pub method: PruneBy,
+    /// Share of the weights that is zero in the end, in (0, 1): of each layer, of `snip` of all layers together.
     pub sparsity: f64,
     /// Share that is zero at first, below `sparsity`.
     #[serde(default)]
@@ -29,6 +49,9 @@ pub struct PruneConfig {
     /// Steps between two times that weights go.
     #[serde(default = "ten")]
     pub every: u64,
+    /// Batches of training data that `snip` takes the gradient of; 8 of them where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<usize>,
     /// Linear layers by patterns of their names, `*` standing for anything. The embedding is none.
     #[serde(default = "every_layer")]
     pub layers: Vec<String>,
@@ -49,7 +72,9 @@ impl PruneConfig {
     /// The section with nothing but the share in the end.
     pub fn new(sparsity: f64) -> Self {
         Self {
+            method: PruneBy::Magnitude,
             sparsity,
+            batches: None,
             initial: 0.0,
             begin: 0.0,
             end: three_quarters(),
@@ -67,8 +92,9 @@ impl PruneConfig {
     /// Checks every key.
     ///
     /// # Errors
-    /// Shares outside of [0, 1) or in the wrong order, and no step between two times.
+    /// Shares outside of [0, 1) or in the wrong order, no step between two times, and keys that the method does not read.
     pub fn check(&self) -> Result<(), TrainError> {
+        self.check_method()?;
         let bad = |key, value: f64, why: &str| Err(TrainError::setting(key, value, why));
         match self {
             _ if !(self.sparsity > 0.0 && self.sparsity < 1.0) => {
@@ -92,6 +118,41 @@ impl PruneConfig {
         }
     }
 
+    fn check_method(&self) -> Result<(), TrainError> {
+        let plain = Self::new(self.sparsity);
+        let times = [
+            ("prune.initial", self.initial, plain.initial),
+            ("prune.begin", self.begin, plain.begin),
+            ("prune.end", self.end, plain.end),
+            ("prune.every", self.every as f64, plain.every as f64),
+        ];
+        let given = times.into_iter().find(|(_, own, default)| own != default);
+        match (self.method, given, self.batches) {
+            (PruneBy::Snip, Some((key, value, _)), _) => Err(TrainError::setting(
+                key,
+                value,
+                "`snip` takes all weights before the first update: leave the key out, or take `method = \"magnitude\"`",
+            )),
+            (PruneBy::Snip, None, Some(0)) => Err(TrainError::setting(
+                "prune.batches",
+                0,
+                "must be at least 1",
+            )),
+            (PruneBy::Magnitude, _, Some(batches)) => Err(TrainError::setting(
+                "prune.batches",
+                batches,
+                "magnitudes need no batches: leave the key out, or take `method = \"snip\"`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Batches that weights are measured on before the first update; none if they are not.
+    pub(crate) fn measured_on(&self) -> Option<usize> {
+        let is_measured = self.method == PruneBy::Snip;
+        is_measured.then(|| self.batches.unwrap_or(BATCHES))
+    }
+
     /// Updates before the first weights go, and those after which the last are gone.
     fn ends(&self, steps: u64) -> (u64, u64) {
         let [begin, end] = [self.begin, self.end].map(|share| (share * steps as f64) as u64);
@@ -109,6 +170,9 @@ impl PruneConfig {
 
     /// The share of zeros after `done` of `steps` updates, if weights go there.
     pub(crate) fn due(&self, done: u64, steps: u64) -> Option<f64> {
+        if self.method == PruneBy::Snip {
+            return None;
+        }
         let (begin, end) = self.ends(steps);
         let due = (begin..=end).contains(&done)
             && (done == end || (done - begin).is_multiple_of(self.every));
@@ -117,6 +181,9 @@ impl PruneConfig {
 
     /// The share of zeros that there is after `done` of `steps` updates, if there is one yet.
     pub(crate) fn reached(&self, done: u64, steps: u64) -> Option<f64> {
+        if self.method == PruneBy::Snip {
+            return None;
+        }
         let (begin, end) = self.ends(steps);
         match done {
             _ if done < begin => None,
@@ -130,7 +197,7 @@ impl PruneConfig {
 
     /// Whether the last weights are gone after `done` of `steps` updates.
     pub(crate) fn is_done(&self, done: u64, steps: u64) -> bool {
-        done >= self.ends(steps).1
+        self.method == PruneBy::Snip || done >= self.ends(steps).1
     }
 }
 
@@ -200,7 +267,36 @@ mod tests {
                 },
                 "prune.begin",
             ),
-            (PruneConfig { every: 0, ..plain }, "prune.every"),
+            (
+                PruneConfig {
+                    every: 0,
+                    ..plain.clone()
+                },
+                "prune.every",
+            ),
+            (
+                PruneConfig {
+                    batches: Some(4),
+                    ..plain.clone()
+                },
+                "prune.batches",
+            ),
+            (
+                PruneConfig {
+                    method: PruneBy::Snip,
+                    end: 0.5,
+                    ..plain.clone()
+                },
+                "prune.end",
+            ),
+            (
+                PruneConfig {
+                    method: PruneBy::Snip,
+                    batches: Some(0),
+                    ..plain
+                },
+                "prune.batches",
+            ),
         ] {
             let found = refused(config);
             assert!(found.contains(key), "{found}");

@@ -67,6 +67,12 @@ pub fn check_shared(recipe: &TrainRecipe, devices: &[OpenDevice]) -> Result<(), 
         let teacher = distill.teacher.display();
         return Err(TrainError::setting("distill.teacher", teacher, why));
     }
+    if let Some(prune) = &recipe.prune
+        && prune.measured_on().is_some()
+    {
+        let why = "weights are measured on one device, and others would find other ones by rounding: train without --devices, or take `magnitude`";
+        return Err(TrainError::setting("prune.method", "snip", why));
+    }
     Ok(reduce::check_transport(devices)?)
 }
 

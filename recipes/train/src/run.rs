@@ -12,8 +12,8 @@ use crate::TrainError;
 use crate::device::check_precision;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{
-    COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, RUN_CONFIG_VERSION, RunConfig, hash_file,
-    load_model, load_stored,
+    COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION,
+    RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored,
 };
 use crate::storage::StoredModel;
 
@@ -173,11 +173,11 @@ pub fn read_config(folder: &RunFolder) -> Result<RunConfig, TrainError> {
         RUN_CONFIG_VERSION,
         COMPRESSED_CONFIG_VERSION,
         EIGHT_BIT_CONFIG_VERSION,
+        COMPLEX_CONFIG_VERSION,
     ];
     if let Some(version) = version.filter(|version| !known.map(u64::from).contains(version)) {
         return Err(bad(format!(
-            "its version is {version}, and this Kiln reads {}, {} and {}",
-            known[0], known[1], known[2]
+            "its version is {version}, and this Kiln reads {RUN_CONFIG_VERSION} to {COMPLEX_CONFIG_VERSION}"
         )));
     }
     let config: RunConfig = serde_json::from_value(value).map_err(damaged)?;
@@ -302,6 +302,7 @@ pub(crate) fn check_same_recipe(folder: &RunFolder, now: &Resolved) -> Result<()
         "log_every",
         "gradient_probe_every",
         "keep_checkpoints",
+        "keep_at",
         "patience",
         "target_accuracy",
         "sweep_windows",

@@ -30,6 +30,7 @@ pub(crate) mod stream {
     pub const MASK: u64 = 5;
     pub const ADAPTERS: u64 = 6;
     pub const PROJECTIONS: u64 = 7;
+    pub const MEASURE: u64 = 8;
 }
 
 /// The model that a run starts with, on `device` with autodiff.
@@ -132,7 +133,10 @@ impl Setup {
             Some(checkpoint) => Ok(self.restored(checkpoint, &device.clone().autodiff())?.0),
             None => {
                 let start = first_model(&self.resolved, &self.data.source, device)?;
-                Ok(self.learner(start))
+                match &self.recipe().rewind {
+                    Some(config) => Ok(self.rewound(config, start)?.0),
+                    None => Ok(self.learner(start)),
+                }
             }
         }
     }
@@ -159,7 +163,11 @@ impl Setup {
             recorded: RecordedPasses::new(self.recipe().train.graph),
         };
         // What was zero is the smallest.
-        let learner = learner.pruned(self.zeros_after(restored.position.step));
+        let mut learner = learner.pruned(self.zeros_after(restored.position.step));
+        let prune = self.recipe().prune.as_ref();
+        if prune.is_some_and(|prune| prune.measured_on().is_some()) {
+            learner.constraint.keep_zeros(&learner.model);
+        }
         Ok((learner, restored.position))
     }
 
@@ -167,6 +175,14 @@ impl Setup {
     fn fresh(&self, start: Start, view: &mut View) -> Result<(Learner, Position), TrainError> {
         if let Some(origin) = &start.origin {
             view.message(&format!("starting from {origin}"));
+        }
+        if let Some(config) = &self.recipe().rewind {
+            view.message(&format!(
+                "going back to step {} of {}",
+                config.step,
+                config.from.display()
+            ));
+            return self.rewound(config, start);
         }
         let position = Position {
             step: 0,
@@ -179,7 +195,7 @@ impl Setup {
             last_lost: false,
             elapsed_s: 0.0,
         };
-        Ok((self.learner(start), position))
+        Ok((self.thinned(self.learner(start))?, position))
     }
 
     /// The share of zeros that `[prune]` has reached after so many steps.

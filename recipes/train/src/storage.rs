@@ -5,25 +5,20 @@
 //! `NAME.second` (each stored in its own way), the divisors of a layer's inputs as `NAME.divisors` beside `NAME.scaled`, and the step of
 //! inputs that become integers as `NAME.step`.
 
+mod file;
 pub(crate) mod packed;
 mod parts;
 mod read;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use kiln_quant::{
-    Activations, Encoding, FloatType, LAYOUT_VERSION, PackedFormat, PackedMatrix, SparseFormat,
-    SparseMatrix,
+    Activations, ComplexFormat, ComplexMatrix, Encoding, FloatType, PackedFormat, PackedMatrix,
+    SparseFormat, SparseMatrix,
 };
-use kiln_run::{FileError, atomic_write};
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
-use crate::state::{COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION};
-use parts::Part;
-use read::Reader;
+use crate::state::{COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION};
 
 /// What `config.json` says of a compressed run's tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +40,8 @@ pub enum Storage {
     Packed(PackedFormat),
     /// The same of the transposed matrix: an embedding, whose rows have scales of their own.
     PackedRows(PackedFormat),
+    /// A matrix `[d_input, d_output]` whose real and imaginary parts share scales.
+    Complex(ComplexFormat),
     /// The entries that are not zero, and where they are.
     Sparse(SparseFormat),
     /// A product of two matrices.
@@ -91,6 +88,8 @@ pub enum Stored {
     Packed(PackedMatrix),
     /// See [`Storage::PackedRows`].
     PackedRows(PackedMatrix),
+    /// See [`Storage::Complex`].
+    Complex(ComplexMatrix),
     /// See [`Storage::Sparse`].
     Sparse(SparseMatrix),
     /// See [`Storage::LowRank`].
@@ -130,6 +129,7 @@ impl Stored {
             Self::Float { kind, .. } => Storage::Float(*kind),
             Self::Packed(matrix) => Storage::Packed(matrix.format()),
             Self::PackedRows(matrix) => Storage::PackedRows(matrix.format()),
+            Self::Complex(matrix) => Storage::Complex(matrix.format()),
             Self::Sparse(matrix) => Storage::Sparse(matrix.format()),
             Self::LowRank { first, second } => Storage::LowRank {
                 first: Box::new(first.storage()),
@@ -158,6 +158,7 @@ impl Stored {
                 weights: matrix, ..
             } => vec![matrix.format().d_input, matrix.format().d_output],
             Self::PackedRows(matrix) => vec![matrix.format().d_output, matrix.format().d_input],
+            Self::Complex(matrix) => matrix.format().dims().to_vec(),
             Self::Sparse(matrix) => vec![matrix.format().d_input, matrix.format().d_output],
             Self::LowRank { first, second } => vec![first.shape()[0], second.shape()[1]],
             Self::Scaled { weights, .. } => weights.shape(),
@@ -173,6 +174,7 @@ impl Stored {
                 weights: matrix, ..
             } => matrix.dequantize(),
             Self::PackedRows(matrix) => transposed(&matrix.dequantize(), matrix.format().d_output),
+            Self::Complex(matrix) => matrix.dequantize(),
             Self::Sparse(matrix) => matrix.dense(),
             Self::LowRank { first, second } => product(first, second),
             Self::Scaled { divisors, weights } => {
@@ -191,6 +193,7 @@ impl Stored {
         match self {
             Self::Float { kind, values, .. } => (values.len() * kind.bits() / 8) as u64,
             Self::Packed(matrix) | Self::PackedRows(matrix) => matrix.bytes(),
+            Self::Complex(matrix) => matrix.bytes(),
             Self::Sparse(matrix) => matrix.bytes(),
             Self::LowRank { first, second } => first.bytes() + second.bytes(),
             Self::Scaled { divisors, weights } => 4 * divisors.len() as u64 + weights.bytes(),
@@ -207,7 +210,7 @@ impl Stored {
     /// Whether any part of it is in codes.
     pub fn is_packed(&self) -> bool {
         match self {
-            Self::Packed(_) | Self::PackedRows(_) | Self::Integer { .. } => true,
+            Self::Packed(_) | Self::PackedRows(_) | Self::Complex(_) | Self::Integer { .. } => true,
             Self::Scaled { weights, .. } => weights.is_packed(),
             Self::LowRank { first, second } => first.is_packed() || second.is_packed(),
             Self::Float { .. } | Self::Sparse(_) => false,
@@ -232,12 +235,15 @@ impl Stored {
     /// Whether a model computes from it as it is.
     fn is_kept(&self) -> bool {
         match self {
-            Self::Packed(_) | Self::PackedRows(_) | Self::LowRank { .. } | Self::Integer { .. } => {
-                true
-            }
-            Self::Scaled { weights, .. } => {
-                matches!(**weights, Self::Packed(_) | Self::Integer { .. })
-            }
+            Self::Packed(_)
+            | Self::PackedRows(_)
+            | Self::Complex(_)
+            | Self::LowRank { .. }
+            | Self::Integer { .. } => true,
+            Self::Scaled { weights, .. } => matches!(
+                **weights,
+                Self::Packed(_) | Self::Complex(_) | Self::Integer { .. }
+            ),
             Self::Float { .. } | Self::Sparse(_) => false,
         }
     }
@@ -246,114 +252,28 @@ impl Stored {
 impl StorageTable {
     /// The layout version of a `config.json` with this table: the least that a Kiln has to know to read it.
     pub fn config_version(&self) -> u32 {
-        match self.tensors.values().any(Storage::is_later) {
-            true => EIGHT_BIT_CONFIG_VERSION,
-            false => COMPRESSED_CONFIG_VERSION,
-        }
+        let all = self.tensors.values().map(Storage::config_version);
+        all.max().unwrap_or(COMPRESSED_CONFIG_VERSION)
     }
 }
 
 impl Storage {
-    /// Whether Kilns that read compressed runs at first do not know it.
-    fn is_later(&self) -> bool {
+    /// The first version of `config.json` whose readers know it.
+    fn config_version(&self) -> u32 {
         match self {
-            Self::Integer { .. } => true,
-            Self::Scaled(weights) => weights.is_later(),
-            Self::LowRank { first, second } => first.is_later() || second.is_later(),
-            Self::Packed(format) | Self::PackedRows(format) => format.encoding == Encoding::E4m3,
-            Self::Float(_) | Self::Sparse(_) => false,
-        }
-    }
-}
-
-impl StoredModel {
-    /// The table of [`crate::RunConfig::storage`].
-    pub fn table(&self) -> StorageTable {
-        let tensors = self.tensors.iter();
-        StorageTable {
-            layout: LAYOUT_VERSION,
-            tensors: tensors
-                .map(|(name, stored)| (name.clone(), stored.storage()))
-                .collect(),
-        }
-    }
-
-    /// Reads a model's file: by its table, or every tensor as it is for a run that was not compressed.
-    ///
-    /// # Errors
-    /// [`TrainError::BadFile`] for a file that is damaged, lacks a part, or has one too many; a layout of another version.
-    pub fn read(path: &Path, table: Option<&StorageTable>) -> Result<Self, TrainError> {
-        let bytes = std::fs::read(path).map_err(FileError::io("read", path))?;
-        let bad = |why: String| TrainError::BadFile {
-            path: path.into(),
-            why,
-        };
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| bad(format!("it is no readable safetensors file ({error})")))?;
-        let mut reader = Reader {
-            file,
-            taken: BTreeSet::new(),
-        };
-        let tensors = match table {
-            Some(table) if table.layout != LAYOUT_VERSION => {
-                return Err(bad(format!(
-                    "its packed matrices have layout {}, and this Kiln reads {LAYOUT_VERSION}",
-                    table.layout
-                )));
+            Self::Complex(_) => COMPLEX_CONFIG_VERSION,
+            Self::Integer { .. } => EIGHT_BIT_CONFIG_VERSION,
+            Self::Packed(format) | Self::PackedRows(format)
+                if format.encoding == Encoding::E4m3 =>
+            {
+                EIGHT_BIT_CONFIG_VERSION
             }
-            Some(table) => reader.all(&table.tensors),
-            None => reader.floats(),
-        };
-        Ok(Self {
-            tensors: tensors.map_err(bad)?,
-        })
-    }
-
-    /// Writes the model's file; it is there whole, or not at all.
-    ///
-    /// # Errors
-    /// A full disk and the like.
-    pub fn write(&self, path: &Path) -> Result<(), TrainError> {
-        let bytes = self
-            .serialize(Stored::parts)
-            .map_err(|error| TrainError::BadFile {
-                path: path.into(),
-                why: format!("these tensors make no safetensors file ({error})"),
-            })?;
-        Ok(atomic_write(path, |out| out.write_all(&bytes))?)
-    }
-
-    /// What the model holds as plain numbers, as a safetensors file in 32 bits: all but [`StoredModel::kept`].
-    pub(crate) fn plain(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-        self.serialize(|stored, name, parts| {
-            if !stored.is_kept() {
-                let part = Part::of(FloatType::F32, stored.shape(), &stored.values());
-                parts.insert(name.into(), part);
+            Self::Scaled(weights) => weights.config_version(),
+            Self::LowRank { first, second } => first.config_version().max(second.config_version()),
+            Self::Packed(_) | Self::PackedRows(_) | Self::Float(_) | Self::Sparse(_) => {
+                COMPRESSED_CONFIG_VERSION
             }
-        })
-    }
-
-    /// Names of the tensors that the model holds as they are stored: packed ones, and products.
-    pub(crate) fn kept(&self) -> impl Iterator<Item = &str> {
-        let kept = self.tensors.iter().filter(|(_, stored)| stored.is_kept());
-        kept.map(|(name, _)| name.as_str())
-    }
-
-    fn serialize(
-        &self,
-        add: impl Fn(&Stored, &str, &mut BTreeMap<String, Part>),
-    ) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-        let mut parts = BTreeMap::new();
-        for (name, stored) in &self.tensors {
-            add(stored, name, &mut parts);
         }
-        let metadata = HashMap::from([("producer".to_string(), "kiln".to_string())]);
-        safetensors::serialize(parts.iter(), Some(metadata))
-    }
-
-    /// Bytes of all parts, without their names.
-    pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(Stored::bytes).sum()
     }
 }
 

@@ -152,7 +152,9 @@ impl<'a> Loop<'a> {
                 setup.checkpoints.set_best(at, best)?;
             }
             stop = stop.or_else(|| self.why_stop(steps));
-            let due = at.is_multiple_of(train.checkpoint_every) || stop.is_some();
+            let due = at.is_multiple_of(train.checkpoint_every)
+                || train.keep_at.contains(&at)
+                || stop.is_some();
             if due && saved != at {
                 saved = self.save(&learner)?;
             }
@@ -336,9 +338,10 @@ impl<'a> Loop<'a> {
             &learner.optimizer,
             &self.position,
         )?;
+        let train = &setup.recipe().train;
         setup
             .checkpoints
-            .prune(setup.recipe().train.keep_checkpoints, &[])?;
+            .prune(train.keep_checkpoints, &train.keep_at)?;
         let took = format::duration(began.elapsed().as_secs_f64());
         self.log.event(
             &self.position,

@@ -77,6 +77,7 @@ fn stopped_at_a_step_and_resumed() {
             ],
         ),
         ("shuffled", &["train.order=shuffled"]),
+        ("snip", &["prune.method=snip", "prune.sparsity=0.6"]),
         (
             "frozen",
             &["model.preset=resnet-bk-tiny", "model.bk.learn_energy=false"],

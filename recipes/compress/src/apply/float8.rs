@@ -38,6 +38,7 @@ impl Job<'_> {
             }),
             Stored::Packed(_)
             | Stored::PackedRows(_)
+            | Stored::Complex(_)
             | Stored::Scaled { .. }
             | Stored::Integer { .. } => Err(self.rounded_already(layer, stored)),
         }

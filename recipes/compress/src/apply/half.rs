@@ -45,6 +45,7 @@ impl Job<'_> {
             // Scales are of 16 bits already.
             Stored::Packed(_)
             | Stored::PackedRows(_)
+            | Stored::Complex(_)
             | Stored::Scaled { .. }
             | Stored::Integer { .. } => stored.clone(),
         })
@@ -61,6 +62,7 @@ pub(super) fn tensors(model: &StoredModel) -> Vec<Layer> {
             true => Role::Embedding,
             false => Role::Linear,
         },
+        pairs: None,
     };
     model.tensors.keys().map(layer).collect()
 }

@@ -31,7 +31,7 @@ pub(super) fn packed(codes: &Quantized) -> Result<PackedMatrix, QuantError> {
 }
 
 /// The encoding of the bits that [`crate::quantize::Grid::check`] lets through.
-fn encoding(bits: u8) -> Encoding {
+pub(super) fn encoding(bits: u8) -> Encoding {
     match bits {
         2 => Encoding::Int2,
         3 => Encoding::Int3,

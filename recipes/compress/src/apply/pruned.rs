@@ -34,6 +34,7 @@ impl Job<'_> {
             }
             Stored::Packed(_)
             | Stored::PackedRows(_)
+            | Stored::Complex(_)
             | Stored::Scaled { .. }
             | Stored::Integer { .. } => {
                 return Err(self.order(layer, stored, "pruning", "take its codes apart"));

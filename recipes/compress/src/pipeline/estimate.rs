@@ -4,6 +4,7 @@ use kiln_quant::{Encoding, PackedFormat, PackedMatrix};
 use kiln_train::{PruneConfig, QuantizeConfig, Run, Stored, StoredModel};
 
 use super::recover::check_trainable;
+use super::rewind::check_rewindable;
 use super::{auto, structure};
 use crate::CompressError;
 use crate::apply::{Calibrated, Job, LayerFigures};
@@ -63,9 +64,18 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
                 grams: &Calibrated::new(),
             };
             layers = job.all_figures(&before, &model)?;
+        } else if let Work::Rewind(_) = plain.work {
+            check_rewindable(index + 1, &run.stored()?, &model)?;
+            layers = Vec::new();
         } else {
             // By what the weights lose, where a budget decides about bits: as many bytes are spent.
             let grams = Calibrated::new();
+            let asked = Job {
+                number: index + 1,
+                stage,
+                grams: &grams,
+            };
+            asked.check_complex(&model)?;
             let mut loss = |_: &StoredModel, figures: &LayerFigures| Ok(figures.weight_error);
             let (plain, _) = auto::resolved(index + 1, &model, &grams, &plain, &mut loss)?;
             let job = Job {

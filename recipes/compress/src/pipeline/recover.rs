@@ -60,8 +60,19 @@ impl Pipeline<'_> {
         work: &Recover,
     ) -> Result<Option<Made>, CompressError> {
         check_trainable(number, stored, work)?;
-        let (request, out) = (self.request, self.folder.training(number));
         let recipe = self.training(number, before, work)?;
+        self.trained(number, before, stored, recipe)
+    }
+
+    /// Trains the model of the stage before as a recipe says; none if that was interrupted.
+    pub(super) fn trained(
+        &mut self,
+        number: usize,
+        before: &Run,
+        stored: &StoredModel,
+        recipe: Recipe<TrainRecipe>,
+    ) -> Result<Option<Made>, CompressError> {
+        let (request, out) = (self.request, self.folder.training(number));
         let resume = is_of(&out, &before.config.weights);
         if !resume && out.exists() {
             std::fs::remove_dir_all(&out).map_err(FileError::io("remove", &out))?;
@@ -134,6 +145,7 @@ impl Pipeline<'_> {
         value.quantize.clone_from(&work.quantize);
         value.prune.clone_from(&work.prune);
         value.adapters.clone_from(&work.adapters);
+        value.rewind = None;
         value.optimizer.learning_rate = work.learning_rate;
         value.schedule = ScheduleConfig {
             kind: ScheduleKind::Cosine,
@@ -146,16 +158,23 @@ impl Pipeline<'_> {
         if work.batch > 0 {
             train.batch = work.batch;
         }
-        // The last weights are taken: choosing among several by validation text would flatter the figures.
-        train.eval_every = work.steps;
-        train.checkpoint_every = work.steps.div_ceil(CHECKPOINTS);
-        train.keep_checkpoints = 1;
-        train.log_every = work.steps.div_ceil(LINES);
-        (train.patience, train.target_accuracy) = (0, 0.0);
-        (train.gradient_probe_every, train.final_sweep) = (0, false);
-        value.sample.tokens = value.sample.tokens.min(SAMPLE);
+        measured_by_the_stage(value, work.steps);
         Ok(recipe)
     }
+}
+
+/// Leaves to the stage what it does itself, in a training that ends with so many updates.
+pub(super) fn measured_by_the_stage(recipe: &mut TrainRecipe, steps: u64) {
+    let train = &mut recipe.train;
+    // The last weights are taken: choosing among several by validation text would flatter the figures.
+    train.eval_every = steps;
+    train.checkpoint_every = steps.div_ceil(CHECKPOINTS);
+    train.keep_checkpoints = 1;
+    train.keep_at.clear();
+    train.log_every = steps.div_ceil(LINES);
+    (train.patience, train.target_accuracy) = (0, 0.0);
+    (train.gradient_probe_every, train.final_sweep) = (0, false);
+    recipe.sample.tokens = recipe.sample.tokens.min(SAMPLE);
 }
 
 /// Whether there is a training that started from these weights.
@@ -168,6 +187,6 @@ fn is_of(folder: &Path, weights: &str) -> bool {
 }
 
 /// A path that says the same wherever the compression is resumed from.
-fn full(path: &Path) -> Result<std::path::PathBuf, CompressError> {
+pub(super) fn full(path: &Path) -> Result<std::path::PathBuf, CompressError> {
     Ok(absolute(path).map_err(FileError::io("find", path))?)
 }

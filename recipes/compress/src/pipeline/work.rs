@@ -43,6 +43,7 @@ impl Pipeline<'_> {
                 return self.narrowed(number, before, stored, *work).map(Some);
             }
             Kind::Recover(work) => return self.recovered(number, before, stored, work),
+            Kind::Rewind(work) => return self.rewound(number, before, stored, *work),
             Kind::Quantize(_)
             | Kind::Integer(_)
             | Kind::Float8
@@ -112,6 +113,7 @@ impl Pipeline<'_> {
             stage,
             grams: &Calibrated::new(),
         };
+        job.check_complex(stored)?;
         let layers = job.selected(stored)?.into_iter();
         let names = layers.map(|layer| layer.name).collect();
         let alone = !stage.work.is_calibrated() || matches!(stage.work, Kind::LowRank(_));

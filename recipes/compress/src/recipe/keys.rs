@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use kiln_train::InputSteps;
 use serde::{Deserialize, Serialize};
 
-use super::{Auto, Factorize, Part, Quantize, QuantizeMethod, Selection, Stage, Structured, Work};
+use super::{
+    Auto, Complex, Factorize, Part, Quantize, QuantizeMethod, Rewind, Selection, Stage, Structured,
+    Work,
+};
 use crate::quantize::{Clip, Grid};
 use integer::integer_keys;
 use prune::prune_keys;
@@ -52,6 +55,8 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clip: Option<Clip>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    complex: Option<Complex>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     damping: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     act_order: Option<bool>,
@@ -79,6 +84,8 @@ pub(super) struct Keys {
     multiple: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     steps: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,6 +127,7 @@ enum Kind {
     Recover,
     Qat,
     Gradual,
+    Rewind,
     Half,
 }
 
@@ -138,6 +146,7 @@ impl TryFrom<Keys> for Stage {
             Kind::Recover => Work::Recover(Box::new(keys.recover(None)?)),
             Kind::Gradual => Work::Recover(Box::new(keys.gradual()?)),
             Kind::Qat => Work::Recover(Box::new(keys.qat()?)),
+            Kind::Rewind => Work::Rewind(keys.rewind()?),
             Kind::Half => Work::Half,
         };
         let mut layers = Selection::default();
@@ -193,6 +202,7 @@ impl Keys {
             group: self.group.take().unwrap_or(GROUP),
             nearest_group: self.nearest_group.take().unwrap_or(false),
             clip: self.clip.take().unwrap_or_default(),
+            complex: self.complex.take(),
         })
     }
 
@@ -231,6 +241,19 @@ impl Keys {
                 share,
                 multiple,
             }),
+        }
+    }
+
+    fn rewind(&mut self) -> Result<Rewind, String> {
+        match self.to.take() {
+            Some(0) => {
+                Err("`to` is 0, but must be at least 1: the first step that a run can keep".into())
+            }
+            Some(step) => Ok(Rewind { step }),
+            None => Err(
+                "a rewind stage needs `to`, the step of the original's training to go back to"
+                    .into(),
+            ),
         }
     }
 
@@ -300,6 +323,11 @@ impl From<Stage> for Keys {
                 ..Self::default()
             },
             Work::Recover(work) => return recover_keys(*work),
+            Work::Rewind(work) => Self {
+                kind: Kind::Rewind,
+                to: Some(work.step),
+                ..Self::default()
+            },
             Work::Half => Self {
                 kind: Kind::Half,
                 ..Self::default()
@@ -333,6 +361,7 @@ fn quantize_keys(work: Quantize) -> Keys {
         group: Some(work.group),
         nearest_group: Some(work.nearest_group),
         clip: Some(work.clip),
+        complex: work.complex,
         damping,
         act_order,
         ..Keys::default()

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use kiln_train::matches;
+use serde::{Deserialize, Serialize};
 
 use crate::quantize::{Clip, Grid};
 
@@ -27,6 +28,19 @@ pub struct Quantize {
     pub nearest_group: bool,
     /// Range of a group's codes.
     pub clip: Clip,
+    /// How complex layers are scaled: those of BK mixers whose inputs or outputs are real and imaginary parts. Without it they are taken as
+    /// real matrices.
+    pub complex: Option<Complex>,
+}
+
+/// Scales of a group of complex numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Complex {
+    /// One for both parts.
+    Shared,
+    /// One for the real parts and one for the imaginary ones.
+    Separate,
 }
 
 /// Bits for each layer by what they are worth there, within a budget.
@@ -76,6 +90,11 @@ impl fmt::Display for Quantize {
         }
         if self.clip == Clip::Mse {
             f.write_str(", clipped")?;
+        }
+        match self.complex {
+            Some(Complex::Shared) => f.write_str(", parts share scales")?,
+            Some(Complex::Separate) => f.write_str(", parts have their scales")?,
+            None => {}
         }
         Ok(())
     }

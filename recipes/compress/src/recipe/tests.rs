@@ -26,6 +26,9 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"quantize\"\nmethod = \"w8a8\"\ninputs = \"static\"",
         "kind = \"quantize\"\nmethod = \"smoothquant\"\nalpha = 0.7\nlayers = [\"blocks.*\"]",
         "kind = \"quantize\"\nmethod = \"gptq\"\nbits = \"auto\"\nbudget = 0.13\nwindows = 8",
+        "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ncomplex = \"shared\"",
+        "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ncomplex = \"separate\"\ngroup = 0",
+        "kind = \"rewind\"\nto = 200",
         "kind = \"half\"",
     ] {
         let recipe = read(stage).unwrap();
@@ -40,6 +43,22 @@ fn a_key_that_would_do_nothing_is_refused() {
         (
             "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ndamping = 0.1",
             "`damping` does nothing in a quantize stage of this method; leave it out",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nsteps = 1\ncomplex = \"shared\"",
+            "`complex` does nothing in a qat stage of this method; leave it out",
+        ),
+        (
+            "kind = \"rewind\"\nto = 3\nsteps = 4",
+            "`steps` does nothing in a rewind stage of this method; leave it out",
+        ),
+        (
+            "kind = \"rewind\"",
+            "a rewind stage needs `to`, the step of the original's training to go back to",
+        ),
+        (
+            "kind = \"rewind\"\nto = 0",
+            "`to` is 0, but must be at least 1: the first step that a run can keep",
         ),
         (
             "kind = \"half\"\nbits = 4",

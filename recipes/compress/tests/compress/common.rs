@@ -40,6 +40,7 @@ seq = 32
 eval_every = 30
 eval_batches = 2
 checkpoint_every = 60
+keep_at = [20]
 log_every = 10
 [optimizer]
 learning_rate = 5e-3

@@ -78,3 +78,74 @@ fn eight_bits_of_floating_point_are_a_format_too() {
         assert!(error.contains("round rounded weights once more"), "{error}");
     }
 }
+
+/// Real and imaginary parts of a ResNet-BK share scales in the file, and what is computed from it is what it says: the same numbers as plain
+/// ones score alike. Separate scales take more bytes, and a model without complex layers has none to share.
+#[test]
+fn parts_of_complex_layers_share_scales() {
+    let corner = Corner::new("bk");
+    let stage =
+        |complex: &str| GPTQ4.replace("bits = 4", &format!("bits = 4\ncomplex = \"{complex}\""));
+    let (shared, separate) = (stage("shared"), stage("separate"));
+    let sizes = estimate(&corner.recipe(&[&shared], &[]).value, &corner.open("run")).unwrap();
+    let compression = corner
+        .compress("shared", &[&shared, HALF])
+        .unwrap()
+        .compression;
+    assert!(compression.stages[0].what.ends_with("parts share scales"));
+    assert!(
+        compression.last().quality.divergence < 0.05,
+        "{compression:?}"
+    );
+    let first = corner.open("shared/stages/1-quantize").stored().unwrap();
+    assert_eq!(sizes[1].bytes, first.bytes());
+    let complex = first
+        .tensors
+        .values()
+        .filter(|stored| matches!(stored, Stored::Complex(_)));
+    assert_eq!(complex.count(), 4, "gate and output of two layers");
+    let config = fs::read_to_string(corner.path("shared/config.json")).unwrap();
+    assert!(config.contains("\"version\":4"), "{config}");
+    // The same numbers without codes.
+    let mut plain = first.clone();
+    for stored in plain.tensors.values_mut() {
+        *stored = Stored::Float {
+            kind: kiln_quant::FloatType::F32,
+            shape: stored.shape(),
+            values: stored.values(),
+        };
+    }
+    let run = corner.open("shared/stages/1-quantize");
+    let device = burn::tensor::Device::flex();
+    let path = corner.path("plain");
+    let plain = kiln_train::load_stored(&run.config.model, &plain, &path, &device).unwrap();
+    let tokens =
+        burn::tensor::Tensor::<2, burn::tensor::Int>::from_data([[1, 5, 2, 7, 3, 4]], &device);
+    let scores = |model: &kiln_zoo::LanguageModel| {
+        let scores = model.forward(tokens.clone()).unwrap().into_data();
+        scores.iter::<f32>().collect::<Vec<_>>()
+    };
+    let (found, expected) = (scores(&run.model), scores(&plain));
+    for (found, expected) in found.iter().zip(&expected) {
+        // Sums in another order.
+        assert!(
+            (found - expected).abs() < 1e-4 * (1.0 + expected.abs()),
+            "{found} {expected}"
+        );
+    }
+    let other = corner
+        .compress("separate", &[&separate, HALF])
+        .unwrap()
+        .compression;
+    assert!(other.last().file_bytes > compression.last().file_bytes);
+    let corner = Corner::new("transformer");
+    let refused = corner
+        .compress("none", &[&shared])
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        refused.contains("only the gate and the output of a BK mixer"),
+        "{refused}"
+    );
+}

@@ -152,8 +152,8 @@ fn a_damaged_artifact_is_not_opened() {
     for (from, to, message) in [
         (
             "\"version\":2",
-            "\"version\":4",
-            "its version is 4, and this Kiln reads 1, 2 and 3",
+            "\"version\":5",
+            "its version is 5, and this Kiln reads 1 to 4",
         ),
         (
             "\"version\":2",

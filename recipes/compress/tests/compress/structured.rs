@@ -106,6 +106,7 @@ fn what_is_left_is_a_run() {
             format!("init.from={}", from.display()),
             "train.steps=2".into(),
             "train.eval_every=1".into(),
+            "train.keep_at=[]".into(),
         ];
         let file = from.join("recipe.toml");
         let further = kiln_train::train(kiln_train::Request {

@@ -114,3 +114,73 @@ fn adapters_are_merged_back() {
     assert!(all.last().quality.loss < plain.last().quality.loss);
     assert!(stored(&corner, "rounded").tensors["blocks.0.mlp.up.weight"].is_packed());
 }
+
+/// Weights that are left go back to the original's step 20 and are trained from there: the zeros are those of the stage before, and the
+/// training makes up for them.
+#[test]
+fn a_ticket_is_trained_from_the_originals_checkpoint() {
+    for kind in ["transformer", "bk"] {
+        let corner = Corner::new(kind);
+        let prune = "kind = \"prune\"\nmethod = \"magnitude\"\nsparsity = 0.7";
+        let rewind = "kind = \"rewind\"\nto = 20";
+        let sizes = estimate(
+            &corner.recipe(&[prune, rewind], &[]).value,
+            &corner.open("run"),
+        );
+        let stages = [prune, rewind, HALF];
+        let compression = corner.compress("small", &stages).unwrap().compression;
+        let loss =
+            |at: usize| compression.stages[at].quality.loss - compression.original.quality.loss;
+        assert!(
+            loss(1) < 0.5 * loss(0),
+            "{kind}: {} of {}",
+            loss(1),
+            loss(0)
+        );
+        let [pruned, trained] =
+            ["1-prune", "2-rewind"].map(|stage| stored(&corner, &format!("small/stages/{stage}")));
+        assert_eq!(pruned.table(), trained.table());
+        assert_eq!(sizes.unwrap()[2].bytes, trained.bytes());
+        let mut sparse = 0;
+        for (name, before) in &pruned.tensors {
+            let after = trained.tensors[name].values();
+            assert_ne!(before.values(), after, "{name}");
+            if let Stored::Sparse(_) = before {
+                let mut both = before.values().into_iter().zip(after);
+                assert!(
+                    both.all(|(before, after)| (before == 0.0) == (after == 0.0)),
+                    "{name}"
+                );
+                sparse += 1;
+            }
+        }
+        assert!(sparse >= 6, "{sparse}");
+        let training = RunFolder::open(corner.path("small/stages/2-rewind-training")).unwrap();
+        let records = metrics::read(&training.metrics()).unwrap();
+        let steps: Vec<u64> = records.iter().map(|record| record.step).collect();
+        assert!(
+            steps.iter().all(|step| (21..=60).contains(step)),
+            "{steps:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_never_in_the_training_does_not_go_back() {
+    let corner = Corner::new("transformer");
+    let said = |out: &str, stages: &[&str]| corner.compress(out, stages).err().unwrap().to_string();
+    let rewind = "kind = \"rewind\"\nto = 20";
+    let codes = said("codes", &[INT4, rewind]);
+    assert!(
+        codes.contains("find no such weights in the original's training"),
+        "{codes}"
+    );
+    let narrow = "kind = \"structured\"\npart = \"mlp\"\nmethod = \"magnitude\"\nshare = 0.5";
+    let narrow = said("narrow", &[narrow, rewind]);
+    assert!(narrow.contains("of another shape"), "{narrow}");
+    let missing = said("missing", &["kind = \"rewind\"\nto = 40"]);
+    assert!(
+        missing.contains("or train it again with --set train.keep_at=[40]"),
+        "{missing}"
+    );
+}

@@ -71,6 +71,9 @@ impl TrainRecipe {
         if let Some(prune) = &self.prune {
             prune.check()?;
         }
+        if let Some(rewind) = &self.rewind {
+            rewind.check(self)?;
+        }
         if let Some(adapters) = &self.adapters {
             self.validate_adapters(adapters)?;
         }

@@ -18,6 +18,7 @@ use crate::init::InitConfig;
 use crate::optimizer::OptimizerConfig;
 use crate::prune::PruneConfig;
 use crate::quantize::QuantizeConfig;
+use crate::rewind::RewindConfig;
 use crate::schedule::ScheduleConfig;
 
 pub use resolve::Resolved;
@@ -55,6 +56,9 @@ pub struct TrainRecipe {
     /// Weights that become zero while the model is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<PruneConfig>,
+    /// Another run's checkpoint to begin at, with the zeros of the model of `[init]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<RewindConfig>,
     /// Matrices that move by products of small ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapters: Option<AdaptersConfig>,
@@ -175,6 +179,8 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
     pub keep_checkpoints: usize,
+    /// Steps whose checkpoints are kept whatever comes after them, to go back to.
+    pub keep_at: Vec<u64>,
     /// Steps between lines of the log.
     pub log_every: u64,
     /// Steps between probes of the gradient, which compute the first micro-batch's once more with the recipe's rule and with the
@@ -214,6 +220,7 @@ impl Default for TrainConfig {
             eval_batches: 20,
             checkpoint_every: 500,
             keep_checkpoints: 2,
+            keep_at: Vec::new(),
             log_every: 10,
             gradient_probe_every: 0,
             patience: 0,

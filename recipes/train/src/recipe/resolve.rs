@@ -124,6 +124,24 @@ impl Resolved {
             return Err(TrainError::setting("train.recompute", true, why));
         }
         let steps = recipe.value.total_steps(seq);
+        let never = |step: &&u64| !(1..=steps).contains(*step);
+        if let Some(step) = recipe.value.train.keep_at.iter().find(never) {
+            let why = format!(
+                "the run has updates 1 to {steps}: name some of them, or leave the key out"
+            );
+            return Err(TrainError::setting("train.keep_at", step, why));
+        }
+        if let Some(rewind) = recipe
+            .value
+            .rewind
+            .as_ref()
+            .filter(|rewind| rewind.step > steps)
+        {
+            let why = format!(
+                "this run ends after {steps} updates: raise `train.steps`, or go further back"
+            );
+            return Err(TrainError::setting("rewind.step", rewind.step, why));
+        }
         Ok(Self {
             recipe,
             model,

@@ -95,6 +95,11 @@ fn check(name: &str, found: &[usize], expected: [usize; 2]) -> Result<(), String
 fn matrix(name: &str, stored: &Stored, device: &Device) -> Result<Matrix, String> {
     match stored {
         Stored::Packed(packed) => Ok(Matrix::Packed(PackedWeight::new(packed, device))),
+        Stored::Complex(matrix) => {
+            let real = matrix.to_real();
+            let real = real.map_err(|error| format!("`{name}`: {error}"))?;
+            Ok(Matrix::Packed(PackedWeight::new(&real, device)))
+        }
         Stored::Integer {
             activations,
             weights,

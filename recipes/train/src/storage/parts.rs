@@ -71,6 +71,9 @@ impl Stored {
             Self::Packed(matrix) | Self::PackedRows(matrix) => {
                 parts.insert(format!("{name}.words"), words(matrix.words()));
             }
+            Self::Complex(matrix) => {
+                parts.insert(format!("{name}.words"), words(matrix.words()));
+            }
             Self::Sparse(matrix) => {
                 parts.insert(format!("{name}.words"), words(matrix.words()));
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use half::f16;
-use kiln_quant::{Activations, FloatType, PackedFormat, PackedMatrix, SparseMatrix};
+use kiln_quant::{Activations, ComplexMatrix, FloatType, PackedFormat, PackedMatrix, SparseMatrix};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{InputSteps, Storage, Stored};
@@ -60,6 +60,10 @@ impl Reader<'_> {
             Storage::PackedRows(format) => {
                 let words = self.words(name)?;
                 Stored::PackedRows(PackedMatrix::from_words(*format, words).map_err(broken)?)
+            }
+            Storage::Complex(format) => {
+                let words = self.words(name)?;
+                Stored::Complex(ComplexMatrix::from_words(*format, words).map_err(broken)?)
             }
             Storage::Sparse(format) => {
                 let words = self.words(name)?;

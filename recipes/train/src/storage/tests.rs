@@ -1,4 +1,4 @@
-use kiln_quant::{Encoding, SparsePattern};
+use kiln_quant::{Encoding, Pairs, SparsePattern};
 
 use super::*;
 
@@ -58,6 +58,10 @@ fn model() -> StoredModel {
         ("down.weight", Stored::Sparse(sparse(5, 4))),
         ("gate.weight", low_rank),
         ("output.weight", scaled),
+        (
+            "complex.weight",
+            Stored::Complex(ComplexMatrix::new(Pairs::Outputs, packed(8, 3)).unwrap()),
+        ),
     ];
     StoredModel {
         tensors: tensors
@@ -178,6 +182,27 @@ fn what_does_not_fit_its_table_is_refused() {
         words.to_string().contains("no readable safetensors file"),
         "{words}"
     );
+}
+
+/// Who knows packed weights only must not take shared scales for them.
+#[test]
+fn a_table_asks_for_the_version_of_its_latest_storage() {
+    let mut table = model().table();
+    assert_eq!(table.config_version(), COMPLEX_CONFIG_VERSION);
+    table.tensors.remove("complex.weight");
+    assert_eq!(table.config_version(), COMPRESSED_CONFIG_VERSION);
+}
+
+/// The shape is the real matrix's: 8 stored rows of both parts are 4 inputs, 3 complex outputs are 6.
+#[test]
+fn complex_layers_have_the_shape_of_their_parts() {
+    let model = model();
+    let complex = &model.tensors["complex.weight"];
+    assert_eq!(complex.shape(), [4, 6]);
+    let stored = packed(8, 3).dequantize();
+    let values = complex.values();
+    assert_eq!(values[6..9], stored[3..6], "real parts of row 1");
+    assert_eq!(values[9..12], stored[15..18], "imaginary parts of row 1");
 }
 
 #[test]
