@@ -13,6 +13,7 @@ use crate::TrainError;
 use crate::init::Start;
 use crate::learner::Learner;
 use crate::recipe::TrainRecipe;
+use crate::recorded::RecordedPasses;
 use crate::setup::Setup;
 use crate::state::{self, Position};
 
@@ -97,6 +98,8 @@ impl Setup {
             scale: restored.position.loss_scale,
             terms: self.recipe().train.loss_terms(),
             recompute: self.recipe().train.recompute,
+            seed: None,
+            recorded: RecordedPasses::new(self.recipe().train.graph),
         };
         let position = Position {
             // Of a model that was not this one.
