@@ -129,7 +129,12 @@ impl RecordedPasses {
             State::Waiting(_) | State::Ready(_) => {
                 self.state = match self.recordings < MOST_RECORDINGS {
                     true => State::Waiting(Some((of, 1))),
-                    false => State::Off,
+                    false => {
+                        self.news = Some(format!(
+                            "updates keep changing: after {MOST_RECORDINGS} recordings the passes of a step go on launch by launch"
+                        ));
+                        State::Off
+                    }
                 };
                 Ok(None)
             }
