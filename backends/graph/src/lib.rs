@@ -85,6 +85,19 @@ impl Graph {
     }
 }
 
+/// Whether to repeat work on a device as a graph has been found to pay: on CUDA so far. wgpu keeps lists of dispatches, which it gives to
+/// the device one by one again.
+pub fn pays(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let burn::backend::DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_)) =
+        device.clone().inner().as_dispatch()
+    {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
 /// Does `work` once, and has the device write it down a second time. Returns what the second run made, the numbers of which are there
 /// after the first [`Graph::replay`].
 ///

@@ -5,8 +5,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use kiln_fused::{LossOptions, runs_behind};
-use kiln_graph::{Graph, GraphError, Places, record, write_ids};
+use kiln_fused::LossOptions;
+use kiln_graph::{Graph, GraphError, Places, pays, record, write_ids};
 use kiln_loader::TokenBatch;
 use kiln_zoo::LanguageModel;
 
@@ -103,7 +103,7 @@ impl RecordedPasses {
         device: &Device,
         passes: &dyn Fn(&Inputs) -> Result<Found, TrainError>,
     ) -> Result<Option<Found>, TrainError> {
-        if matches!(self.state, State::Off) || !runs_behind(device) {
+        if matches!(self.state, State::Off) || !pays(device) {
             return Ok(None);
         }
         let of = Likeness::new(given);

@@ -167,7 +167,7 @@ pub struct TrainConfig {
     /// Whether backward computes the activations of a block again instead of keeping those of all: a third more operations, and
     /// room for sequences many times as long.
     pub recompute: bool,
-    /// Whether a GPU that keeps graphs records the passes of a step and repeats them as a whole, so that it does not wait for the host.
+    /// Whether a CUDA device records the passes of a step and repeats them as a whole, so that it does not wait for the host.
     pub graph: bool,
     /// Order of training windows.
     pub order: Order,
