@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::BkError,
     gates::{Resolvent, scaled},
-    ops::{bk_left, nothing_before},
+    ops::{last_position, left_features, nothing_before},
+    rule::GradRule,
 };
 
 const OP: &str = "resolvent_attention";
@@ -118,6 +119,17 @@ pub fn resolvent_attention(
     resolvent_attention_by(Strategy::Auto, inputs, form)
 }
 
+/// What [`resolvent_attention`] returns without its state, for those who go on from nowhere: on devices the state costs copies.
+///
+/// # Errors
+/// As [`resolvent_attention`].
+pub fn resolvent_attention_output(
+    inputs: ResolventInputs,
+    form: ResolventForm,
+) -> Result<Tensor<4>, BkError> {
+    Ok(Attended::new(Strategy::Auto, inputs, form)?.output)
+}
+
 /// [`resolvent_attention`] with the strategy of its linear attention chosen by hand, for tests and benchmarks.
 ///
 /// # Errors
@@ -127,67 +139,100 @@ pub fn resolvent_attention_by(
     inputs: ResolventInputs,
     form: ResolventForm,
 ) -> Result<ResolventAttention, BkError> {
-    check_shapes(&inputs, form)?;
-    let ResolventInputs {
-        q,
-        k,
-        v,
-        potential,
-        hopping,
-        energy,
-        state,
-    } = inputs;
-    let [batch, _, heads] = potential.dims();
-    let (left, memory) = match state {
-        Some(ResolventState { left, memory }) => (left, Some(memory)),
-        None => (nothing_before(batch, heads, &potential.device()), None),
-    };
-    let resolvent = bk_left(
-        potential,
-        hopping.clone(),
-        energy.clone(),
-        Some(left.clone()),
-    )?;
-    let gates = Resolvent {
-        features: resolvent.features.clone(),
-        left,
-        hopping,
-        energy,
-    };
+    Ok(Attended::new(strategy, inputs, form)?.with_state())
+}
 
-    let attend = |q, k, log_decay| {
-        gated_linear_attention_by(strategy, q, k, v, log_decay, memory)
-            .map(|GatedAttention { output, state }| (output, state))
-    };
-    let (output, memory) = match form {
-        ResolventForm::Born => {
-            let (log_kept, k) = gates.keep_and_write(k);
-            attend(q, k, log_kept)?
+/// The output, and what the state is made of.
+struct Attended {
+    output: Tensor<4>,
+    /// `[batch, seq, 2 * heads]`
+    features: Tensor<3>,
+    /// In the frame of the first position, if the form has phases.
+    memory: Tensor<4>,
+    phase: Option<Phase>,
+}
+
+impl Attended {
+    fn new(
+        strategy: Strategy,
+        inputs: ResolventInputs,
+        form: ResolventForm,
+    ) -> Result<Self, BkError> {
+        check_shapes(&inputs, form)?;
+        let ResolventInputs {
+            q,
+            k,
+            v,
+            potential,
+            hopping,
+            energy,
+            state,
+        } = inputs;
+        let [batch, _, heads] = potential.dims();
+        let (left, memory) = match state {
+            Some(ResolventState { left, memory }) => (left, Some(memory)),
+            None => (nothing_before(batch, heads, &potential.device()), None),
+        };
+        let (before, rule) = (Some(left.clone()), GradRule::Exact);
+        let features = left_features(potential, hopping.clone(), energy.clone(), before, rule)?;
+        let gates = Resolvent {
+            features: features.clone(),
+            left,
+            hopping,
+            energy,
+        };
+        let attend = |q, k, log_decay| {
+            gated_linear_attention_by(strategy, q, k, v, log_decay, memory)
+                .map(|GatedAttention { output, state }| (output, state))
+        };
+        match form {
+            ResolventForm::Born => {
+                let (log_kept, k) = gates.keep_and_write(k);
+                let (output, memory) = attend(q, k, log_kept)?;
+                Ok(Self {
+                    output,
+                    features,
+                    memory,
+                    phase: None,
+                })
+            }
+            ResolventForm::Complex => {
+                let phase = Phase::new(&features);
+                let (log_kept, written) = gates.gates();
+                let written = written.sqrt();
+                let k = Tensor::cat(
+                    vec![
+                        scaled(k.clone(), written.clone() * phase.to_key.clone().cos()),
+                        scaled(k, written * phase.to_key.clone().sin()),
+                    ],
+                    3,
+                );
+                let (cos, sin) = (phase.total.clone().cos(), phase.total.clone().sin());
+                let q = Tensor::cat(vec![scaled(q.clone(), cos), scaled(q, sin)], 3);
+                let (output, memory) = attend(q, k, log_kept * 0.5)?;
+                Ok(Self {
+                    output,
+                    features,
+                    memory,
+                    phase: Some(phase),
+                })
+            }
         }
-        ResolventForm::Complex => {
-            let phase = Phase::new(&resolvent.features);
-            let (log_kept, written) = gates.gates();
-            let written = written.sqrt();
-            let k = Tensor::cat(
-                vec![
-                    scaled(k.clone(), written.clone() * phase.to_key.clone().cos()),
-                    scaled(k, written * phase.to_key.clone().sin()),
-                ],
-                3,
-            );
-            let (cos, sin) = (phase.total.clone().cos(), phase.total.clone().sin());
-            let q = Tensor::cat(vec![scaled(q.clone(), cos), scaled(q, sin)], 3);
-            let (output, memory) = attend(q, k, log_kept * 0.5)?;
-            (output, phase.into_last_frame(memory))
+    }
+
+    fn with_state(self) -> ResolventAttention {
+        let memory = match self.phase {
+            Some(phase) => phase.into_last_frame(self.memory),
+            None => self.memory,
+        };
+        ResolventAttention {
+            output: self.output,
+            state: ResolventState {
+                left: last_position(&self.features),
+                memory,
+            },
         }
-    };
-    Ok(ResolventAttention {
-        output,
-        state: ResolventState {
-            left: resolvent.state,
-            memory,
-        },
-    })
+    }
 }
 
 /// The phases of the complex form, each `[batch, seq, heads]`.

@@ -115,6 +115,7 @@ mod backend;
 mod complex;
 #[cfg(feature = "_cube")]
 pub mod cube;
+mod energies;
 mod error;
 #[cfg(feature = "flex")]
 mod flex;
@@ -125,9 +126,10 @@ mod rule;
 
 pub use attention::{
     ResolventAttention, ResolventForm, ResolventInputs, ResolventState, resolvent_attention,
-    resolvent_attention_by,
+    resolvent_attention_by, resolvent_attention_output,
 };
 pub use backend::{BkAdjoint, BkBackend};
+pub use energies::{EnergiesAdjoint, EnergiesBackend, energies};
 pub use error::BkError;
 pub use gates::{GatesAdjoint, GatesBackend};
 pub use ops::{

@@ -48,8 +48,21 @@ pub fn bk_left_with_rule(
     state: Option<Tensor<2>>,
     rule: GradRule,
 ) -> Result<BkLeft, BkError> {
+    let features = left_features(potential, hopping, energy, state, rule)?;
+    let state = last_position(&features);
+    Ok(BkLeft { features, state })
+}
+
+/// The features of [`bk_left_with_rule`], without its state, which has to be copied from among them.
+pub(crate) fn left_features(
+    potential: Tensor<3>,
+    hopping: Tensor<1>,
+    energy: Tensor<2>,
+    state: Option<Tensor<2>>,
+    rule: GradRule,
+) -> Result<Tensor<3>, BkError> {
     const OP: &str = "bk_left";
-    let [batch, seq, heads] = check_inputs(OP, &potential, &hopping, &energy)?;
+    let [batch, _, heads] = check_inputs(OP, &potential, &hopping, &energy)?;
     let state = match state {
         Some(state) => {
             let axes = "[batch, 2 * heads]";
@@ -58,15 +71,19 @@ pub fn bk_left_with_rule(
         }
         None => nothing_before(batch, heads, &potential.device()),
     };
-    let features = Tensor::<3>::from_dispatch(Dispatch::bk_left(
+    Ok(Tensor::from_dispatch(Dispatch::bk_left(
         potential.into_dispatch(),
         hopping.into_dispatch(),
         energy.into_dispatch(),
         state.into_dispatch(),
         rule,
-    ));
-    let state = features.clone().narrow(1, seq - 1, 1).squeeze_dim(1);
-    Ok(BkLeft { features, state })
+    )))
+}
+
+/// The features of the last position, `[batch, 2 * heads]` of `[batch, seq, 2 * heads]`.
+pub(crate) fn last_position(features: &Tensor<3>) -> Tensor<2> {
+    let [_, seq, _] = features.dims();
+    features.clone().narrow(1, seq - 1, 1).squeeze_dim(1)
 }
 
 /// The bidirectional BK operation, the resolvent's diagonal `G_ii`, with its exact gradient.

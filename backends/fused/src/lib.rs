@@ -79,10 +79,27 @@ mod dropout;
 mod flex;
 mod gradient;
 mod head;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod heads;
 mod linear;
 mod mask;
 mod ops;
 mod optimizer;
+mod parts;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod readout;
 pub mod reference;
 mod rows;
 
@@ -101,6 +118,10 @@ pub use head::{
     CHUNK_BYTES, HeadAdjoint, HeadBackend, HeadGradients, LinearLoss, LossOptions, LossTerms,
     chunk_rows, cross_entropy_sum, linear_cross_entropy,
 };
+pub use heads::{
+    ConvolvedHeads, HeadSettings, HeadSizes, HeadsAdjoint, HeadsBackend, convolved_heads,
+    side_by_side, takes_convolved_heads,
+};
 pub use kiln_attention::WeightDropout;
 pub use linear::{LinearAdjoint, LinearBackend};
 pub use mask::AttentionMask;
@@ -109,4 +130,6 @@ pub use ops::{
     swiglu,
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
+pub use parts::Aside;
+pub use readout::{ReadoutAdjoint, ReadoutBackend, gated_readout};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -3,17 +3,14 @@
 //! The step is linear in the gradients of output and final state, so each node runs it with the other's gradient zero, and
 //! autodiff adds the results up. A training step that makes no use of the final state never runs the second node.
 
-use burn::{
-    backend::{
-        Autodiff, TensorMetadata,
-        autodiff::{
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
-        },
-        tensor::FloatTensor,
+use burn::backend::{
+    Autodiff,
+    autodiff::{
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind},
     },
-    tensor::Slice,
+    tensor::FloatTensor,
 };
 
 use crate::{
@@ -90,7 +87,7 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
                     state.clone(),
                     strategy,
                 );
-                let last = last_state::<B>(&states);
+                let last = B::last_state(states.clone());
                 let saved = Saved {
                     q,
                     k,
@@ -112,15 +109,4 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
             _ => unreachable!("two nodes with the same parents are tracked alike"),
         }
     }
-}
-
-/// `[batch, heads, d_key, d_value]` of `[batch, heads, chunks + 1, d_key, d_value]`.
-fn last_state<B: GlaAdjoint>(states: &FloatTensor<B>) -> FloatTensor<B> {
-    let mut shape = states.shape();
-    let whole = |axis: usize| Slice::from(0..shape[axis]);
-    let last = Slice::from(shape[2] - 1..shape[2]);
-    let slices = [whole(0), whole(1), last, whole(3), whole(4)];
-    let state = B::float_slice(states.clone(), &slices);
-    shape.remove(2);
-    B::float_reshape(state, shape)
 }

@@ -1,6 +1,9 @@
 //! The operation at the level of backend primitives. Shapes and element types are checked before they get here.
 
-use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
+use burn::{
+    backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
+    tensor::Slice,
+};
 
 use crate::strategy::Strategy;
 
@@ -52,6 +55,17 @@ pub trait GlaAdjoint: Backend {
         state: FloatTensor<Self>,
         strategy: Strategy,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `[batch, heads, d_key, d_value]` of the states of [`Saved`]: the final one.
+    fn last_state(states: FloatTensor<Self>) -> FloatTensor<Self> {
+        let mut shape = states.shape();
+        let whole = |axis: usize| Slice::from(0..shape[axis]);
+        let last = Slice::from(shape[2] - 1..shape[2]);
+        let slices = [whole(0), whole(1), last, whole(3), whole(4)];
+        let state = Self::float_slice(states, &slices);
+        shape.remove(2);
+        Self::float_reshape(state, shape)
+    }
 
     /// Gradients of q, k, v, log_decay and state, from those of the output and of the final state; absent ones are zero.
     fn gla_adjoint(

@@ -39,6 +39,7 @@ pub use mixer::{Direction, Mixer, tensor_bytes};
 pub use precision::{Precision, UnknownPrecision, attention_operand, single};
 pub use preset::Preset;
 pub use projection::{
-    ConvHistory, ConvProjection, QueryKeyValue, QueryKeyValueConfig, Readout, unit_spread,
+    ConvHistory, ConvProjection, HeadInputs, QueryKeyValue, QueryKeyValueConfig, Readout,
+    unit_spread,
 };
 pub use weights::{NamedLinears, NormReaders, below, fields};

@@ -266,13 +266,21 @@ impl Linear {
 
     /// `[d_input, d_output]`, if the layer is a product with one trained matrix and nothing else.
     pub(crate) fn matrix(&self) -> Option<Tensor<2>> {
+        match self.matrix_and_bias()? {
+            (matrix, None) => Some(matrix),
+            _ => None,
+        }
+    }
+
+    /// `[d_input, d_output]` and what is added, `[d_output]`, if the layer is a product with one trained matrix.
+    pub(crate) fn matrix_and_bias(&self) -> Option<(Tensor<2>, Option<Tensor<1>>)> {
         match self {
             Self {
                 weight: Weight::Matrix(Matrix::Dense(weight)),
-                bias: None,
+                bias,
                 input_scale: None,
                 inputs: None,
-            } => Some(weight.val()),
+            } => Some((weight.val(), bias.as_ref().map(|bias| bias.val()))),
             _ => None,
         }
     }

@@ -9,12 +9,15 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use kiln_fused::{add_weighted, rms_norm, swiglu};
+use kiln_fused::{
+    ConvolvedHeads, HeadSizes, add_weighted, convolved_heads, gated_readout, rms_norm,
+    side_by_side, swiglu, takes_convolved_heads,
+};
 
 use crate::layers::EPSILON;
 use crate::mixer::tensor_bytes;
 use crate::weights::{NamedLinears, fields};
-use crate::{BackboneConfig, InitRng, Linear, ShortConv, project};
+use crate::{BackboneConfig, InitRng, Linear, ShortConv, project, single};
 
 /// silu(conv(W x)), or W x without a convolution.
 #[derive(Module, Debug)]
@@ -28,6 +31,21 @@ pub struct ConvProjection {
 /// The last inputs of the convolutions of queries, keys and values, `[batch, conv_width - 1, channels]`, if there are any.
 #[derive(Clone, Debug, Default)]
 pub struct ConvHistory([Option<Tensor<3>>; 3]);
+
+/// What a mixer's heads take.
+#[derive(Clone, Debug)]
+pub struct HeadInputs {
+    /// Queries, divided by sqrt(d_key), `[batch, seq, heads, d_key]`.
+    pub q: Tensor<4>,
+    /// Keys, `[batch, seq, heads, d_key]`.
+    pub k: Tensor<4>,
+    /// Values, `[batch, seq, heads, d_value]`.
+    pub v: Tensor<4>,
+    /// The values once more, for the readout: on some devices gradients of two readers meet without a pass of their own.
+    pub own: Tensor<4>,
+    /// What the gates follow from, in f32: the outputs of the further layer, `[batch, seq, its outputs]`.
+    pub gates: Tensor<3>,
+}
 
 /// Sizes of [`QueryKeyValue`].
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +65,8 @@ pub struct QueryKeyValueConfig {
 /// The projections of queries, keys and values.
 #[derive(Module, Debug)]
 pub struct QueryKeyValue {
-    // Three products instead of a packed one: the gradient of a part of a tensor is as large as the whole.
+    // Three matrices that compression can treat apart; where a kernel takes all of them at once, they are put beside each other in the
+    // forward pass.
     /// To `heads * d_key` channels.
     pub query: ConvProjection,
     /// To as many.
@@ -152,23 +171,80 @@ impl QueryKeyValue {
         ConvHistory(self.all().map(history))
     }
 
-    /// Queries (divided by sqrt(d_key)), keys and values of each head, and the history after.
+    /// Queries, keys and values of each head, what the layer `gates` makes of the same input, and the history after.
     ///
     /// # Shapes
     /// - x `[batch, seq, d_model]`; history of the same mixer, or the default for a fresh start, which leaves none
-    /// - returns two `[batch, seq, heads, d_key]` and one `[batch, seq, heads, d_value]`
-    pub fn forward(&self, x: Tensor<3>, history: ConvHistory) -> ([Tensor<4>; 3], ConvHistory) {
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        gates: &Linear,
+        history: ConvHistory,
+    ) -> (HeadInputs, ConvHistory) {
+        if let Some(inputs) = self.forward_packed(&x, gates, &history) {
+            return (inputs, ConvHistory::default());
+        }
         let [batch, seq, _] = x.dims();
         let ConvHistory([q_history, k_history, v_history]) = history;
         let (q, q_history) = self.query.forward(x.clone(), q_history);
         let (k, k_history) = self.key.forward(x.clone(), k_history);
-        let (v, v_history) = self.value.forward(x, v_history);
-        let heads = [
-            self.split(q, (self.d_key as f64).powf(-0.5)),
-            self.split(k, 1.0),
-            v.reshape([batch, seq, self.heads, self.d_value]),
-        ];
-        (heads, ConvHistory([q_history, k_history, v_history]))
+        let (v, v_history) = self.value.forward(x.clone(), v_history);
+        let v = v.reshape([batch, seq, self.heads, self.d_value]);
+        let inputs = HeadInputs {
+            q: self.split(q, self.query_scale()),
+            k: self.split(k, 1.0),
+            own: v.clone(),
+            v,
+            gates: single(project(gates, x)),
+        };
+        (inputs, ConvHistory([q_history, k_history, v_history]))
+    }
+
+    /// The same as one product and one pass over what comes out of it, where a kernel takes it: plain matrices, all of them behind a
+    /// convolution and, but for values, a norm, from the start of a sequence.
+    fn forward_packed(
+        &self,
+        x: &Tensor<3>,
+        gates: &Linear,
+        history: &ConvHistory,
+    ) -> Option<HeadInputs> {
+        let fresh = history.0.iter().all(Option::is_none);
+        let [q_taps, k_taps, v_taps] = self.all().map(|projection| {
+            let conv = projection.conv.as_ref()?;
+            Some(conv.weight.val())
+        });
+        let taps = [q_taps?, k_taps?, v_taps?];
+        let (gates, bias) = gates.matrix_and_bias()?;
+        let sizes = HeadSizes {
+            heads: self.heads,
+            d_key: self.d_key,
+            d_value: self.d_value,
+            rest: gates.dims()[1],
+        };
+        let [_, width] = taps[0].dims();
+        if !(fresh && self.qk_norm && takes_convolved_heads(x, sizes, width)) {
+            return None;
+        }
+        let [q, k, v] = self.all().map(|projection| projection.linear.matrix());
+        let weights = side_by_side([q?, k?, v?, gates], sizes.columns());
+        let packed = kiln_fused::linear(x.clone(), weights, None);
+        let ConvolvedHeads { q, k, v, own, rest } =
+            convolved_heads(packed, taps, sizes, self.query_scale(), EPSILON);
+        let gates = match bias {
+            Some(bias) => rest + bias.unsqueeze(),
+            None => rest,
+        };
+        Some(HeadInputs {
+            q,
+            k,
+            v,
+            own,
+            gates,
+        })
+    }
+
+    fn query_scale(&self) -> f64 {
+        (self.d_key as f64).powf(-0.5)
     }
 
     /// Queries or keys of each head, times `scale`: `[batch, seq, heads * d_key]` to `[batch, seq, heads, d_key]`.
@@ -231,6 +307,12 @@ impl Readout {
     /// - read and values `[batch, seq, heads, d_value]`, x `[batch, seq, d_model]`
     /// - returns `[batch, seq, d_model]`
     pub fn forward(&self, read: Tensor<4>, values: Tensor<4>, x: Tensor<3>) -> Tensor<3> {
+        if let (Some(gate), Some(skip)) = (&self.gate, &self.skip) {
+            let gate = project(gate, x);
+            let (skip, norm) = (skip.val(), self.norm.val());
+            let y = gated_readout(read, values, skip, norm, gate, EPSILON);
+            return project(&self.output, y);
+        }
         let [batch, seq, heads, d_value] = read.dims();
         let read = read.cast(x.dtype());
         let read = match &self.skip {

@@ -15,8 +15,8 @@ use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
-    QueryKeyValueConfig, Readout, attention_operand, below, fields, inverse_softplus, project,
-    single, tensor_bytes, unit_spread,
+    QueryKeyValueConfig, Readout, attention_operand, below, fields, inverse_softplus, tensor_bytes,
+    unit_spread,
 };
 use kiln_gla::gated_linear_attention;
 use serde::{Deserialize, Serialize};
@@ -184,9 +184,9 @@ impl GlaConfig {
 }
 
 impl GlaMixer {
-    /// ln a of every head: `[batch, seq, d_model]` to `[batch, seq, heads]`.
-    fn log_decay(&self, x: Tensor<3>) -> Tensor<3> {
-        log_sigmoid(single(project(&self.forget, x))).div_scalar(self.temperature)
+    /// ln a of every head, `[batch, seq, heads]`, from what the forget gate's layer makes of the input.
+    fn log_decay(&self, forget: Tensor<3>) -> Tensor<3> {
+        log_sigmoid(forget).div_scalar(self.temperature)
     }
 }
 
@@ -206,12 +206,12 @@ impl Mixer for GlaMixer {
             Some(state) => (Some(state.memory), state.history),
             None => (None, ConvHistory::default()),
         };
-        let ([q, k, v], history) = self.inputs.forward(x.clone(), history);
+        let (inputs, history) = self.inputs.forward(x.clone(), &self.forget, history);
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
-        let [q, k, values] = [q, k, v.clone()].map(attention_operand);
-        let mixed = gated_linear_attention(q, k, values, self.log_decay(x.clone()), memory)
+        let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(attention_operand);
+        let mixed = gated_linear_attention(q, k, v, self.log_decay(inputs.gates), memory)
             .expect("mixer shapes agree by construction");
-        let y = self.readout.forward(mixed.output, v, x);
+        let y = self.readout.forward(mixed.output, inputs.own, x);
         let state = GlaState {
             memory: mixed.state,
             history,

@@ -16,10 +16,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
     QueryKeyValueConfig, Readout, attention_operand, below, dropout, fields, inverse_softplus,
-    project, single, spread_energies, tensor_bytes, unit_spread,
+    spread_energies, tensor_bytes, unit_spread,
 };
-use kiln_bk::{ResolventForm, ResolventState, resolvent_attention};
-use kiln_fused::{soft_bound, softplus};
+use kiln_bk::{
+    ResolventAttention, ResolventForm, ResolventInputs, ResolventState, energies,
+    resolvent_attention, resolvent_attention_output,
+};
+use kiln_fused::soft_bound;
 
 use crate::config::ETA_FLOOR;
 use crate::{Boundary, ResolventConfig};
@@ -113,9 +116,8 @@ impl ResolventConfig {
 }
 
 impl ResolventMixer {
-    /// The diagonal of H in f32: `[batch, seq, d_model]` to `[batch, seq, heads]`.
-    fn diagonal(&self, x: Tensor<3>) -> Tensor<3> {
-        let v = single(project(&self.potential, x));
+    /// The diagonal of H, `[batch, seq, heads]`, from potentials without their bound.
+    fn diagonal(&self, v: Tensor<3>) -> Tensor<3> {
         match self.potential_bound {
             0.0 => v,
             bound => soft_bound(v, bound),
@@ -130,16 +132,10 @@ impl ResolventMixer {
         }
     }
 
-    /// z as `[2, heads]`: Re z, then Im z.
-    fn z(&self) -> Tensor<2> {
-        let eta = softplus(self.eta_raw.val(), ETA_FLOOR);
-        // As one row, for rows that are joined are padded on CUDA devices.
-        Tensor::cat(vec![self.energy.val(), eta], 0).reshape([2, self.heads])
-    }
-
-    /// beta, `[heads]`.
-    fn hopping(&self) -> Tensor<1> {
-        softplus(self.hopping_raw.val(), 0.0)
+    /// z as `[2, heads]`, Re z, then Im z, and beta, `[heads]`.
+    fn energies(&self) -> (Tensor<2>, Tensor<1>) {
+        let (energy, eta) = (self.energy.val(), self.eta_raw.val());
+        energies(energy, eta, self.hopping_raw.val(), ETA_FLOOR)
     }
 
     /// L before the first token, `[batch, 2 * heads]`; none where nothing stands there. Of an endless chain without potentials it is
@@ -149,9 +145,8 @@ impl ResolventMixer {
             return None;
         }
         let heads = self.heads;
-        let z = self.z();
+        let (z, beta) = self.energies();
         let [e, eta] = [0, 1].map(|row| z.clone().narrow(0, row, 1).reshape([heads]));
-        let beta = self.hopping();
         let re = e.clone().square() - eta.clone().square() - beta.clone() * 4.0;
         let im = e.clone() * eta.clone() * 2.0;
         // Of the root's parts the greater one by a sum, the other from their product, im / 2: nothing cancels.
@@ -216,21 +211,37 @@ impl Mixer for ResolventMixer {
                 (before, ConvHistory::default())
             }
         };
-        let ([q, k, v], history) = self.inputs.forward(x.clone(), history);
-        let k = self.forget(k);
-        let potential = self.diagonal(x.clone());
-        let (hopping, z) = (self.hopping(), self.z());
+        let (inputs, history) = self.inputs.forward(x.clone(), &self.potential, history);
+        let k = self.forget(inputs.k);
+        let potential = self.diagonal(inputs.gates);
+        let (energy, hopping) = self.energies();
+        let [q, k, v] = [inputs.q, k, inputs.v].map(attention_operand);
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
-        let [q, k, values] = [q, k, v.clone()].map(attention_operand);
-        let mixed = resolvent_attention(q, k, values, potential, hopping, z, resolvent, self.form)
-            .expect("mixer shapes agree by construction");
-        let y = self.readout.forward(mixed.output, v, x);
-        let state = ResolventMixerState {
-            resolvent: mixed.state,
-            history,
-        };
+        const AGREE: &str = "mixer shapes agree by construction";
         // Without a history to extend the convolutions return none, and a state without it could not be continued from.
-        (y, continues.then_some(state))
+        let (output, state) = if continues {
+            let attended =
+                resolvent_attention(q, k, v, potential, hopping, energy, resolvent, self.form);
+            let ResolventAttention { output, state } = attended.expect(AGREE);
+            let state = ResolventMixerState {
+                resolvent: state,
+                history,
+            };
+            (output, Some(state))
+        } else {
+            let attended = ResolventInputs {
+                q,
+                k,
+                v,
+                potential,
+                hopping,
+                energy,
+                state: resolvent,
+            };
+            let output = resolvent_attention_output(attended, self.form);
+            (output.expect(AGREE), None)
+        };
+        (self.readout.forward(output, inputs.own, x), state)
     }
 
     fn step(&self, x: Tensor<2>, state: ResolventMixerState) -> (Tensor<2>, ResolventMixerState) {

@@ -38,13 +38,13 @@ pub const PRESETS: &[Preset<ResolventConfig>] = &[
     Preset {
         name: "resolvent-gpt",
         purpose: "the parameters of gpt2-small: 12 layers, d 768, context 1024",
-        config: || like_nanogpt([768, 12], [12, 64], 2716, 1024, 0.0),
+        config: || like_nanogpt([768, 12], [12, 32], 3096, 1024, 0.0),
     },
     Preset {
         name: "resolvent-136m",
         purpose: "the parameters of gpt-136m; all widths are multiples of 128, as matrix units want them",
         config: || {
-            let (backbone, mixer) = like_nanogpt([768, 12], [12, 64], 2688, 1024, 0.0);
+            let (backbone, mixer) = like_nanogpt([768, 12], [12, 32], 3072, 1024, 0.0);
             (backbone.untied_rms(), mixer)
         },
     },

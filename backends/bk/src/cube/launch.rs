@@ -412,10 +412,25 @@ fn parameters(sums: CubeTensor) -> [CubeTensor; 2] {
         sums = add_rows(&sums, 0, width);
         rows = rows.div_ceil(GROUP);
     }
+    let sums = add_rows(&sums, 0, width);
     [
-        add_rows(&sums, 0, 2 * heads),
-        add_rows(&sums, 2 * heads, heads),
+        columns(&sums, 0, 2 * heads),
+        columns(&sums, 2 * heads, heads),
     ]
+}
+
+/// Columns `first .. first + count` of one row, where they lie.
+fn columns(row: &CubeTensor, first: usize, count: usize) -> CubeTensor {
+    let bytes = |numbers: usize| (numbers * size_of::<f32>()) as u64;
+    let after = row.meta.num_elements() - first - count;
+    let handle = row.handle.clone().offset_start(bytes(first));
+    CubeTensor::new_contiguous(
+        row.client.clone(),
+        row.device.clone(),
+        [1, count].into(),
+        handle.offset_end(bytes(after)),
+        DType::F32,
+    )
 }
 
 /// Columns `first .. first + count` of `[rows, width]`, added up in groups of rows: `[rows / GROUP, count]`, rounded up.

@@ -11,6 +11,7 @@
 //! These functions are the operations and their gradients with the strategy chosen by hand, for tests and benchmarks. Like
 //! [`reference`](mod@crate::reference), they do not check their arguments; they panic on tensors of other backends.
 
+mod energies;
 mod gates;
 mod kernels;
 mod launch;

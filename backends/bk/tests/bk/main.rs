@@ -16,6 +16,7 @@ mod common;
 mod cube;
 mod cube_solve;
 mod diagonal;
+mod energies;
 mod left;
 mod long;
 mod oracle;

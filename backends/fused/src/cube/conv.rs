@@ -27,13 +27,17 @@ const TAP_VECTOR: usize = 4;
 
 /// What is fixed when a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Format {
+pub(super) struct Format {
     /// Taps of a channel.
-    width: usize,
+    pub(super) width: usize,
     silu: bool,
 }
 
 impl Format {
+    pub(super) fn new(width: usize, silu: bool) -> Self {
+        Self { width, silu }
+    }
+
     fn unrolled(self) -> bool {
         self.width <= UNROLLED
     }
@@ -51,7 +55,7 @@ impl Format {
     }
 
     /// Taps of a channel that are loaded or stored at once.
-    fn tap_vector(self) -> usize {
+    pub(super) fn tap_vector(self) -> usize {
         match self.width.is_multiple_of(TAP_VECTOR) {
             true => TAP_VECTOR,
             false => 1,
@@ -81,7 +85,7 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, past: usize, silu: bool
     let wide = vector(&x, channels);
     let runs = seq.div_ceil(RUN);
     let total = batch * runs * channels / wide;
-    let format = Format { width, silu };
+    let format = Format::new(width, silu);
     let dim = CubeDim::new_1d(CUBE_UNITS);
     // SAFETY: rows that are not there are neither read nor written, and surplus units leave at once.
     unsafe {
@@ -121,7 +125,7 @@ pub(super) fn adjoint(
     let runs = length.div_ceil(RUN);
     let partial = empty(&x, [batch * runs, channels * width], DType::F32);
     let total = batch * runs * channels / wide;
-    let format = Format { width, silu };
+    let format = Format::new(width, silu);
     let dim = CubeDim::new_1d(CUBE_UNITS);
     // SAFETY: as in `forward`; every run has a row of partial sums.
     unsafe {
@@ -147,20 +151,21 @@ pub(super) fn adjoint(
 
 /// Row `row - back` of a lane, zeros where there is none.
 #[cube]
-fn row_before<E: Float, N: Size>(
+pub(super) fn row_before<E: Float, N: Size>(
     x: &[Vector<E, N>],
     first: usize,
     row: usize,
     back: usize,
-    lanes: &Lanes,
+    length: usize,
+    channels: usize,
 ) -> Vector<f32, N> {
-    let stored = stored_before::<E, N>(x, first, row, back, lanes.length, lanes.channels);
+    let stored = stored_before::<E, N>(x, first, row, back, length, channels);
     Vector::<f32, N>::cast_from(stored)
 }
 
 /// Row `row - back` of `length`, as it is stored: what is not looked at yet can still be on its way.
 #[cube]
-fn stored_before<E: Float, N: Size>(
+pub(super) fn stored_before<E: Float, N: Size>(
     x: &[Vector<E, N>],
     first: usize,
     row: usize,
@@ -177,7 +182,7 @@ fn stored_before<E: Float, N: Size>(
 
 /// A unit's taps, of `[channels, width]`.
 #[cube]
-fn load_taps<N: Size, T: Size>(
+pub(super) fn load_taps<N: Size, T: Size>(
     taps: &[Vector<f32, T>],
     channel: usize,
     #[comptime] format: Format,
@@ -207,7 +212,7 @@ fn load_taps<N: Size, T: Size>(
 
 /// Moves a window of rows on by one, to make place for a new one at its start.
 #[cube]
-fn shift<N: Size>(window: &mut Array<Vector<f32, N>>, #[comptime] format: Format) {
+pub(super) fn shift<N: Size>(window: &mut Array<Vector<f32, N>>, #[comptime] format: Format) {
     #[unroll(format.unrolled())]
     for i in 1..comptime!(format.width) {
         let to = comptime!(format.width) - i;
@@ -217,7 +222,7 @@ fn shift<N: Size>(window: &mut Array<Vector<f32, N>>, #[comptime] format: Format
 
 /// `sum_j w_j x_{t - (width - 1) + j}`, where place i of the window has `x_{t - i}`.
 #[cube]
-fn weigh<N: Size>(
+pub(super) fn weigh<N: Size>(
     window: &Array<Vector<f32, N>>,
     taps: &Array<Vector<f32, N>>,
     #[comptime] format: Format,
@@ -260,7 +265,7 @@ fn convolve<E: Float, N: Size, T: Size>(
     let mut window = Array::<Vector<f32, N>>::new(comptime!(format.width));
     #[unroll(format.unrolled())]
     for i in 0..comptime!(format.width) {
-        window[i] = row_before::<E, N>(x, first, begin, i + 1, &lanes);
+        window[i] = row_before::<E, N>(x, first, begin, i + 1, length, channels);
     }
     #[unroll(format.looks_ahead())]
     for step in 0..RUN {
@@ -314,14 +319,14 @@ fn convolve_back<E: Float, N: Size, T: Size>(
     let mut slopes = Array::<Vector<f32, N>>::new(width);
     let mut d_taps = Array::<Vector<f32, N>>::new(width);
     let last = end + comptime!(width - 1);
+    let (length, channels) = (lanes.length, lanes.channels);
     #[unroll(format.unrolled())]
     for i in 0..width {
-        rows[i] = row_before::<E, N>(x, first, last + i, comptime!(width - 1), &lanes);
+        rows[i] = row_before::<E, N>(x, first, last + i, comptime!(width - 1), length, channels);
         slopes[i] = zero;
         d_taps[i] = zero;
     }
     // The rows of the next steps are loaded while this one is worked on. The gradient has no rows for those of the past.
-    let (length, channels) = (lanes.length, lanes.channels);
     let after = lanes.past + 1;
     let first_grad = batch * seq * lanes.channels + channel;
     let ahead = comptime!(format.ahead());

@@ -16,6 +16,7 @@ mod device;
 mod dropout;
 mod elementwise;
 mod head;
+mod heads;
 mod loss;
 #[expect(
     missing_docs,
@@ -23,6 +24,7 @@ mod loss;
 )]
 mod math;
 mod norm;
+mod readout;
 mod rotate;
 mod rows;
 mod small;
@@ -45,6 +47,8 @@ use burn_cubecl::{
 
 pub use self::math::ln_one_plus;
 pub(crate) use self::{
+    heads::takes_heads,
+    readout::takes_readout,
     small::Waiting,
     sums::square_sums,
     update::{adamw, clip_factor, step_waiting},

@@ -202,7 +202,7 @@ pub(super) fn team_max(value: f32, stage: &mut Shared<[f32]>, #[comptime] team: 
 
 /// The sum over `lanes` neighbours in a plane of more, for each of them.
 #[cube]
-fn sum_of_part(value: f32, #[comptime] lanes: usize) -> f32 {
+pub(super) fn sum_of_part(value: f32, #[comptime] lanes: usize) -> f32 {
     let mut total = value;
     if comptime!(lanes > 1) {
         total += plane_shuffle_xor(total, 1u32);

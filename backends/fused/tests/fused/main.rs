@@ -7,6 +7,7 @@ mod attention;
 mod common;
 mod half;
 mod head;
+mod heads;
 mod operations;
 mod problem;
 mod shapes;

@@ -173,6 +173,21 @@ fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> CubeTens
     states
 }
 
+/// State `number` of `[batch, heads, number, d_key, d_value]`, where it lies: most of them are never read.
+pub(super) fn state_of(states: &CubeTensor, number: usize) -> CubeTensor {
+    let mut meta = (*states.meta).clone();
+    let (count, stride) = (meta.shape.remove(2), meta.strides.remove(2));
+    let bytes = |states: usize| (states * stride * size_of::<f32>()) as u64;
+    let handle = states.handle.clone().offset_start(bytes(number));
+    CubeTensor::new(
+        states.client.clone(),
+        handle.offset_end(bytes(count - 1 - number)),
+        meta,
+        states.device.clone(),
+        DType::F32,
+    )
+}
+
 /// Output and states, from q, k, v, log_decay and the entering state.
 pub(super) fn forward(problem: Problem, inputs: [CubeTensor; 5]) -> (CubeTensor, CubeTensor) {
     let [q, k, v, log_decay, entering] = inputs.map(into_contiguous);

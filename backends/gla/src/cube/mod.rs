@@ -78,6 +78,11 @@ impl GlaAdjoint for Cube {
         (lower(forward.output), lower(forward.states))
     }
 
+    fn last_state(states: Primitive) -> Primitive {
+        let chunks = states.meta.shape()[2] - 1;
+        launch::state_of(&states, chunks)
+    }
+
     fn gla_adjoint(
         saved: Saved<Self>,
         d_output: Option<Primitive>,
@@ -127,12 +132,11 @@ fn adjoint(
     let log_decay = lower(inputs.log_decay);
     let gradients = launch::adjoint(problem, [q, k, v, log_decay, states, d_output, d_state]);
     let [q, k, v, log_decay, d_states] = gradients;
-    let d_states: Tensor<5> = lift(d_states);
     Inputs {
         q: lift(q),
         k: lift(k),
         v: lift(v),
         log_decay: lift(log_decay),
-        state: d_states.narrow(2, 0, 1).squeeze_dim(2),
+        state: lift(launch::state_of(&d_states, 0)),
     }
 }

@@ -1,4 +1,4 @@
-use kiln_backbone::Weight;
+use kiln_backbone::{Weight, project};
 
 use super::*;
 
@@ -78,13 +78,14 @@ fn milder_potentials_reach_further() {
         // Only the first token has a value: what is read of it 64 tokens on is its weight there.
         let zeros = Tensor::zeros([1, 64, 8, 1], &device);
         let first = Tensor::cat(vec![ones(1), zeros], 1);
+        let (z, hopping) = mixer.energies();
         let mixed = resolvent_attention(
             ones(65),
             ones(65),
             first,
-            mixer.diagonal(x),
-            mixer.hopping(),
-            mixer.z(),
+            mixer.diagonal(project(&mixer.potential, x)),
+            hopping,
+            z,
             None,
             mixer.form,
         );
@@ -115,7 +116,7 @@ fn weights_without_potentials(energy: f64, boundary: Boundary) -> Vec<f64> {
     let ones = Tensor::<4>::ones([1, 9, 1, 1], &device);
     let each = Tensor::<2>::eye(9, &device).reshape([1, 9, 1, 9]);
     let potential = Tensor::zeros([1, 9, 1], &device);
-    let (hopping, z) = (mixer.hopping(), mixer.z());
+    let (z, hopping) = mixer.energies();
     let state = mixer.left(1).map(|left| mixer.fresh(left));
     let mixed = resolvent_attention(
         ones.clone(),

@@ -71,7 +71,7 @@ impl Family {
             "kiln_gla" => Self::LinearAttention,
             "kiln_bk" => Self::Bk,
             "kiln_fused" => match path {
-                path if ["loss", "head"]
+                path if ["loss::", "head::"]
                     .iter()
                     .any(|part| path.contains(&format!("::cube::{part}"))) =>
                 {

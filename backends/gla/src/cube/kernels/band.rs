@@ -4,12 +4,13 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    CHUNK, Format, PLANE, Place, SIDE,
+    CHUNK, FOUR, Format, HALVES, Numbers, PLANE, Place, SIDE, band_row,
     gates::Gates,
+    half,
     tile::{Scale, Tile},
 };
 
-/// Where a unit stands in its plane's band, over which the plane passes in pieces of [`Format::wide`] columns.
+/// Where a unit stands in its plane's half of a band, over which the plane passes in pieces of [`Format::wide`] columns.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(super) struct Piece {
@@ -19,9 +20,14 @@ pub(super) struct Piece {
     pub col: usize,
 }
 
-/// Passes of a plane over its band.
+/// Pieces of a row of a plane's half.
+pub(super) fn lines(width: usize, format: Format) -> usize {
+    width / HALVES / format.wide()
+}
+
+/// Passes of a plane over its half of a band.
 pub(super) fn passes(width: usize, format: Format) -> usize {
-    SIDE * width / (PLANE * format.wide())
+    SIDE * lines(width, format) / PLANE
 }
 
 /// The piece of a unit in a pass.
@@ -31,34 +37,72 @@ pub(super) fn piece(
     #[comptime] width: usize,
     #[comptime] format: Format,
 ) -> Piece {
-    let lines = comptime!(width / format.wide());
+    let lines = comptime!(lines(width, format));
     let unit = UNIT_POS_PLANE as usize;
     Piece {
-        row: PLANE_POS as usize * SIDE + comptime!(pass * PLANE / lines) + unit / lines,
-        col: (unit % lines) * comptime!(format.wide()),
+        row: band_row() + comptime!(pass * PLANE / lines) + unit / lines,
+        col: half() * comptime!(width / HALVES) + (unit % lines) * comptime!(format.wide()),
+    }
+}
+
+/// A piece of a stage: numbers that lie beside each other are read and written together, without conflicts between the rows of a plane.
+#[cube]
+pub(super) fn staged<N: Size>(
+    stage: &mut Numbers,
+    at: Piece,
+    #[comptime] format: Format,
+) -> Vector<f32, N> {
+    let stride = comptime!(format.stage() / FOUR);
+    let stage = stage.with_vector_size::<Const<FOUR>>();
+    let mut value = Vector::<f32, N>::new(0.0f32);
+    #[unroll]
+    for part in 0..comptime!(format.wide() / FOUR) {
+        let four = stage[at.row * stride + at.col / FOUR + part];
+        #[unroll]
+        for i in 0..FOUR {
+            value.insert(comptime!(part * FOUR + i), four.extract(i));
+        }
+    }
+    value
+}
+
+/// Puts a piece into a stage.
+#[cube]
+pub(super) fn put<N: Size>(
+    stage: &mut Numbers,
+    at: Piece,
+    value: Vector<f32, N>,
+    #[comptime] format: Format,
+) {
+    let stride = comptime!(format.stage() / FOUR);
+    let stage = stage.with_vector_size_mut::<Const<FOUR>>();
+    #[unroll]
+    for part in 0..comptime!(format.wide() / FOUR) {
+        let mut four = Vector::<f32, Const<FOUR>>::new(0.0f32);
+        #[unroll]
+        for i in 0..FOUR {
+            four.insert(i, value.extract(comptime!(part * FOUR + i)));
+        }
+        stage[at.row * stride + at.col / FOUR + part] = four;
     }
 }
 
 /// A band of scores times `D`, as operands.
 #[cube]
 pub(super) fn decay_band<O: Float, N: Size>(
-    stage: &Shared<[f32]>,
+    stage: &mut Numbers,
     weights: &mut Tile<O, N>,
     gates: &Gates,
     #[comptime] format: Format,
 ) {
-    let stride = comptime!(format.stage());
     #[unroll]
     for pass in 0..comptime!(passes(CHUNK, format)) {
         let at = piece(pass, CHUNK, format);
         let mut value = Vector::<O, N>::new(O::from_int(0));
-        #[unroll]
-        for i in 0..comptime!(format.wide()) {
-            let j = at.col + i;
-            if j <= at.row {
-                let weight = stage[at.row * stride + j] * gates.between(at.row, j);
-                value.insert(i, O::cast_from(weight));
-            }
+        if at.col <= at.row {
+            let scores = staged::<N>(stage, at, format);
+            let decay = gates.piece::<N>(at, format);
+            value = Vector::<O, N>::cast_from(scores * decay);
         }
         weights[(at.row * comptime!(format.stride(CHUNK)) + at.col) / comptime!(format.wide())] =
             value;
@@ -67,14 +111,13 @@ pub(super) fn decay_band<O: Float, N: Size>(
 
 /// Multiplies the rows of a band.
 #[cube]
-pub(super) fn scale_band(
-    stage: &mut Shared<[f32]>,
+pub(super) fn scale_band<N: Size>(
+    stage: &mut Numbers,
     gates: &Gates,
     #[comptime] width: usize,
     #[comptime] scale: Scale,
     #[comptime] format: Format,
 ) {
-    let stride = comptime!(format.stage());
     #[unroll]
     for pass in 0..comptime!(passes(width, format)) {
         let at = piece(pass, width, format);
@@ -83,31 +126,25 @@ pub(super) fn scale_band(
         } else {
             gates.leaving(at.row)
         };
-        #[unroll]
-        for i in 0..comptime!(format.wide()) {
-            stage[at.row * stride + at.col + i] *= factor;
-        }
+        let value = staged::<N>(stage, at, format) * Vector::<f32, N>::new(factor);
+        put::<N>(stage, at, value, format);
     }
 }
 
 /// Writes a band to `[batch * seq, heads, width]`.
 #[cube]
 pub(super) fn store_band<E: Float, N: Size>(
-    stage: &Shared<[f32]>,
+    stage: &mut Numbers,
     target: &mut [Vector<E, N>],
     place: Place,
     #[comptime] width: usize,
     #[comptime] format: Format,
 ) {
-    let (stride, wide) = comptime!((format.stage(), format.wide()));
+    let wide = comptime!(format.wide());
     #[unroll]
     for pass in 0..comptime!(passes(width, format)) {
         let at = piece(pass, width, format);
-        let mut value = Vector::<E, N>::new(E::from_int(0));
-        #[unroll]
-        for i in 0..wide {
-            value.insert(i, E::cast_from(stage[at.row * stride + at.col + i]));
-        }
+        let value = Vector::<E, N>::cast_from(staged::<N>(stage, at, format));
         if at.row < place.len {
             let row = (place.first + at.row) * place.heads + place.head;
             target[row * comptime!(width / wide) + at.col / wide] = value;

@@ -3,7 +3,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::{CHUNK, Place};
+use super::{CHUNK, FOUR, Format, Numbers, Place, band::Piece};
 use crate::decay::LEAST_GATE;
 
 /// Multiples of `1 / STEPS` below `64 * 80` are kept exactly by single precision.
@@ -12,16 +12,16 @@ const STEPS: f32 = 2048.0;
 /// Cumulative gates in two parts, whose differences are exact where the sums themselves are large: see [`crate::decay`].
 #[derive(CubeType)]
 pub(super) struct Gates {
-    coarse: Shared<[f32]>,
-    fine: Shared<[f32]>,
+    coarse: Numbers,
+    fine: Numbers,
 }
 
 #[cube]
 impl Gates {
     /// Sums of a chunk; positions that the sequence does not have keep everything. Ends with all units in step.
     pub fn load(log_decay: &[f32], place: Place) -> Gates {
-        let mut coarse = Shared::<[f32]>::new_slice(CHUNK);
-        let mut fine = Shared::<[f32]>::new_slice(CHUNK);
+        let mut coarse = Numbers::new_aligned_slice(CHUNK, 16usize);
+        let mut fine = Numbers::new_aligned_slice(CHUNK, 16usize);
         let unit = UNIT_POS as usize;
         let mut high = 0.0f32;
         let mut low = 0.0f32;
@@ -32,8 +32,8 @@ impl Gates {
             low = gate - high;
         }
         if unit < CHUNK {
-            coarse[unit] = high;
-            fine[unit] = low;
+            coarse[unit] = Vector::new(high);
+            fine[unit] = Vector::new(low);
         }
         sync_cube();
         // An inclusive scan (Kogge and Stone).
@@ -41,13 +41,13 @@ impl Gates {
         for level in 0..comptime!(CHUNK.trailing_zeros() as usize) {
             let distance = comptime!(1usize << level);
             if unit >= distance && unit < CHUNK {
-                high += coarse[unit - distance];
-                low += fine[unit - distance];
+                high += coarse[unit - distance].extract(0usize);
+                low += fine[unit - distance].extract(0usize);
             }
             sync_cube();
             if unit < CHUNK {
-                coarse[unit] = high;
-                fine[unit] = low;
+                coarse[unit] = Vector::new(high);
+                fine[unit] = Vector::new(low);
             }
             sync_cube();
         }
@@ -56,12 +56,35 @@ impl Gates {
 
     /// `A_t`, from before the chunk to position t.
     pub fn sum(&self, t: usize) -> f32 {
-        self.coarse[t] + self.fine[t]
+        self.coarse[t].extract(0usize) + self.fine[t].extract(0usize)
     }
 
     /// `exp(A_t - A_j)`, which is asked for where `j <= t`.
     pub fn between(&self, t: usize, j: usize) -> f32 {
-        ((self.coarse[t] - self.coarse[j]) + (self.fine[t] - self.fine[j])).exp()
+        let coarse = self.coarse[t].extract(0usize) - self.coarse[j].extract(0usize);
+        let fine = self.fine[t].extract(0usize) - self.fine[j].extract(0usize);
+        (coarse + fine).exp()
+    }
+
+    /// `exp(A_t - A_j)` for position t, the row of a piece, and those j of its columns that are not behind t; zeros for the others.
+    pub fn piece<N: Size>(&self, at: Piece, #[comptime] format: Format) -> Vector<f32, N> {
+        let high = self.coarse[at.row].extract(0usize);
+        let low = self.fine[at.row].extract(0usize);
+        let coarse = self.coarse.with_vector_size::<Const<FOUR>>();
+        let fine = self.fine.with_vector_size::<Const<FOUR>>();
+        let mut value = Vector::<f32, N>::new(0.0f32);
+        #[unroll]
+        for part in 0..comptime!(format.wide() / FOUR) {
+            let coarse = coarse[at.col / FOUR + part];
+            let fine = fine[at.col / FOUR + part];
+            #[unroll]
+            for i in 0..FOUR {
+                let decay = ((high - coarse.extract(i)) + (low - fine.extract(i))).exp();
+                let seen = at.col + comptime!(part * FOUR + i) <= at.row;
+                value.insert(comptime!(part * FOUR + i), select(seen, decay, 0.0f32));
+            }
+        }
+        value
     }
 
     /// `exp(A_t)`, from before the chunk to position t.

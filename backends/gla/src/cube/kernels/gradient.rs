@@ -4,9 +4,11 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    CHUNK, Dims, FOUR, Format, PLANES, Place, SIDE, UNITS,
+    CHUNK, Dims, FOUR, Format, HALVES, Numbers, PLANES, Place, SIDE, UNITS,
     band::{decay_band, scale_band, store_band},
+    band_row,
     gates::Gates,
+    half,
     paths::{crossing, dot_band, paths_of_band, store_gates},
     product::{Band, Operand},
     tile::{Scale, Tile, load_rows, tile},
@@ -63,86 +65,90 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     sync_cube();
 
     let stride = comptime!(format.stage());
-    let mut stage = Shared::<[f32]>::new_aligned_slice(comptime!(CHUNK * stride), 128usize);
+    let mut stage = Numbers::new_aligned_slice(comptime!(CHUNK * stride), 128usize);
     let mut weights = tile::<O, N>(CHUNK, CHUNK, format);
     let mut d_scores = tile::<O, N>(CHUNK, CHUNK, format);
-    let row = PLANE_POS as usize * SIDE;
+    let row = band_row();
+    let of_chunk = half() * comptime!(CHUNK / HALVES);
+    let of_key = half() * comptime!(d_key / HALVES);
+    let of_value = half() * comptime!(d_value / HALVES);
     let by_key = comptime!(Operand::rows(d_key, format));
     let to_key = comptime!(Operand::transposed(d_key, format));
     let by_value = comptime!(Operand::rows(d_value, format));
     let to_value = comptime!(Operand::transposed(d_value, format));
     let by_chunk = comptime!(Operand::rows(CHUNK, format));
     let over_chunk = comptime!(Operand::transposed(CHUNK, format));
-    let (across_key, across_value) = comptime!((d_key / SIDE, d_value / SIDE));
+    let across_chunk = comptime!(CHUNK / HALVES / SIDE);
+    let (across_key, across_value) = comptime!((d_key / HALVES / SIDE, d_value / HALVES / SIDE));
 
     // Weights and their gradients, with what crosses every gate.
-    let mut scores = Band::zeros(comptime!(CHUNK / SIDE), format);
-    scores.add_product(&q, &k, row, 0usize, by_key, to_key, d_key);
-    scores.store(&mut stage, row, 0usize, stride);
+    let mut scores = Band::zeros(across_chunk, format);
+    scores.add_product(&q, &k, row, of_chunk, by_key, to_key, d_key);
+    scores.store(&mut stage, row, of_chunk, stride);
     sync_plane();
-    decay_band(&stage, &mut weights, &gates, format);
+    decay_band(&mut stage, &mut weights, &gates, format);
     sync_plane();
-    let mut scores = Band::zeros(comptime!(CHUNK / SIDE), format);
-    scores.add_product(&dy, &v, row, 0usize, by_value, to_value, d_value);
-    scores.store(&mut stage, row, 0usize, stride);
+    let mut scores = Band::zeros(across_chunk, format);
+    scores.add_product(&dy, &v, row, of_chunk, by_value, to_value, d_value);
+    scores.store(&mut stage, row, of_chunk, stride);
     sync_plane();
     paths_of_band(&mut stage, &weights, &mut d_scores, &gates, format);
-    let mut crossed = Shared::<[f32]>::new_slice(UNITS);
+    let mut crossed = Shared::<[f32]>::new_slice(CHUNK);
     sync_cube();
     crossing(&mut stage, &mut crossed, format);
 
     // dq: from the state before the chunk, then from inside it.
-    let parts = comptime!(CHUNK * d_key / format.wide());
-    let mut entered = Shared::<[f32]>::new_slice(parts);
+    let mut entered = Shared::<[f32]>::new_slice(comptime!(HALVES * CHUNK));
     let mut read = Band::zeros(across_key, format);
-    read.add_product(&dy, &before, row, 0usize, by_value, to_value, d_value);
-    read.store(&mut stage, row, 0usize, stride);
+    read.add_product(&dy, &before, row, of_key, by_value, to_value, d_value);
+    read.store(&mut stage, row, of_key, stride);
     sync_plane();
-    scale_band(&mut stage, &gates, d_key, Scale::Entering, format);
+    scale_band::<N>(&mut stage, &gates, d_key, Scale::Entering, format);
     sync_plane();
-    dot_band(&stage, &q, &mut entered, d_key, format);
-    let mut total = Band::load(&stage, row, stride, across_key, format);
-    total.add_product(&d_scores, &k, row, 0usize, by_chunk, by_key, CHUNK);
+    dot_band(&mut stage, &q, &mut entered, d_key, format);
+    let mut total = Band::load(&stage, row, of_key, stride, across_key, format);
+    total.add_product(&d_scores, &k, row, of_key, by_chunk, by_key, CHUNK);
     sync_plane();
-    total.store(&mut stage, row, 0usize, stride);
+    total.store(&mut stage, row, of_key, stride);
     sync_plane();
-    store_band(&stage, d_queries, place, d_key, format);
+    store_band(&mut stage, d_queries, place, d_key, format);
     sync_plane();
 
     // dk: from behind the chunk, then from inside it.
-    let mut left = Shared::<[f32]>::new_slice(parts);
+    let mut left = Shared::<[f32]>::new_slice(comptime!(HALVES * CHUNK));
     let mut read = Band::zeros(across_key, format);
-    read.add_product(&v, &after, row, 0usize, by_value, to_value, d_value);
-    read.store(&mut stage, row, 0usize, stride);
+    read.add_product(&v, &after, row, of_key, by_value, to_value, d_value);
+    read.store(&mut stage, row, of_key, stride);
     sync_plane();
-    scale_band(&mut stage, &gates, d_key, Scale::Leaving, format);
+    scale_band::<N>(&mut stage, &gates, d_key, Scale::Leaving, format);
     sync_plane();
-    dot_band(&stage, &k, &mut left, d_key, format);
-    let mut total = Band::load(&stage, row, stride, across_key, format);
-    total.add_product(&d_scores, &q, row, 0usize, over_chunk, by_key, CHUNK);
+    dot_band(&mut stage, &k, &mut left, d_key, format);
+    let mut total = Band::load(&stage, row, of_key, stride, across_key, format);
+    total.add_product(&d_scores, &q, row, of_key, over_chunk, by_key, CHUNK);
     sync_plane();
-    total.store(&mut stage, row, 0usize, stride);
+    total.store(&mut stage, row, of_key, stride);
     sync_plane();
-    store_band(&stage, d_keys, place, d_key, format);
-    sync_plane();
+    store_band(&mut stage, d_keys, place, d_key, format);
+    // Halves of values are not those of keys.
+    sync_cube();
 
     // dv
     let mut read = Band::zeros(across_value, format);
-    read.add_product(&k, &after, row, 0usize, by_key, by_value, d_key);
-    read.store(&mut stage, row, 0usize, stride);
+    read.add_product(&k, &after, row, of_value, by_key, by_value, d_key);
+    read.store(&mut stage, row, of_value, stride);
     sync_plane();
-    scale_band(&mut stage, &gates, d_value, Scale::Leaving, format);
+    scale_band::<N>(&mut stage, &gates, d_value, Scale::Leaving, format);
     sync_plane();
-    let mut total = Band::load(&stage, row, stride, across_value, format);
-    total.add_product(&weights, &dy, row, 0usize, over_chunk, by_value, CHUNK);
+    let mut total = Band::load(&stage, row, of_value, stride, across_value, format);
+    total.add_product(&weights, &dy, row, of_value, over_chunk, by_value, CHUNK);
     sync_plane();
-    total.store(&mut stage, row, 0usize, stride);
+    total.store(&mut stage, row, of_value, stride);
     sync_plane();
-    store_band(&stage, d_values, place, d_value, format);
+    store_band(&mut stage, d_values, place, d_value, format);
     sync_cube();
 
     store_gates(
-        d_gates, &crossed, &entered, &left, &kept, &gates, place, format,
+        d_gates, &mut stage, &crossed, &entered, &left, &kept, &gates, place,
     );
 }
 

@@ -7,8 +7,9 @@
 //! - `chunk_output`, or `chunk_gradient`: everything else of a chunk, given the state before it (backward: and the gradient
 //!   of the one after it).
 //!
-//! Operands are tiles in shared memory: `bf16` as they come, `f32` rounded to TF32. Accumulators are single precision. A plane
-//! owns the rows of one band of 16 positions from the scores to the output.
+//! Operands are tiles in shared memory: `bf16` as they come, `f32` rounded to TF32. Accumulators are single precision. Two planes
+//! own a band of 16 positions from the scores to the output, one half of the columns each: what one instruction waits for is long here,
+//! and shared memory, which is per cube, is what limits how many planes a processor has to choose from.
 
 #![allow(
     clippy::too_many_arguments,
@@ -33,12 +34,16 @@ pub use self::{
     carry::carry_states, gradient::chunk_gradient, output::chunk_output, written::write_states,
 };
 
-/// Positions of a chunk: a band of 16 for each plane.
+/// Positions of a chunk.
 pub const CHUNK: usize = 64;
 /// Units of a cube: [`PLANES`] planes of 32.
 pub const UNITS: usize = PLANES * PLANE;
-/// Planes of a cube.
-pub const PLANES: usize = CHUNK / SIDE;
+/// Planes of a cube: [`HALVES`] for every band of 16 positions.
+pub const PLANES: usize = BANDS * HALVES;
+/// Bands of a chunk.
+const BANDS: usize = CHUNK / SIDE;
+/// Planes of a band, which share out its columns.
+const HALVES: usize = 2;
 /// Units of a plane.
 pub const PLANE: usize = 32;
 /// Rows and columns that one instruction multiplies.
@@ -89,11 +94,15 @@ impl Format {
     pub fn shared_bytes(self) -> usize {
         let [key, value, chunk] = [self.d_key, self.d_value, CHUNK].map(|x| self.stride(x));
         let tiles = 2 * CHUNK * (key + value + chunk) + 2 * self.d_key * value;
-        let parts = 2 * CHUNK * (self.d_key / self.wide());
-        let single = CHUNK * self.stage() + 7 * CHUNK + parts + PLANES;
+        // The stage, sums of gates in two parts, what crosses gates, two dot products a position in the halves of a row, and one
+        // number a plane.
+        let single = CHUNK * self.stage() + 3 * CHUNK + 2 * HALVES * CHUNK + PLANES;
         self.operand * tiles + size_of::<f32>() * single
     }
 }
+
+/// Numbers in shared memory, which can be read one at a time, or four that lie beside each other.
+type Numbers = Shared<[Vector<f32, Const<1>>]>;
 
 /// The dimensions of a launch.
 #[derive(CubeLaunch, CubeType)]
@@ -119,6 +128,18 @@ struct Place {
     first: usize,
     /// Positions of the chunk that the sequence has.
     len: usize,
+}
+
+/// First row of a plane's band.
+#[cube]
+fn band_row() -> usize {
+    PLANE_POS as usize / HALVES * SIDE
+}
+
+/// A plane's half of a band's columns.
+#[cube]
+fn half() -> usize {
+    PLANE_POS as usize % HALVES
 }
 
 #[cube]

@@ -4,9 +4,11 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    CHUNK, Dims, FOUR, Format, Place, SIDE,
+    CHUNK, Dims, FOUR, Format, HALVES, Numbers, Place, SIDE,
     band::{decay_band, scale_band, store_band},
+    band_row,
     gates::Gates,
+    half,
     product::{Band, Operand},
     tile::{Scale, load_rows, load_state, tile},
 };
@@ -41,32 +43,35 @@ pub fn chunk_output<E: Float, O: Float, N: Size>(
     sync_cube();
 
     let stride = comptime!(format.stage());
-    let mut stage = Shared::<[f32]>::new_aligned_slice(comptime!(CHUNK * stride), 128usize);
+    let mut stage = Numbers::new_aligned_slice(comptime!(CHUNK * stride), 128usize);
     let mut weights = tile::<O, N>(CHUNK, CHUNK, format);
-    let row = PLANE_POS as usize * SIDE;
+    let row = band_row();
+    let of_chunk = half() * comptime!(CHUNK / HALVES);
+    let of_value = half() * comptime!(d_value / HALVES);
     let by_key = comptime!(Operand::rows(d_key, format));
     let to_key = comptime!(Operand::transposed(d_key, format));
     let by_value = comptime!(Operand::rows(d_value, format));
     let by_chunk = comptime!(Operand::rows(CHUNK, format));
-    let across = comptime!(d_value / SIDE);
+    let across = comptime!(d_value / HALVES / SIDE);
 
-    let mut scores = Band::zeros(comptime!(CHUNK / SIDE), format);
-    scores.add_product(&q, &k, row, 0usize, by_key, to_key, d_key);
-    scores.store(&mut stage, row, 0usize, stride);
+    let mut scores = Band::zeros(comptime!(CHUNK / HALVES / SIDE), format);
+    scores.add_product(&q, &k, row, of_chunk, by_key, to_key, d_key);
+    scores.store(&mut stage, row, of_chunk, stride);
     sync_plane();
-    decay_band(&stage, &mut weights, &gates, format);
+    decay_band(&mut stage, &mut weights, &gates, format);
 
     let mut read = Band::zeros(across, format);
-    read.add_product(&q, &state, row, 0usize, by_key, by_value, d_key);
+    read.add_product(&q, &state, row, of_value, by_key, by_value, d_key);
+    // The other half's weights are read from here on, and halves of values are not those of the chunk.
+    sync_cube();
+    read.store(&mut stage, row, of_value, stride);
     sync_plane();
-    read.store(&mut stage, row, 0usize, stride);
+    scale_band::<N>(&mut stage, &gates, d_value, Scale::Entering, format);
     sync_plane();
-    scale_band(&mut stage, &gates, d_value, Scale::Entering, format);
+    let mut total = Band::load(&stage, row, of_value, stride, across, format);
+    total.add_product(&weights, &v, row, of_value, by_chunk, by_value, CHUNK);
     sync_plane();
-    let mut total = Band::load(&stage, row, stride, across, format);
-    total.add_product(&weights, &v, row, 0usize, by_chunk, by_value, CHUNK);
+    total.store(&mut stage, row, of_value, stride);
     sync_plane();
-    total.store(&mut stage, row, 0usize, stride);
-    sync_plane();
-    store_band(&stage, outputs, place, d_value, format);
+    store_band(&mut stage, outputs, place, d_value, format);
 }

@@ -7,136 +7,162 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::{
-    CHUNK, Format, PLANES, Place, UNITS,
-    band::{passes, piece},
+    CHUNK, Format, HALVES, Numbers, PLANES, Place, UNITS,
+    band::{lines, passes, piece, put, staged},
     gates::Gates,
+    half,
     tile::Tile,
 };
 
-/// Pieces in which two units walk a row, or a column, of the paths.
-const HALF: usize = CHUNK / 2;
+/// Units that walk a row, or a column, of the paths between them.
+const WALKERS: usize = UNITS / CHUNK;
+/// What each of them walks.
+const WALK: usize = CHUNK / WALKERS;
 
 /// A band of `dy v^T` times `D`, as operands; and times the weights `q k^T D`, which are the paths `M`, in the stage.
 #[cube]
 pub(super) fn paths_of_band<O: Float, N: Size>(
-    stage: &mut Shared<[f32]>,
+    stage: &mut Numbers,
     weights: &Tile<O, N>,
     d_scores: &mut Tile<O, N>,
     gates: &Gates,
     #[comptime] format: Format,
 ) {
-    let stride = comptime!(format.stage());
     #[unroll]
     for pass in 0..comptime!(passes(CHUNK, format)) {
         let at = piece(pass, CHUNK, format);
         let place = (at.row * comptime!(format.stride(CHUNK)) + at.col) / comptime!(format.wide());
-        let weight = weights[place];
         let mut value = Vector::<O, N>::new(O::from_int(0));
-        #[unroll]
-        for i in 0..comptime!(format.wide()) {
-            let j = at.col + i;
-            let d_weight = stage[at.row * stride + j];
-            let mut path = 0.0f32;
-            if j <= at.row {
-                value.insert(i, O::cast_from(d_weight * gates.between(at.row, j)));
-                path = d_weight * f32::cast_from(weight.extract(i));
-            }
-            stage[at.row * stride + j] = path;
+        let mut path = Vector::<f32, N>::new(0.0f32);
+        if at.col <= at.row {
+            let d_weights = staged::<N>(stage, at, format);
+            value = Vector::<O, N>::cast_from(d_weights * gates.piece::<N>(at, format));
+            // Weights behind a position are zeros, and a product of finite numbers is.
+            path = d_weights * Vector::<f32, N>::cast_from(weights[place]);
         }
+        put::<N>(stage, at, path, format);
         d_scores[place] = value;
     }
 }
 
-/// `sum_{t >= i > j} M_tj` for every gate i, in two parts, from the paths in the stage, which it uses up. Starts and ends with
-/// all units in step.
+/// `sum_{t >= i > j} M_tj` for every gate i, from the paths in the stage, which it uses up. Starts and ends with all units in step.
 #[cube]
 pub(super) fn crossing(
-    stage: &mut Shared<[f32]>,
+    stage: &mut Numbers,
     crossing: &mut Shared<[f32]>,
     #[comptime] format: Format,
 ) {
     let stride = comptime!(format.stage());
     let unit = UNIT_POS as usize;
-    // Sums along half a row each.
-    let row = unit / 2;
-    let first = row * stride + (unit % 2) * HALF;
-    let mut sum = 0.0f32;
+    // Sums along a part of a row each.
+    let row = unit / WALKERS;
+    let first = row * stride + (unit % WALKERS) * WALK;
+    let mut sum = Vector::<f32, Const<1>>::new(0.0f32);
     #[unroll]
-    for j in 0..HALF {
+    for j in 0..WALK {
         sum += stage[first + j];
         stage[first + j] = sum;
     }
     sync_cube();
-    // Half a column each, of the sums over j < i.
+    // A part of a column each, of the sums over j < i: up to the last of them, and over the parts of a row before its own.
     let gate = unit % CHUNK;
-    let half = unit / CHUNK;
-    let mut sum = 0.0f32;
+    let part = unit / CHUNK;
+    let mut sum = Vector::<f32, Const<1>>::new(0.0f32);
     if gate > 0 {
         let j = gate - 1;
-        for step in 0..HALF {
-            let t = half * HALF + step;
+        #[unroll]
+        for step in 0..WALK {
+            let t = part * WALK + step;
             if t >= gate {
                 sum += stage[t * stride + j];
-                if j >= HALF {
-                    sum += stage[t * stride + comptime!(HALF - 1)];
+                #[unroll]
+                for before in 1..WALKERS {
+                    let end = comptime!(before * WALK);
+                    if j >= end {
+                        sum += stage[t * stride + comptime!(end - 1)];
+                    }
                 }
             }
         }
     }
-    crossing[unit] = sum;
+    sync_cube();
+    stage[unit] = sum;
+    sync_cube();
+    if unit < CHUNK {
+        crossing[unit] = sum_of_walkers(stage, unit);
+    }
     sync_cube();
 }
 
-/// What a plane's units add to the products of a tile's rows with the stage's: parts of every position's sum.
+/// The sum of what the walkers of a position left in the stage.
+#[cube]
+fn sum_of_walkers(stage: &mut Numbers, position: usize) -> f32 {
+    let mut sum = Vector::<f32, Const<1>>::new(0.0f32);
+    #[unroll]
+    for part in 0..WALKERS {
+        sum += stage[position + comptime!(part * CHUNK)];
+    }
+    sum.extract(0usize)
+}
+
+/// The products of a tile's rows with the stage's, for each half of a row.
 #[cube]
 pub(super) fn dot_band<O: Float, N: Size>(
-    stage: &Shared<[f32]>,
+    stage: &mut Numbers,
     tile: &Tile<O, N>,
-    parts: &mut Shared<[f32]>,
+    dots: &mut Shared<[f32]>,
     #[comptime] width: usize,
     #[comptime] format: Format,
 ) {
-    let (stride, wide) = comptime!((format.stage(), format.wide()));
+    let wide = comptime!(format.wide());
+    let lines = comptime!(lines(width, format));
     #[unroll]
     for pass in 0..comptime!(passes(width, format)) {
         let at = piece(pass, width, format);
         let value = tile[(at.row * comptime!(format.stride(width)) + at.col) / wide];
-        let mut sum = 0.0f32;
+        let products = staged::<N>(stage, at, format) * Vector::<f32, N>::cast_from(value);
+        let mut sum = products.vector_sum();
+        // The units of a half row are neighbours.
         #[unroll]
-        for i in 0..wide {
-            sum += stage[at.row * stride + at.col + i] * f32::cast_from(value.extract(i));
+        for level in 0..comptime!(lines.trailing_zeros()) {
+            sum += plane_shuffle_xor(sum, comptime!(1u32 << level));
         }
-        parts[at.row * comptime!(width / wide) + at.col / wide] = sum;
+        if UNIT_POS_PLANE as usize % lines == 0 {
+            dots[at.row * HALVES + half()] = sum;
+        }
     }
 }
 
-/// The gradients of the gates: what crosses them inside the chunk, what enters (`read`) and leaves it (`left`) through them,
-/// each in parts, and what passes through the whole chunk, `kept`, a part for each plane.
+/// The gradients of the gates: what crosses them inside the chunk, what enters (`read`) and leaves it (`left`) through them, each in
+/// halves, and what passes through the whole chunk, `kept`, a part for each plane. Starts with all units in step; the stage is used up.
 #[cube]
 pub(super) fn store_gates(
     d_gates: &mut [f32],
+    stage: &mut Numbers,
     crossing: &Shared<[f32]>,
     read: &Shared<[f32]>,
     left: &Shared<[f32]>,
     kept: &Shared<[f32]>,
     gates: &Gates,
     place: Place,
-    #[comptime] format: Format,
 ) {
-    let parts = comptime!(format.d_key / format.wide());
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(2 * CHUNK));
     let unit = UNIT_POS as usize;
-    let position = unit % CHUNK;
+    let gate = unit % CHUNK;
+    let part = unit / CHUNK;
     let mut sum = 0.0f32;
     #[unroll]
-    for part in 0..parts {
-        if unit < CHUNK {
-            sum += read[position * parts + part];
-        } else {
-            sum += left[position * parts + part];
+    for step in 0..WALK {
+        let t = part * WALK + step;
+        #[unroll]
+        for half in 0..HALVES {
+            if t >= gate {
+                sum += read[t * HALVES + half];
+            } else {
+                sum += left[t * HALVES + half];
+            }
         }
     }
-    sums[unit] = sum;
+    stage[unit] = Vector::new(sum);
     sync_cube();
     if unit < place.len {
         let mut sum = 0.0f32;
@@ -145,14 +171,7 @@ pub(super) fn store_gates(
             sum += kept[plane];
         }
         sum *= gates.entering(comptime!(CHUNK - 1).runtime());
-        sum += crossing[unit] + crossing[unit + comptime!(UNITS / 2)];
-        for t in 0..CHUNK {
-            if t >= unit {
-                sum += sums[t];
-            } else {
-                sum += sums[t + CHUNK];
-            }
-        }
+        sum += crossing[unit] + sum_of_walkers(stage, unit);
         d_gates[(place.first + unit) * place.heads + place.head] = sum;
     }
 }

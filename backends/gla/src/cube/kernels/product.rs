@@ -126,7 +126,13 @@ impl Band {
     }
 
     /// Writes the band to rows `row ..` of a tile, or of a matrix in global memory, from column `col` on.
-    pub fn store(&self, target: &mut [f32], row: usize, col: usize, #[comptime] stride: usize) {
+    pub fn store<V: CubePrimitive>(
+        &self,
+        target: &mut [V],
+        row: usize,
+        col: usize,
+        #[comptime] stride: usize,
+    ) {
         #[unroll]
         for square in 0..comptime!(self.count) {
             let at = row * stride + col + comptime!(square * SIDE);
@@ -139,10 +145,11 @@ impl Band {
         }
     }
 
-    /// The band at rows `row ..` of a tile.
-    pub fn load(
-        source: &[f32],
+    /// The band at rows `row ..` of a tile, from column `col` on.
+    pub fn load<V: CubePrimitive>(
+        source: &[V],
         row: usize,
+        col: usize,
         #[comptime] stride: usize,
         #[comptime] count: usize,
         #[comptime] format: Format,
@@ -150,7 +157,7 @@ impl Band {
         let mut band = Band::zeros(count, format);
         #[unroll]
         for square in 0..count {
-            let at = row * stride + comptime!(square * SIDE);
+            let at = row * stride + col + comptime!(square * SIDE);
             cmma::load_with_layout(
                 band.squares.index_mut(square),
                 &source[at..at + SIDE],

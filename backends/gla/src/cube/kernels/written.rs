@@ -46,9 +46,10 @@ pub fn write_states<E: Float, O: Float, N: Size>(
     }
     sync_cube();
 
-    // Squares of the state, row by row, in equal shares.
+    // Squares of the state, row by row, in equal shares; of the smallest state some planes have none.
     let across = comptime!(d_value / SIDE);
-    let share = comptime!(d_key / SIDE * across / PLANES);
+    let squares = comptime!(d_key / SIDE * across);
+    let share = comptime!(squares.div_ceil(PLANES));
     let count = comptime!(share.min(across));
     let start = number * comptime!(format.state());
     let end = start + comptime!(format.state());
@@ -57,16 +58,18 @@ pub fn write_states<E: Float, O: Float, N: Size>(
         let square = PLANE_POS as usize * share + comptime!(band * across);
         let row = (square / across) * SIDE;
         let col = (square % across) * SIDE;
-        let mut acc = Band::zeros(count, format);
-        acc.add_product(
-            &k,
-            &v,
-            row,
-            col,
-            comptime!(Operand::transposed(d_key, format)),
-            comptime!(Operand::rows(d_value, format)),
-            CHUNK,
-        );
-        acc.store(&mut states[start..end], row, col, d_value);
+        if square < squares {
+            let mut acc = Band::zeros(count, format);
+            acc.add_product(
+                &k,
+                &v,
+                row,
+                col,
+                comptime!(Operand::transposed(d_key, format)),
+                comptime!(Operand::rows(d_value, format)),
+                CHUNK,
+            );
+            acc.store(&mut states[start..end], row, col, d_value);
+        }
     }
 }
