@@ -79,7 +79,7 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
         // The nodes have the same parents, so that both are tracked or neither is.
         match (on_output.stateful(), on_state.stateful()) {
             (OpsKind::Tracked(on_output), OpsKind::Tracked(on_state)) => {
-                let (output, states) = B::gla_forward(
+                let (output, states, last) = B::gla_forward(
                     q.clone(),
                     k.clone(),
                     v.clone(),
@@ -87,7 +87,6 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
                     state.clone(),
                     strategy,
                 );
-                let last = B::last_state(states.clone());
                 let saved = Saved {
                     q,
                     k,

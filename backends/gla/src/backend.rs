@@ -1,9 +1,6 @@
 //! The operation at the level of backend primitives. Shapes and element types are checked before they get here.
 
-use burn::{
-    backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
-    tensor::Slice,
-};
+use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
 use crate::strategy::Strategy;
 
@@ -35,7 +32,7 @@ pub struct Saved<B: Backend> {
     pub log_decay: FloatTensor<B>,
     /// `[batch, heads, d_key, d_value]`
     pub state: FloatTensor<B>,
-    /// `[batch, heads, chunks + 1, d_key, d_value]`, the last being the final state
+    /// `[batch, heads, chunks + 1, d_key, d_value]`, that before every chunk, and the final one
     pub states: FloatTensor<B>,
     /// The strategy that computed the states.
     pub strategy: Strategy,
@@ -46,7 +43,7 @@ pub struct Saved<B: Backend> {
 /// A trait of its own, implemented by the plain backends only: gradients are first order, so `Autodiff` has no use for it
 /// and cannot be asked.
 pub trait GlaAdjoint: Backend {
-    /// The output, and the states of [`Saved`]; their number is the implementation's affair.
+    /// The output, the states of [`Saved`], whose number and element type are the implementation's affair, and the final state.
     fn gla_forward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -54,18 +51,7 @@ pub trait GlaAdjoint: Backend {
         log_decay: FloatTensor<Self>,
         state: FloatTensor<Self>,
         strategy: Strategy,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// `[batch, heads, d_key, d_value]` of the states of [`Saved`]: the final one.
-    fn last_state(states: FloatTensor<Self>) -> FloatTensor<Self> {
-        let mut shape = states.shape();
-        let whole = |axis: usize| Slice::from(0..shape[axis]);
-        let last = Slice::from(shape[2] - 1..shape[2]);
-        let slices = [whole(0), whole(1), last, whole(3), whole(4)];
-        let state = Self::float_slice(states, &slices);
-        shape.remove(2);
-        Self::float_reshape(state, shape)
-    }
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Gradients of q, k, v, log_decay and state, from those of the output and of the final state; absent ones are zero.
     fn gla_adjoint(

@@ -43,6 +43,17 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// Output, states and final state as primitives of their backend.
+    pub(crate) fn into_primitives<P>(
+        self,
+        output: fn(Tensor<4>) -> P,
+        states: fn(Tensor<5>) -> P,
+        last: fn(Tensor<4>) -> P,
+    ) -> (P, P, P) {
+        let state = self.state();
+        (output(self.output), states(self.states), last(state))
+    }
+
     /// The state after the last position, `[batch, heads, d_key, d_value]`.
     pub fn state(&self) -> Tensor<4> {
         let chunks = self.states.dims()[2] - 1;

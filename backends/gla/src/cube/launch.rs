@@ -136,62 +136,63 @@ fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor
     )
 }
 
-/// The states between chunks, `[batch, heads, chunks + 1, d_key, d_value]`, from keys, values, log_decay and the entering
-/// state. In reverse, with q for the keys, the gradient of the output for the values and that of the final state: theirs.
-fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> CubeTensor {
+/// The states between chunks, `[batch, heads, chunks + 1, d_key, d_value]` in the type of the keys, which they are multiplied in, and the
+/// last one in single precision; from keys, values, log_decay and the entering state. In reverse, with q for the keys, the gradient of the
+/// output for the values and that of the final state: their gradients, the last of which is that of the entering one.
+fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> [CubeTensor; 2] {
     let [keys, values, log_decay, entering] = inputs;
     let format = problem.format;
-    let states = empty(keys, problem.states(), DType::F32);
+    let written = empty(keys, problem.states(), DType::F32);
     let sums = [problem.batch, problem.heads, problem.chunks()];
     let whole = empty(keys, sums, DType::F32);
     launch!(
         write_states,
         problem,
         keys,
-        [keys, values, log_decay, states, whole],
+        [keys, values, log_decay, written, whole],
         reverse
     );
+    let states = empty(keys, problem.states(), keys.dtype);
+    let last = empty(keys, entering.meta.shape().clone(), DType::F32);
     let dim = CubeDim::new_1d(CARRY_UNITS);
     let units = problem.rows() * format.d_key * format.d_value / FOUR;
     let count = calculate_cube_count_elemwise(&keys.client, units, dim);
+    macro_rules! carry {
+        ($held:ty) => {
+            kernels::carry_states::launch_unchecked::<$held>(
+                &keys.client,
+                count,
+                dim,
+                address_type!(written),
+                entering.clone().into_buffer_arg(),
+                whole.into_buffer_arg(),
+                written.into_buffer_arg(),
+                states.clone().into_buffer_arg(),
+                last.clone().into_buffer_arg(),
+                problem.rows(),
+                problem.chunks(),
+                format,
+                reverse,
+            )
+        };
+    }
     // SAFETY: units stay inside the shapes of the states, and surplus ones leave at once.
     unsafe {
-        kernels::carry_states::launch_unchecked(
-            &keys.client,
-            count,
-            dim,
-            address_type!(states),
-            entering.clone().into_buffer_arg(),
-            whole.into_buffer_arg(),
-            states.clone().into_buffer_arg(),
-            problem.rows(),
-            problem.chunks(),
-            format,
-            reverse,
-        );
+        match format.operand {
+            2 => carry!(bf16),
+            _ => carry!(f32),
+        }
     }
-    states
+    [states, last]
 }
 
-/// State `number` of `[batch, heads, number, d_key, d_value]`, where it lies: most of them are never read.
-pub(super) fn state_of(states: &CubeTensor, number: usize) -> CubeTensor {
-    let mut meta = (*states.meta).clone();
-    let (count, stride) = (meta.shape.remove(2), meta.strides.remove(2));
-    let bytes = |states: usize| (states * stride * size_of::<f32>()) as u64;
-    let handle = states.handle.clone().offset_start(bytes(number));
-    CubeTensor::new(
-        states.client.clone(),
-        handle.offset_end(bytes(count - 1 - number)),
-        meta,
-        states.device.clone(),
-        DType::F32,
-    )
-}
-
-/// Output and states, from q, k, v, log_decay and the entering state.
-pub(super) fn forward(problem: Problem, inputs: [CubeTensor; 5]) -> (CubeTensor, CubeTensor) {
+/// Output, states and final state, from q, k, v, log_decay and the entering state.
+pub(super) fn forward(
+    problem: Problem,
+    inputs: [CubeTensor; 5],
+) -> (CubeTensor, CubeTensor, CubeTensor) {
     let [q, k, v, log_decay, entering] = inputs.map(into_contiguous);
-    let states = states(problem, [&k, &v, &log_decay, &entering], false);
+    let [states, last] = states(problem, [&k, &v, &log_decay, &entering], false);
     let outputs = empty(&v, v.meta.shape().clone(), v.dtype);
     launch!(
         chunk_output,
@@ -199,14 +200,14 @@ pub(super) fn forward(problem: Problem, inputs: [CubeTensor; 5]) -> (CubeTensor,
         v,
         [q, k, v, log_decay, states, outputs]
     );
-    (outputs, states)
+    (outputs, states, last)
 }
 
-/// Gradients of q, k, v and log_decay, and those of the states, the first of which is the entering one's; from q, k, v,
+/// Gradients of q, k, v, log_decay and the entering state; from q, k, v,
 /// log_decay, the states of [`forward`] and the gradients of output and final state.
 pub(super) fn adjoint(problem: Problem, inputs: [CubeTensor; 7]) -> [CubeTensor; 5] {
     let [q, k, v, log_decay, states, d_output, d_state] = inputs.map(into_contiguous);
-    let d_states = self::states(problem, [&q, &d_output, &log_decay, &d_state], true);
+    let [d_states, d_entering] = self::states(problem, [&q, &d_output, &log_decay, &d_state], true);
     let [d_q, d_k, d_v] = [&q, &k, &v].map(|x| empty(x, x.meta.shape().clone(), x.dtype));
     let d_gates = empty(&log_decay, log_decay.meta.shape().clone(), DType::F32);
     launch!(
@@ -217,5 +218,5 @@ pub(super) fn adjoint(problem: Problem, inputs: [CubeTensor; 7]) -> [CubeTensor;
             q, k, v, d_output, log_decay, states, d_states, d_q, d_k, d_v, d_gates
         ]
     );
-    [d_q, d_k, d_v, d_gates, d_states]
+    [d_q, d_k, d_v, d_gates, d_entering]
 }

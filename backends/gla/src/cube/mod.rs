@@ -12,7 +12,7 @@ use burn::{
 use self::launch::Problem;
 use crate::{
     backend::{GlaAdjoint, GlaBackend, Saved},
-    plain::{self, Forward, Inputs},
+    plain::{self, Inputs},
     strategy::Strategy,
 };
 
@@ -45,13 +45,8 @@ impl GlaBackend for Cube {
         state: Primitive,
         strategy: Strategy,
     ) -> (Primitive, Primitive) {
-        let (output, states) = Self::gla_forward(q, k, v, log_decay, state, strategy);
-        let forward = Forward {
-            output: lift(output),
-            states: lift(states),
-        };
-        let state = forward.state();
-        (lower(forward.output), lower(state))
+        let (output, _, last) = Self::gla_forward(q, k, v, log_decay, state, strategy);
+        (output, last)
     }
 }
 
@@ -63,7 +58,7 @@ impl GlaAdjoint for Cube {
         log_decay: Primitive,
         state: Primitive,
         strategy: Strategy,
-    ) -> (Primitive, Primitive) {
+    ) -> (Primitive, Primitive, Primitive) {
         if let Some(problem) = problem(strategy, &q, &v) {
             return launch::forward(problem, [q, k, v, log_decay, state]);
         }
@@ -75,12 +70,7 @@ impl GlaAdjoint for Cube {
             state: lift(state),
         };
         let forward = plain::forward(strategy, inputs);
-        (lower(forward.output), lower(forward.states))
-    }
-
-    fn last_state(states: Primitive) -> Primitive {
-        let chunks = states.meta.shape()[2] - 1;
-        launch::state_of(&states, chunks)
+        forward.into_primitives(lower, lower, lower)
     }
 
     fn gla_adjoint(
@@ -131,12 +121,12 @@ fn adjoint(
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(lower);
     let log_decay = lower(inputs.log_decay);
     let gradients = launch::adjoint(problem, [q, k, v, log_decay, states, d_output, d_state]);
-    let [q, k, v, log_decay, d_states] = gradients;
+    let [q, k, v, log_decay, d_state] = gradients;
     Inputs {
         q: lift(q),
         k: lift(k),
         v: lift(v),
         log_decay: lift(log_decay),
-        state: lift(launch::state_of(&d_states, 0)),
+        state: lift(d_state),
     }
 }

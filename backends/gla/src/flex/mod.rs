@@ -16,7 +16,7 @@ use burn::{
 use self::kernel::Problem;
 use crate::{
     backend::{GlaAdjoint, GlaBackend, Saved},
-    plain::{self, Inputs},
+    plain::{self, Forward, Inputs},
     strategy::Strategy,
 };
 
@@ -128,9 +128,14 @@ impl GlaAdjoint for Flex {
         log_decay: FlexTensor,
         state: FlexTensor,
         strategy: Strategy,
-    ) -> (FlexTensor, FlexTensor) {
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
         if strategy == Strategy::Auto {
-            return forward([q, k, v, log_decay, state], true);
+            let (output, states) = forward([q, k, v, log_decay, state], true);
+            let forward = Forward {
+                output: lift(output),
+                states: lift(states),
+            };
+            return forward.into_primitives(lower, lower, lower);
         }
         let inputs = Inputs {
             q: lift(q),
@@ -140,7 +145,7 @@ impl GlaAdjoint for Flex {
             state: lift(state),
         };
         let forward = plain::forward(strategy, inputs);
-        (lower(forward.output), lower(forward.states))
+        forward.into_primitives(lower, lower, lower)
     }
 
     fn gla_adjoint(

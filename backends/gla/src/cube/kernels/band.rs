@@ -109,15 +109,17 @@ pub(super) fn decay_band<O: Float, N: Size>(
     }
 }
 
-/// Multiplies the rows of a band.
+/// A plane's half of a band times the factors of its rows, which units keep in registers: what is added to it later need not pass
+/// through shared memory once more.
 #[cube]
-pub(super) fn scale_band<N: Size>(
+pub(super) fn scaled_band<N: Size>(
     stage: &mut Numbers,
     gates: &Gates,
     #[comptime] width: usize,
     #[comptime] scale: Scale,
     #[comptime] format: Format,
-) {
+) -> Array<Vector<f32, N>> {
+    let mut held = Array::<Vector<f32, N>>::new(comptime!(passes(width, format)));
     #[unroll]
     for pass in 0..comptime!(passes(width, format)) {
         let at = piece(pass, width, format);
@@ -126,15 +128,16 @@ pub(super) fn scale_band<N: Size>(
         } else {
             gates.leaving(at.row)
         };
-        let value = staged::<N>(stage, at, format) * Vector::<f32, N>::new(factor);
-        put::<N>(stage, at, value, format);
+        held[pass] = staged::<N>(stage, at, format) * Vector::<f32, N>::new(factor);
     }
+    held
 }
 
-/// Writes a band to `[batch * seq, heads, width]`.
+/// Writes what units hold of a band and what the stage has of it, added up, to `[batch * seq, heads, width]`.
 #[cube]
-pub(super) fn store_band<E: Float, N: Size>(
+pub(super) fn store_sum<E: Float, N: Size>(
     stage: &mut Numbers,
+    held: &Array<Vector<f32, N>>,
     target: &mut [Vector<E, N>],
     place: Place,
     #[comptime] width: usize,
@@ -144,10 +147,11 @@ pub(super) fn store_band<E: Float, N: Size>(
     #[unroll]
     for pass in 0..comptime!(passes(width, format)) {
         let at = piece(pass, width, format);
-        let value = Vector::<E, N>::cast_from(staged::<N>(stage, at, format));
+        let value = held[pass] + staged::<N>(stage, at, format);
         if at.row < place.len {
             let row = (place.first + at.row) * place.heads + place.head;
-            target[row * comptime!(width / wide) + at.col / wide] = value;
+            target[row * comptime!(width / wide) + at.col / wide] =
+                Vector::<E, N>::cast_from(value);
         }
     }
 }

@@ -8,13 +8,15 @@ use super::{FOUR, Format};
 /// Chunks whose states are loaded together, ahead of the recurrence that waits for them.
 const AHEAD: usize = 8;
 
-/// `states [rows, chunks + 1, d_key, d_value]` in place, from what `write_states` put there. `entering [rows, d_key, d_value]`
-/// becomes number 0, backward number `chunks`.
+/// `states [rows, chunks + 1, d_key, d_value]`, from what `write_states` made of every chunk. `entering [rows, d_key, d_value]` becomes number
+/// 0, backward number `chunks`; `last` is the other end. Sums are single precision, whatever states are kept in.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub fn carry_states(
+pub fn carry_states<E: Float>(
     entering: &[Vector<f32, Const<FOUR>>],
     whole: &[f32],
-    states: &mut [Vector<f32, Const<FOUR>>],
+    writes: &[Vector<f32, Const<FOUR>>],
+    states: &mut [Vector<E, Const<FOUR>>],
+    last: &mut [Vector<f32, Const<FOUR>>],
     rows: usize,
     chunks: usize,
     #[comptime] format: Format,
@@ -30,9 +32,9 @@ pub fn carry_states(
     let gates = row * chunks;
     let mut state = entering[row * lines + line];
     if comptime!(reverse) {
-        states[first + chunks * lines] = state;
+        states[first + chunks * lines] = Vector::<E, Const<FOUR>>::cast_from(state);
     } else {
-        states[first] = state;
+        states[first] = Vector::<E, Const<FOUR>>::cast_from(state);
     }
     let mut chunk = 0;
     while chunk < chunks {
@@ -42,10 +44,10 @@ pub fn carry_states(
         for i in 0..AHEAD {
             let n = min(chunk + i, chunks - 1);
             if comptime!(reverse) {
-                written[i] = states[first + (chunks - 1 - n) * lines];
+                written[i] = writes[first + (chunks - 1 - n) * lines];
                 decay[i] = whole[gates + chunks - 1 - n];
             } else {
-                written[i] = states[first + (n + 1) * lines];
+                written[i] = writes[first + (n + 1) * lines];
                 decay[i] = whole[gates + n];
             }
         }
@@ -54,13 +56,15 @@ pub fn carry_states(
             let n = chunk + i;
             if n < chunks {
                 state = state * Vector::<f32, Const<FOUR>>::new(decay[i].exp()) + written[i];
+                let kept = Vector::<E, Const<FOUR>>::cast_from(state);
                 if comptime!(reverse) {
-                    states[first + (chunks - 1 - n) * lines] = state;
+                    states[first + (chunks - 1 - n) * lines] = kept;
                 } else {
-                    states[first + (n + 1) * lines] = state;
+                    states[first + (n + 1) * lines] = kept;
                 }
             }
         }
         chunk += AHEAD;
     }
+    last[row * lines + line] = state;
 }

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::{
     CHUNK, Dims, FOUR, Format, HALVES, Numbers, PLANES, Place, SIDE, UNITS,
-    band::{decay_band, scale_band, store_band},
+    band::{decay_band, scaled_band, store_sum},
     band_row,
     gates::Gates,
     half,
@@ -22,8 +22,8 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     values: &[Vector<E, N>],
     d_outputs: &[Vector<E, N>],
     log_decay: &[f32],
-    states: &[Vector<f32, Const<FOUR>>],
-    d_states: &[Vector<f32, Const<FOUR>>],
+    states: &[Vector<E, Const<FOUR>>],
+    d_states: &[Vector<E, Const<FOUR>>],
     d_queries: &mut [Vector<E, N>],
     d_keys: &mut [Vector<E, N>],
     d_values: &mut [Vector<E, N>],
@@ -103,15 +103,14 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     read.add_product(&dy, &before, row, of_key, by_value, to_value, d_value);
     read.store(&mut stage, row, of_key, stride);
     sync_plane();
-    scale_band::<N>(&mut stage, &gates, d_key, Scale::Entering, format);
+    let held = scaled_band::<N>(&mut stage, &gates, d_key, Scale::Entering, format);
+    dot_band(&held, &q, &mut entered, d_key, format);
+    let mut inside = Band::zeros(across_key, format);
+    inside.add_product(&d_scores, &k, row, of_key, by_chunk, by_key, CHUNK);
     sync_plane();
-    dot_band(&mut stage, &q, &mut entered, d_key, format);
-    let mut total = Band::load(&stage, row, of_key, stride, across_key, format);
-    total.add_product(&d_scores, &k, row, of_key, by_chunk, by_key, CHUNK);
+    inside.store(&mut stage, row, of_key, stride);
     sync_plane();
-    total.store(&mut stage, row, of_key, stride);
-    sync_plane();
-    store_band(&mut stage, d_queries, place, d_key, format);
+    store_sum(&mut stage, &held, d_queries, place, d_key, format);
     sync_plane();
 
     // dk: from behind the chunk, then from inside it.
@@ -120,15 +119,14 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     read.add_product(&v, &after, row, of_key, by_value, to_value, d_value);
     read.store(&mut stage, row, of_key, stride);
     sync_plane();
-    scale_band::<N>(&mut stage, &gates, d_key, Scale::Leaving, format);
+    let held = scaled_band::<N>(&mut stage, &gates, d_key, Scale::Leaving, format);
+    dot_band(&held, &k, &mut left, d_key, format);
+    let mut inside = Band::zeros(across_key, format);
+    inside.add_product(&d_scores, &q, row, of_key, over_chunk, by_key, CHUNK);
     sync_plane();
-    dot_band(&mut stage, &k, &mut left, d_key, format);
-    let mut total = Band::load(&stage, row, of_key, stride, across_key, format);
-    total.add_product(&d_scores, &q, row, of_key, over_chunk, by_key, CHUNK);
+    inside.store(&mut stage, row, of_key, stride);
     sync_plane();
-    total.store(&mut stage, row, of_key, stride);
-    sync_plane();
-    store_band(&mut stage, d_keys, place, d_key, format);
+    store_sum(&mut stage, &held, d_keys, place, d_key, format);
     // Halves of values are not those of keys.
     sync_cube();
 
@@ -137,14 +135,13 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     read.add_product(&k, &after, row, of_value, by_key, by_value, d_key);
     read.store(&mut stage, row, of_value, stride);
     sync_plane();
-    scale_band::<N>(&mut stage, &gates, d_value, Scale::Leaving, format);
+    let held = scaled_band::<N>(&mut stage, &gates, d_value, Scale::Leaving, format);
+    let mut inside = Band::zeros(across_value, format);
+    inside.add_product(&weights, &dy, row, of_value, over_chunk, by_value, CHUNK);
     sync_plane();
-    let mut total = Band::load(&stage, row, of_value, stride, across_value, format);
-    total.add_product(&weights, &dy, row, of_value, over_chunk, by_value, CHUNK);
+    inside.store(&mut stage, row, of_value, stride);
     sync_plane();
-    total.store(&mut stage, row, of_value, stride);
-    sync_plane();
-    store_band(&mut stage, d_values, place, d_value, format);
+    store_sum(&mut stage, &held, d_values, place, d_value, format);
     sync_cube();
 
     store_gates(
@@ -154,9 +151,9 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
 
 /// Loads the states before and behind a chunk, and returns a unit's part of the sum of their products.
 #[cube]
-fn load_states<O: Float, N: Size>(
-    states: &[Vector<f32, Const<FOUR>>],
-    d_states: &[Vector<f32, Const<FOUR>>],
+fn load_states<E: Float, O: Float, N: Size>(
+    states: &[Vector<E, Const<FOUR>>],
+    d_states: &[Vector<E, Const<FOUR>>],
     before: &mut Tile<O, N>,
     after: &mut Tile<O, N>,
     number: usize,
@@ -176,7 +173,8 @@ fn load_states<O: Float, N: Size>(
         let target = (at / lines) * stride + at % lines;
         before[target] = Vector::<O, Const<FOUR>>::cast_from(state);
         after[target] = Vector::<O, Const<FOUR>>::cast_from(d_state);
-        let product = state * d_state;
+        let product = Vector::<f32, Const<FOUR>>::cast_from(state)
+            * Vector::<f32, Const<FOUR>>::cast_from(d_state);
         #[unroll]
         for i in 0..FOUR {
             sum += product.extract(i);

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::{
     CHUNK, Dims, FOUR, Format, HALVES, Numbers, Place, SIDE,
-    band::{decay_band, scale_band, store_band},
+    band::{decay_band, scaled_band, store_sum},
     band_row,
     gates::Gates,
     half,
@@ -20,7 +20,7 @@ pub fn chunk_output<E: Float, O: Float, N: Size>(
     keys: &[Vector<E, N>],
     values: &[Vector<E, N>],
     log_decay: &[f32],
-    states: &[Vector<f32, Const<FOUR>>],
+    states: &[Vector<E, Const<FOUR>>],
     outputs: &mut [Vector<E, N>],
     dims: Dims,
     #[comptime] format: Format,
@@ -66,12 +66,11 @@ pub fn chunk_output<E: Float, O: Float, N: Size>(
     sync_cube();
     read.store(&mut stage, row, of_value, stride);
     sync_plane();
-    scale_band::<N>(&mut stage, &gates, d_value, Scale::Entering, format);
+    let held = scaled_band::<N>(&mut stage, &gates, d_value, Scale::Entering, format);
+    let mut inside = Band::zeros(across, format);
+    inside.add_product(&weights, &v, row, of_value, by_chunk, by_value, CHUNK);
     sync_plane();
-    let mut total = Band::load(&stage, row, of_value, stride, across, format);
-    total.add_product(&weights, &v, row, of_value, by_chunk, by_value, CHUNK);
+    inside.store(&mut stage, row, of_value, stride);
     sync_plane();
-    total.store(&mut stage, row, of_value, stride);
-    sync_plane();
-    store_band(&mut stage, outputs, place, d_value, format);
+    store_sum(&mut stage, &held, outputs, place, d_value, format);
 }

@@ -14,12 +14,13 @@ use super::{
     tile::Tile,
 };
 
-/// Units that walk a row, or a column, of the paths between them.
+/// Units that walk a column of the paths between them.
 const WALKERS: usize = UNITS / CHUNK;
 /// What each of them walks.
 const WALK: usize = CHUNK / WALKERS;
 
-/// A band of `dy v^T` times `D`, as operands; and times the weights `q k^T D`, which are the paths `M`, in the stage.
+/// A band of `dy v^T` times `D`, as operands; and times the weights `q k^T D`, which are the paths `M`: sums of them along each half of a
+/// row, up to every column, in the stage.
 #[cube]
 pub(super) fn paths_of_band<O: Float, N: Size>(
     stage: &mut Numbers,
@@ -40,12 +41,40 @@ pub(super) fn paths_of_band<O: Float, N: Size>(
             // Weights behind a position are zeros, and a product of finite numbers is.
             path = d_weights * Vector::<f32, N>::cast_from(weights[place]);
         }
-        put::<N>(stage, at, path, format);
+        put::<N>(stage, at, summed_up::<N>(path, format), format);
         d_scores[place] = value;
     }
 }
 
-/// `sum_{t >= i > j} M_tj` for every gate i, from the paths in the stage, which it uses up. Starts and ends with all units in step.
+/// The sums along a half of a row up to each number of a piece; the units of a half row are neighbours.
+#[cube]
+fn summed_up<N: Size>(piece: Vector<f32, N>, #[comptime] format: Format) -> Vector<f32, N> {
+    let lines = comptime!(lines(CHUNK, format));
+    let mut sums = piece;
+    let mut total = 0.0f32;
+    #[unroll]
+    for i in 0..comptime!(format.wide()) {
+        total += piece.extract(i);
+        sums.insert(i, total);
+    }
+    let line = UNIT_POS_PLANE as usize % lines;
+    let mut up_to = total;
+    #[unroll]
+    for level in 0..comptime!(lines.trailing_zeros()) {
+        let before = plane_shuffle_up(up_to, comptime!(1u32 << level));
+        if line >= comptime!(1usize << level) {
+            up_to += before;
+        }
+    }
+    // Of those before, not this one: a difference would lose digits.
+    let mut before = plane_shuffle_up(up_to, 1u32);
+    if line == 0 {
+        before = 0.0f32;
+    }
+    sums + Vector::<f32, N>::new(before)
+}
+
+/// `sum_{t >= i > j} M_tj` for every gate i, from the sums of paths in the stage, which it uses up. Starts and ends with all units in step.
 #[cube]
 pub(super) fn crossing(
     stage: &mut Numbers,
@@ -54,19 +83,10 @@ pub(super) fn crossing(
 ) {
     let stride = comptime!(format.stage());
     let unit = UNIT_POS as usize;
-    // Sums along a part of a row each.
-    let row = unit / WALKERS;
-    let first = row * stride + (unit % WALKERS) * WALK;
-    let mut sum = Vector::<f32, Const<1>>::new(0.0f32);
-    #[unroll]
-    for j in 0..WALK {
-        sum += stage[first + j];
-        stage[first + j] = sum;
-    }
-    sync_cube();
-    // A part of a column each, of the sums over j < i: up to the last of them, and over the parts of a row before its own.
+    // A part of a column each, of the sums over j < i: up to the last of them, and, in the second half of a row, over the first.
     let gate = unit % CHUNK;
     let part = unit / CHUNK;
+    let half = comptime!(CHUNK / HALVES);
     let mut sum = Vector::<f32, Const<1>>::new(0.0f32);
     if gate > 0 {
         let j = gate - 1;
@@ -75,12 +95,8 @@ pub(super) fn crossing(
             let t = part * WALK + step;
             if t >= gate {
                 sum += stage[t * stride + j];
-                #[unroll]
-                for before in 1..WALKERS {
-                    let end = comptime!(before * WALK);
-                    if j >= end {
-                        sum += stage[t * stride + comptime!(end - 1)];
-                    }
+                if j >= half {
+                    sum += stage[t * stride + comptime!(half - 1)];
                 }
             }
         }
@@ -105,10 +121,10 @@ fn sum_of_walkers(stage: &mut Numbers, position: usize) -> f32 {
     sum.extract(0usize)
 }
 
-/// The products of a tile's rows with the stage's, for each half of a row.
+/// The products of a tile's rows with those that units hold, for each half of a row.
 #[cube]
 pub(super) fn dot_band<O: Float, N: Size>(
-    stage: &mut Numbers,
+    held: &Array<Vector<f32, N>>,
     tile: &Tile<O, N>,
     dots: &mut Shared<[f32]>,
     #[comptime] width: usize,
@@ -120,8 +136,7 @@ pub(super) fn dot_band<O: Float, N: Size>(
     for pass in 0..comptime!(passes(width, format)) {
         let at = piece(pass, width, format);
         let value = tile[(at.row * comptime!(format.stride(width)) + at.col) / wide];
-        let products = staged::<N>(stage, at, format) * Vector::<f32, N>::cast_from(value);
-        let mut sum = products.vector_sum();
+        let mut sum = (held[pass] * Vector::<f32, N>::cast_from(value)).vector_sum();
         // The units of a half row are neighbours.
         #[unroll]
         for level in 0..comptime!(lines.trailing_zeros()) {

@@ -144,27 +144,4 @@ impl Band {
             );
         }
     }
-
-    /// The band at rows `row ..` of a tile, from column `col` on.
-    pub fn load<V: CubePrimitive>(
-        source: &[V],
-        row: usize,
-        col: usize,
-        #[comptime] stride: usize,
-        #[comptime] count: usize,
-        #[comptime] format: Format,
-    ) -> Band {
-        let mut band = Band::zeros(count, format);
-        #[unroll]
-        for square in 0..count {
-            let at = row * stride + col + comptime!(square * SIDE);
-            cmma::load_with_layout(
-                band.squares.index_mut(square),
-                &source[at..at + SIDE],
-                comptime!(stride as u32),
-                cmma::MatrixLayout::RowMajor,
-            );
-        }
-        band
-    }
 }

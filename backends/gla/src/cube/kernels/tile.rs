@@ -69,8 +69,8 @@ pub(super) fn load_rows<E: Float, O: Float, N: Size>(
 
 /// State number `number` of `[.., d_key, d_value]`, rounded to operands.
 #[cube]
-pub(super) fn load_state<O: Float, N: Size>(
-    states: &[Vector<f32, Const<FOUR>>],
+pub(super) fn load_state<E: Float, O: Float, N: Size>(
+    states: &[Vector<E, Const<FOUR>>],
     tile: &mut Tile<O, N>,
     number: usize,
     #[comptime] format: Format,
