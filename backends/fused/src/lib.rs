@@ -22,6 +22,9 @@
 //! add_weighted         z = x + w y, a weight for each column          y, w
 //! scale_written        y = (1 - e^l) x, a factor for each row         x, l
 //! dropout              y = x z / (1 - p), z from a seed             the seed
+//! side_by_side         W = [A, B, C, D], for one product              nothing
+//! convolved_heads      q, k, v = norm(silu(conv(x W)))                x W, the taps
+//! gated_readout        y = silu(gate) norm(read + D v)                read, v, gate, the weights
 //! cross_entropy        y = log sum_j exp(l_j) - l_target              logits, targets, y
 //! linear_cross_entropy its sum for l = x W^T, without all of l       gradients of x, W
 //! AdamW, square_sum    an optimizer step and the norm of a gradient, one pass over each parameter
@@ -32,7 +35,8 @@
 //! `bf16` with `f32` arithmetic, but for `linear` and `attention`. Everything else runs the equations in
 //! [`reference`](mod@reference), plain tensor operations which Burn differentiates and may fuse by itself. The other way round,
 //! `select_rows` is Burn's own on Flex, and has a gradient of its own on CubeCL backends; `softplus`, `add_residual`, `add_weighted`,
-//! `scale_written` and `dropout` have kernels on CubeCL backends only.
+//! `scale_written`, `side_by_side`, `gated_readout` and `dropout` have kernels on CubeCL backends only, and `convolved_heads` runs on
+//! those alone, with heads that the units of a plane have between them (`takes_convolved_heads`).
 //!
 //! # Precision
 //! Inputs may be f32, bf16 or f16, weights are f32. The output is as x, but for `cross_entropy`, which is f32. In the smaller types
