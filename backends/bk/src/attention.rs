@@ -20,7 +20,10 @@
 use std::f32::consts::{PI, TAU};
 
 use burn::tensor::{DType, Tensor};
-use kiln_gla::{GatedAttention, Strategy, gated_linear_attention_by};
+use kiln_gla::{
+    GatedAttention, GlaError, Strategy, gated_linear_attention_by,
+    gated_linear_attention_forgotten, writes_forgotten,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -181,14 +184,19 @@ impl Attended {
             hopping,
             energy,
         };
-        let attend = |q, k, log_decay| {
-            gated_linear_attention_by(strategy, q, k, v, log_decay, memory)
-                .map(|GatedAttention { output, state }| (output, state))
+        let attended = |attended: Result<GatedAttention, GlaError>| {
+            attended.map(|GatedAttention { output, state }| (output, state))
         };
         match form {
             ResolventForm::Born => {
-                let (log_kept, k) = gates.keep_and_write(k);
-                let (output, memory) = attend(q, k, log_kept)?;
+                let (output, memory) = if strategy == Strategy::Auto && writes_forgotten(&q, &v) {
+                    let log_kept = gates.log_kept();
+                    attended(gated_linear_attention_forgotten(q, k, v, log_kept, memory))?
+                } else {
+                    let (log_kept, k) = gates.keep_and_write(k);
+                    let all = gated_linear_attention_by(strategy, q, k, v, log_kept, memory);
+                    attended(all)?
+                };
                 Ok(Self {
                     output,
                     features,
@@ -209,7 +217,9 @@ impl Attended {
                 );
                 let (cos, sin) = (phase.total.clone().cos(), phase.total.clone().sin());
                 let q = Tensor::cat(vec![scaled(q.clone(), cos), scaled(q, sin)], 3);
-                let (output, memory) = attend(q, k, log_kept * 0.5)?;
+                let log_kept = log_kept * 0.5;
+                let all = gated_linear_attention_by(strategy, q, k, v, log_kept, memory);
+                let (output, memory) = attended(all)?;
                 Ok(Self {
                     output,
                     features,

@@ -63,21 +63,40 @@ pub(crate) struct Resolvent {
 impl Resolvent {
     /// `ln(1 - p_i)`, `[batch, seq, heads]`, and `p_i k_i`, `[batch, seq, heads, d_key]`.
     pub fn keep_and_write(self, k: Tensor<4>) -> (Tensor<3>, Tensor<4>) {
-        #[cfg(feature = "_cube")]
-        if matches!(
-            k.device().inner().as_dispatch(),
-            burn::backend::DispatchDevice::Cube(_)
-        ) {
-            let log_kept = Tensor::from_dispatch(burn::backend::Dispatch::bk_log_kept(
-                self.features.into_dispatch(),
-                self.left.into_dispatch(),
-                self.hopping.into_dispatch(),
-                self.energy.into_dispatch(),
-            ));
+        if self.has_kernels() {
+            let log_kept = self.log_kept();
             return (log_kept.clone(), kiln_fused::scale_written(k, log_kept));
         }
         let (log_kept, written) = self.gates();
         (log_kept, scaled(k, written))
+    }
+
+    /// Whether the device has kernels for the gates.
+    fn has_kernels(&self) -> bool {
+        #[cfg(feature = "_cube")]
+        {
+            matches!(
+                self.features.device().inner().as_dispatch(),
+                burn::backend::DispatchDevice::Cube(_)
+            )
+        }
+        #[cfg(not(feature = "_cube"))]
+        {
+            false
+        }
+    }
+
+    /// `ln(1 - p_i)`, `[batch, seq, heads]`.
+    pub fn log_kept(self) -> Tensor<3> {
+        if !self.has_kernels() {
+            return self.gates().0;
+        }
+        Tensor::from_dispatch(burn::backend::Dispatch::bk_log_kept(
+            self.features.into_dispatch(),
+            self.left.into_dispatch(),
+            self.hopping.into_dispatch(),
+            self.energy.into_dispatch(),
+        ))
     }
 
     /// `ln(1 - p_i)` and `p_i`, `[batch, seq, heads]` each, in plain tensor operations.

@@ -75,6 +75,9 @@ mod strategy;
 
 pub use backend::{GlaAdjoint, GlaBackend, Saved};
 pub use error::GlaError;
-pub use ops::{GatedAttention, gated_linear_attention, gated_linear_attention_by};
+pub use ops::{
+    GatedAttention, gated_linear_attention, gated_linear_attention_by,
+    gated_linear_attention_forgotten, writes_forgotten,
+};
 pub use plain::{Forward, Inputs};
 pub use strategy::Strategy;

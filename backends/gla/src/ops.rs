@@ -106,6 +106,46 @@ pub fn gated_linear_attention_by(
     })
 }
 
+/// Whether [`gated_linear_attention_forgotten`] has kernels for these queries and values.
+pub fn writes_forgotten(q: &Tensor<4>, v: &Tensor<4>) -> bool {
+    #[cfg(feature = "_cube")]
+    {
+        matches!(
+            q.device().inner().as_dispatch(),
+            burn::backend::DispatchDevice::Cube(_)
+        ) && crate::cube::writes_forgotten(q, v)
+    }
+    #[cfg(not(feature = "_cube"))]
+    {
+        let _ = (q, v);
+        false
+    }
+}
+
+/// [`gated_linear_attention`] of a memory that writes as much as it forgets, `S_i = a_i S_{i-1} + (1 - a_i) k_i v_i^T` with
+/// `a_i = exp(g_i)`, as minimal gated units have it (arXiv 2410.01201): keys are scaled as they are read, without a pass of their own.
+///
+/// # Errors
+/// As [`gated_linear_attention`].
+///
+/// # Panics
+/// If [`writes_forgotten`] does not hold.
+pub fn gated_linear_attention_forgotten(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    log_decay: Tensor<3>,
+    state: Option<Tensor<4>>,
+) -> Result<GatedAttention, GlaError> {
+    assert!(
+        writes_forgotten(&q, &v),
+        "gated_linear_attention_forgotten: no kernel takes {:?} and {:?} on this device",
+        q.dims(),
+        v.dims()
+    );
+    gated_linear_attention_by(Strategy::Forgotten, q, k, v, log_decay, state)
+}
+
 fn wrong_type(name: &'static str, expected: &'static str, found: DType) -> GlaError {
     GlaError::DType {
         name,

@@ -67,6 +67,7 @@ fn chunk(strategy: Strategy, seq: usize) -> Option<usize> {
         Strategy::Auto if seq <= RECURRENT_MAX_SEQ => None,
         Strategy::Auto => Some(CHUNK.min(seq)),
         Strategy::Recurrent => None,
+        Strategy::Forgotten => unreachable!("asked for where there are kernels only"),
         Strategy::Chunked { chunk } => Some(chunk.min(seq)),
     }
 }

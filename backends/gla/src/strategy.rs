@@ -12,6 +12,10 @@ pub enum Strategy {
     /// hardware for the widths that they take; elsewhere the chunk-wise form, or the recurrent one for a position or two.
     #[default]
     Auto,
+    /// That of [`gated_linear_attention_forgotten`](crate::gated_linear_attention_forgotten): its own kernels on devices that multiply
+    /// matrices in hardware, and no other form.
+    #[serde(skip)]
+    Forgotten,
     /// Position by position in plain tensor operations, see [`reference`](mod@crate::reference). The gradients keep the
     /// state of every position.
     Recurrent,

@@ -54,6 +54,42 @@ macro_rules! launch {
     }};
 }
 
+/// Keys written whole, of operands of one type.
+fn format([d_key, d_value]: [usize; 2], dtype: DType) -> Format {
+    Format {
+        d_key,
+        d_value,
+        operand: dtype.size(),
+        forgotten: false,
+    }
+}
+
+/// Whether the kernels take keys and values of these widths, and the device can run them: it multiplies the operands that go with their
+/// type, its planes have 32 units, and a cube has the shared memory.
+pub(super) fn takes(client: &Client, widths: [usize; 2], dtype: DType) -> bool {
+    if !widths.iter().all(|width| WIDTHS.contains(width)) {
+        return false;
+    }
+    let kind = match dtype {
+        DType::BF16 => FloatKind::BF16,
+        DType::F32 => FloatKind::TF32,
+        _ => return false,
+    };
+    let format = format(widths, dtype);
+    let properties = client.properties();
+    let hardware = &properties.hardware;
+    let single = ElemType::Float(FloatKind::F32);
+    let multiplies = properties.features.matmul.cmma.iter().any(|unit| {
+        [unit.a_type, unit.b_type, unit.cd_type]
+            == [ElemType::Float(kind), ElemType::Float(kind), single]
+            && [unit.m, unit.n, unit.k].map(|x| x as usize) == [SIDE, SIDE, format.depth()]
+    });
+    let planes = [hardware.plane_size_min, hardware.plane_size_max];
+    let fits = format.shared_bytes() <= hardware.max_shared_memory_size
+        && hardware.max_units_per_cube as usize >= UNITS;
+    multiplies && planes == [PLANE as u32; 2] && fits
+}
+
 /// The shape of a problem that the kernels can take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem {
@@ -64,38 +100,20 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// A problem `[batch, seq, heads, d_key, d_value]`, if the kernels take its widths and the device of `v` can run them: it
-    /// multiplies the operands that go with v's element type, its planes have 32 units, and a cube has the shared memory.
-    pub fn new([batch, seq, heads, d_key, d_value]: [usize; 5], v: &CubeTensor) -> Option<Self> {
-        if !WIDTHS.contains(&d_key) || !WIDTHS.contains(&d_value) {
-            return None;
-        }
-        let (operand, kind) = match v.dtype {
-            DType::BF16 => (size_of::<bf16>(), FloatKind::BF16),
-            DType::F32 => (size_of::<f32>(), FloatKind::TF32),
-            _ => return None,
-        };
-        let format = Format {
-            d_key,
-            d_value,
-            operand,
-        };
-        let properties = v.client.properties();
-        let hardware = &properties.hardware;
-        let single = ElemType::Float(FloatKind::F32);
-        let multiplies = properties.features.matmul.cmma.iter().any(|unit| {
-            [unit.a_type, unit.b_type, unit.cd_type]
-                == [ElemType::Float(kind), ElemType::Float(kind), single]
-                && [unit.m, unit.n, unit.k].map(|x| x as usize) == [SIDE, SIDE, format.depth()]
-        });
-        let planes = [hardware.plane_size_min, hardware.plane_size_max];
-        let fits = format.shared_bytes() <= hardware.max_shared_memory_size
-            && hardware.max_units_per_cube as usize >= UNITS;
-        (multiplies && planes == [PLANE as u32; 2] && fits).then_some(Self {
+    /// A problem `[batch, seq, heads, d_key, d_value]`, if the kernels take it; keys are written whole, or by what is forgotten.
+    pub fn new(
+        [batch, seq, heads, d_key, d_value]: [usize; 5],
+        v: &CubeTensor,
+        forgotten: bool,
+    ) -> Option<Self> {
+        takes(&v.client, [d_key, d_value], v.dtype).then(|| Self {
             batch,
             seq,
             heads,
-            format,
+            format: Format {
+                forgotten,
+                ..format([d_key, d_value], v.dtype)
+            },
         })
     }
 

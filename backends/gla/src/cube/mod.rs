@@ -32,8 +32,20 @@ fn lower<const D: usize>(tensor: Tensor<D>) -> Primitive {
 fn problem(strategy: Strategy, q: &Primitive, v: &Primitive) -> Option<Problem> {
     let [batch, seq, heads, d_key] = q.meta.shape().dims();
     let d_value = v.meta.shape()[3];
-    let chosen = strategy == Strategy::Auto && seq > plain::RECURRENT_MAX_SEQ;
-    Problem::new([batch, seq, heads, d_key, d_value], v).filter(|_| chosen)
+    let forgotten = strategy == Strategy::Forgotten;
+    let chosen = forgotten || strategy == Strategy::Auto && seq > plain::RECURRENT_MAX_SEQ;
+    Problem::new([batch, seq, heads, d_key, d_value], v, forgotten).filter(|_| chosen)
+}
+
+/// See [`crate::writes_forgotten`].
+pub(crate) fn writes_forgotten(q: &Tensor<4>, v: &Tensor<4>) -> bool {
+    use burn::backend::DispatchDevice;
+    let DispatchDevice::Cube(device) = v.device().inner().as_dispatch().clone() else {
+        return false;
+    };
+    let [_, seq, _, d_key] = q.dims();
+    let widths = [d_key, v.dims()[3]];
+    seq > plain::RECURRENT_MAX_SEQ && launch::takes(&device.client(), widths, v.dtype())
 }
 
 impl GlaBackend for Cube {

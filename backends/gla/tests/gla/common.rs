@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 /// What gradients are of, in the order in which they are returned.
 pub const NAMES: [&str; 5] = ["d q", "d k", "d v", "d log_decay", "d state"];
 
-fn backend() -> String {
+pub fn backend() -> String {
     std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into())
 }
 

@@ -11,6 +11,7 @@
 
 mod arguments;
 mod common;
+mod forgotten;
 mod long;
 mod operands;
 mod oracle;

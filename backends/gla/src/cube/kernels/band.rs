@@ -155,3 +155,46 @@ pub(super) fn store_sum<E: Float, N: Size>(
         }
     }
 }
+
+/// [`store_sum`] of the gradients of keys. Where a key is written by what its gate forgets, what comes is the gradient of that product:
+/// `written` gets its products with the keys, for each half of a row.
+#[cube]
+pub(super) fn store_keys<E: Float, N: Size>(
+    stage: &mut Numbers,
+    held: &Array<Vector<f32, N>>,
+    keys: &[Vector<E, N>],
+    target: &mut [Vector<E, N>],
+    written: &mut Shared<[f32]>,
+    gates: &Gates,
+    place: Place,
+    #[comptime] format: Format,
+) {
+    let width = comptime!(format.d_key);
+    let wide = comptime!(format.wide());
+    let lines = comptime!(lines(width, format));
+    #[unroll]
+    for pass in 0..comptime!(passes(width, format)) {
+        let at = piece(pass, width, format);
+        let mut value = held[pass] + staged::<N>(stage, at, format);
+        let row = (place.first + at.row) * place.heads + place.head;
+        let to = row * comptime!(width / wide) + at.col / wide;
+        if comptime!(format.forgotten) {
+            let mut dot = 0.0f32;
+            if at.row < place.len {
+                dot = (value * Vector::<f32, N>::cast_from(keys[to])).vector_sum();
+                value *= Vector::<f32, N>::new(gates.forgotten(at.row));
+            }
+            // The units of a half row are neighbours.
+            #[unroll]
+            for level in 0..comptime!(lines.trailing_zeros()) {
+                dot += plane_shuffle_xor(dot, comptime!(1u32 << level));
+            }
+            if UNIT_POS_PLANE as usize % lines == 0 {
+                written[at.row * HALVES + half()] = dot;
+            }
+        }
+        if at.row < place.len {
+            target[to] = Vector::<E, N>::cast_from(value);
+        }
+    }
+}

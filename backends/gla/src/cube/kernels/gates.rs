@@ -14,19 +14,28 @@ const STEPS: f32 = 2048.0;
 pub(super) struct Gates {
     coarse: Numbers,
     fine: Numbers,
+    /// What a gate forgets, `1 - a`, where keys are written by it.
+    forgotten: Numbers,
 }
 
 #[cube]
 impl Gates {
     /// Sums of a chunk; positions that the sequence does not have keep everything. Ends with all units in step.
-    pub fn load(log_decay: &[f32], place: Place) -> Gates {
+    pub fn load(log_decay: &[f32], place: Place, #[comptime] format: Format) -> Gates {
         let mut coarse = Numbers::new_aligned_slice(CHUNK, 16usize);
         let mut fine = Numbers::new_aligned_slice(CHUNK, 16usize);
+        let mut forgotten = Numbers::new_aligned_slice(
+            comptime!(if format.forgotten { CHUNK } else { 1 }),
+            16usize,
+        );
         let unit = UNIT_POS as usize;
         let mut high = 0.0f32;
         let mut low = 0.0f32;
         if unit < place.len {
             let gate = log_decay[(place.first + unit) * place.heads + place.head];
+            if comptime!(format.forgotten) {
+                forgotten[unit] = Vector::new(one_minus_exp(gate));
+            }
             let gate = max(gate, LEAST_GATE);
             high = (gate * STEPS).round() / STEPS;
             low = gate - high;
@@ -51,7 +60,16 @@ impl Gates {
             }
             sync_cube();
         }
-        Gates { coarse, fine }
+        Gates {
+            coarse,
+            fine,
+            forgotten,
+        }
+    }
+
+    /// `1 - a_t`, for positions that the sequence has.
+    pub fn forgotten(&self, t: usize) -> f32 {
+        self.forgotten[t].extract(0usize)
     }
 
     /// `A_t`, from before the chunk to position t.
@@ -96,4 +114,17 @@ impl Gates {
     pub fn leaving(&self, t: usize) -> f32 {
         self.between(comptime!(CHUNK - 1).runtime(), t)
     }
+}
+
+/// `1 - e^x` for x not positive: seven terms of the series near zero, where the difference would lose digits.
+#[cube]
+fn one_minus_exp(x: f32) -> f32 {
+    let small = max(x, -0.25f32);
+    let p = 1.0f32 + small * 0.142_857_15f32;
+    let p = 1.0f32 + small * 0.166_666_67f32 * p;
+    let p = 1.0f32 + small * 0.2f32 * p;
+    let p = 1.0f32 + small * 0.25f32 * p;
+    let p = 1.0f32 + small * 0.333_333_34f32 * p;
+    let p = 1.0f32 + small * 0.5f32 * p;
+    select(x > -0.25f32, -(small * p), 1.0f32 - x.exp())
 }

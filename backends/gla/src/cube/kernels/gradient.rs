@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::{
     CHUNK, Dims, FOUR, Format, HALVES, Numbers, PLANES, Place, SIDE, UNITS,
-    band::{decay_band, scaled_band, store_sum},
+    band::{decay_band, scaled_band, store_keys, store_sum},
     band_row,
     gates::Gates,
     half,
@@ -36,16 +36,43 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
         terminate!();
     }
     let (d_key, d_value) = comptime!((format.d_key, format.d_value));
-    let gates = Gates::load(log_decay, place);
+    let gates = Gates::load(log_decay, place, format);
     let mut q = tile::<O, N>(CHUNK, d_key, format);
     let mut k = tile::<O, N>(CHUNK, d_key, format);
     let mut v = tile::<O, N>(CHUNK, d_value, format);
     let mut dy = tile::<O, N>(CHUNK, d_value, format);
     let mut before = tile::<O, N>(d_key, d_value, format);
     let mut after = tile::<O, N>(d_key, d_value, format);
-    load_rows(queries, &mut q, &gates, place, d_key, Scale::None, format);
-    load_rows(keys, &mut k, &gates, place, d_key, Scale::None, format);
-    load_rows(values, &mut v, &gates, place, d_value, Scale::None, format);
+    load_rows(
+        queries,
+        &mut q,
+        &gates,
+        place,
+        d_key,
+        Scale::None,
+        false,
+        format,
+    );
+    load_rows(
+        keys,
+        &mut k,
+        &gates,
+        place,
+        d_key,
+        Scale::None,
+        format.forgotten,
+        format,
+    );
+    load_rows(
+        values,
+        &mut v,
+        &gates,
+        place,
+        d_value,
+        Scale::None,
+        false,
+        format,
+    );
     load_rows(
         d_outputs,
         &mut dy,
@@ -53,6 +80,7 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
         place,
         d_value,
         Scale::None,
+        false,
         format,
     );
     let number = place.row * (dims.chunks + 1) + place.chunk;
@@ -126,7 +154,17 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     sync_plane();
     inside.store(&mut stage, row, of_key, stride);
     sync_plane();
-    store_sum(&mut stage, &held, d_keys, place, d_key, format);
+    let mut written = Shared::<[f32]>::new_slice(comptime!(HALVES * CHUNK));
+    store_keys(
+        &mut stage,
+        &held,
+        keys,
+        d_keys,
+        &mut written,
+        &gates,
+        place,
+        format,
+    );
     // Halves of values are not those of keys.
     sync_cube();
 
@@ -145,7 +183,7 @@ pub fn chunk_gradient<E: Float, O: Float, N: Size>(
     sync_cube();
 
     store_gates(
-        d_gates, &mut stage, &crossed, &entered, &left, &kept, &gates, place,
+        d_gates, &mut stage, &crossed, &entered, &left, &written, &kept, &gates, place, format,
     );
 }
 

@@ -62,6 +62,8 @@ pub struct Format {
     pub d_value: usize,
     /// Bytes of an operand: 2 of `bf16`, 4 of TF32.
     pub operand: usize,
+    /// Whether a key is written by the share that its gate forgets, `1 - a`, rather than whole.
+    pub forgotten: bool,
 }
 
 impl Format {
@@ -94,9 +96,9 @@ impl Format {
     pub fn shared_bytes(self) -> usize {
         let [key, value, chunk] = [self.d_key, self.d_value, CHUNK].map(|x| self.stride(x));
         let tiles = 2 * CHUNK * (key + value + chunk) + 2 * self.d_key * value;
-        // The stage, sums of gates in two parts, what crosses gates, two dot products a position in the halves of a row, and one
-        // number a plane.
-        let single = CHUNK * self.stage() + 3 * CHUNK + 2 * HALVES * CHUNK + PLANES;
+        // The stage, sums of gates in two parts, what they forget, what crosses them, three dot products a position in the halves of a
+        // row, and one number a plane.
+        let single = CHUNK * self.stage() + 4 * CHUNK + 3 * HALVES * CHUNK + PLANES;
         self.operand * tiles + size_of::<f32>() * single
     }
 }

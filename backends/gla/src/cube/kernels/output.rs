@@ -30,14 +30,41 @@ pub fn chunk_output<E: Float, O: Float, N: Size>(
         terminate!();
     }
     let (d_key, d_value) = comptime!((format.d_key, format.d_value));
-    let gates = Gates::load(log_decay, place);
+    let gates = Gates::load(log_decay, place, format);
     let mut q = tile::<O, N>(CHUNK, d_key, format);
     let mut k = tile::<O, N>(CHUNK, d_key, format);
     let mut v = tile::<O, N>(CHUNK, d_value, format);
     let mut state = tile::<O, N>(d_key, d_value, format);
-    load_rows(queries, &mut q, &gates, place, d_key, Scale::None, format);
-    load_rows(keys, &mut k, &gates, place, d_key, Scale::None, format);
-    load_rows(values, &mut v, &gates, place, d_value, Scale::None, format);
+    load_rows(
+        queries,
+        &mut q,
+        &gates,
+        place,
+        d_key,
+        Scale::None,
+        false,
+        format,
+    );
+    load_rows(
+        keys,
+        &mut k,
+        &gates,
+        place,
+        d_key,
+        Scale::None,
+        format.forgotten,
+        format,
+    );
+    load_rows(
+        values,
+        &mut v,
+        &gates,
+        place,
+        d_value,
+        Scale::None,
+        false,
+        format,
+    );
     let number = place.row * (dims.chunks + 1) + place.chunk;
     load_state(states, &mut state, number, format);
     sync_cube();

@@ -148,8 +148,8 @@ pub(super) fn dot_band<O: Float, N: Size>(
     }
 }
 
-/// The gradients of the gates: what crosses them inside the chunk, what enters (`read`) and leaves it (`left`) through them, each in
-/// halves, and what passes through the whole chunk, `kept`, a part for each plane. Starts with all units in step; the stage is used up.
+/// The gradients of the gates: what crosses them inside the chunk, what enters (`read`) and leaves it (`left`) through them and what is
+/// written by them, each in halves, what is written by them, and what passes through the whole chunk, `kept`, a part for each plane. Starts with all units in step; the stage is used up.
 #[cube]
 pub(super) fn store_gates(
     d_gates: &mut [f32],
@@ -157,9 +157,11 @@ pub(super) fn store_gates(
     crossing: &Shared<[f32]>,
     read: &Shared<[f32]>,
     left: &Shared<[f32]>,
+    written: &Shared<[f32]>,
     kept: &Shared<[f32]>,
     gates: &Gates,
     place: Place,
+    #[comptime] format: Format,
 ) {
     let unit = UNIT_POS as usize;
     let gate = unit % CHUNK;
@@ -187,6 +189,15 @@ pub(super) fn store_gates(
         }
         sum *= gates.entering(comptime!(CHUNK - 1).runtime());
         sum += crossing[unit] + sum_of_walkers(stage, unit);
+        if comptime!(format.forgotten) {
+            let mut along = 0.0f32;
+            #[unroll]
+            for half in 0..HALVES {
+                along += written[unit * HALVES + half];
+            }
+            // The derivative of 1 - e^g is -e^g.
+            sum += (gates.forgotten(unit) - 1.0f32) * along;
+        }
         d_gates[(place.first + unit) * place.heads + place.head] = sum;
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn tile<O: Float, N: Size>(
     )
 }
 
-/// Rows of a chunk, `[batch * seq, heads, width]`, zeros where the sequence has none.
+/// Rows of a chunk, `[batch * seq, heads, width]`, zeros where the sequence has none; keys, if `forgotten`, by what their gate forgets.
 #[cube]
 pub(super) fn load_rows<E: Float, O: Float, N: Size>(
     rows: &[Vector<E, N>],
@@ -40,6 +40,7 @@ pub(super) fn load_rows<E: Float, O: Float, N: Size>(
     place: Place,
     #[comptime] width: usize,
     #[comptime] scale: Scale,
+    #[comptime] forgotten: bool,
     #[comptime] format: Format,
 ) {
     let lines = comptime!(width / format.wide());
@@ -53,12 +54,20 @@ pub(super) fn load_rows<E: Float, O: Float, N: Size>(
         if row < place.len {
             value = rows[((place.first + row) * place.heads + place.head) * lines + line];
         }
-        if comptime!(scale != Scale::None) {
-            let factor = if comptime!(scale == Scale::Entering) {
-                gates.entering(row)
-            } else {
-                gates.leaving(row)
-            };
+        if comptime!(scale != Scale::None || forgotten) {
+            let mut factor = 1.0f32;
+            if comptime!(scale == Scale::Entering) {
+                factor = gates.entering(row);
+            }
+            if comptime!(scale == Scale::Leaving) {
+                factor = gates.leaving(row);
+            }
+            if comptime!(forgotten) {
+                // Rows that are not there are zeros, but what shared memory holds for them may not even be a number.
+                if row < place.len {
+                    factor *= gates.forgotten(row);
+                }
+            }
             let scaled = Vector::<f32, N>::cast_from(value) * Vector::<f32, N>::new(factor);
             tile[row * stride + line] = Vector::<O, N>::cast_from(scaled);
         } else {

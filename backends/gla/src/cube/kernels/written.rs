@@ -28,15 +28,34 @@ pub fn write_states<E: Float, O: Float, N: Size>(
         terminate!();
     }
     let (d_key, d_value) = comptime!((format.d_key, format.d_value));
-    let gates = Gates::load(log_decay, place);
+    let gates = Gates::load(log_decay, place, format);
     let mut k = tile::<O, N>(CHUNK, d_key, format);
     let mut v = tile::<O, N>(CHUNK, d_value, format);
     let scale = comptime!(match reverse {
         true => Scale::Entering,
         false => Scale::Leaving,
     });
-    load_rows(keys, &mut k, &gates, place, d_key, scale, format);
-    load_rows(values, &mut v, &gates, place, d_value, Scale::None, format);
+    let by_forgotten = comptime!(format.forgotten && !reverse);
+    load_rows(
+        keys,
+        &mut k,
+        &gates,
+        place,
+        d_key,
+        scale,
+        by_forgotten,
+        format,
+    );
+    load_rows(
+        values,
+        &mut v,
+        &gates,
+        place,
+        d_value,
+        Scale::None,
+        false,
+        format,
+    );
     let mut number = place.row * (dims.chunks + 1) + place.chunk;
     if comptime!(!reverse) {
         number += 1;
