@@ -1,9 +1,11 @@
 //! What is timed: the kernels with each strategy, and the equations in plain tensor operations.
 
 use burn::tensor::Tensor;
+use kiln_bk::GradRule;
 #[cfg(feature = "_cube")]
 use kiln_bk::cube::{self, Strategy};
-use kiln_bk::{GradRule, adjoint, reference};
+#[cfg(feature = "flex")]
+use kiln_bk::{adjoint, reference};
 
 use super::Inputs;
 
@@ -16,8 +18,10 @@ pub trait Implementation {
 }
 
 /// The equations in plain tensor operations, position by position: what the kernels are measured against on the CPU.
+#[cfg(feature = "flex")]
 pub struct Reference;
 
+#[cfg(feature = "flex")]
 impl Implementation for Reference {
     fn left(&self, inputs: Inputs) -> Tensor<3> {
         reference::left(
@@ -139,17 +143,21 @@ impl Implementation for Strategy {
     }
 }
 
-/// Subs and count of `Strategy::LookBack`.
+/// Lanes, subs and count of `Strategy::LookBack`.
 #[cfg(feature = "_cube")]
-const TILES: [[usize; 2]; 8] = [
-    [8, 8],
-    [8, 16],
-    [16, 8],
-    [16, 16],
-    [32, 8],
-    [32, 16],
-    [16, 32],
-    [32, 32],
+const TILES: [[usize; 3]; 12] = [
+    [32, 8, 8],
+    [32, 8, 16],
+    [32, 16, 8],
+    [32, 16, 16],
+    [32, 32, 16],
+    [32, 8, 32],
+    [16, 16, 16],
+    [16, 32, 16],
+    [8, 32, 16],
+    [8, 64, 16],
+    [8, 32, 32],
+    [4, 128, 32],
 ];
 
 /// One of [`implementations`].
@@ -185,7 +193,11 @@ pub fn implementations(backend: &str) -> Vec<Named> {
                 Strategy::Chunked { chunk: 256 },
                 Strategy::Chunked { chunk: 1024 },
             ];
-            strategies.extend(TILES.map(|[subs, count]| Strategy::LookBack { subs, count }));
+            strategies.extend(TILES.map(|[lanes, subs, count]| Strategy::LookBack {
+                lanes,
+                subs,
+                count,
+            }));
             strategies
                 .into_iter()
                 .map(|strategy| Named {
