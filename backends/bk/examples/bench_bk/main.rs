@@ -169,6 +169,7 @@ fn main() {
     let filters: Vec<String> = std::env::args().skip(1).collect();
     let wanted = Wanted::new(&filters);
     let shapes: &[[usize; 3]] = if on_flex() { &ON_FLEX } else { &SHAPES };
+    let mut is_any = false;
     for &shape in shapes {
         let [batch, seq, heads] = shape;
         if !wanted.shape(&format!("b{batch}n{seq}h{heads}")) {
@@ -178,12 +179,14 @@ fn main() {
             // Thousands of positions by a dozen tensor operations each are a matter of minutes.
             let slow = named.how == "reference" && batch * seq * heads > REFERENCE_MOST;
             if !slow && wanted.strategy(&named) {
+                is_any = true;
                 let inputs = Inputs::random(shape, &device);
                 check(shape, &inputs, named.implementation.as_ref());
                 bench(&device, inputs, &named, &wanted, copies.as_ref());
             }
         }
     }
+    assert!(is_any, "{name} has nothing that {filters:?} asks for");
 }
 
 /// What the arguments ask for.
