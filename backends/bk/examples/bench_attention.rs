@@ -4,21 +4,24 @@
 //!
 //! `KILN_TEST_BACKEND` is `flex` when unset; any other backend needs the feature of its name. Every figure is a median
 //! over runs; a run is several calls between two synchronisations. `with gradients` is the operation and the gradients of
-//! all its inputs; peak memory is not counted here.
+//! all its inputs, by calls given one by one and, where the device keeps graphs, recorded as a graph, as training runs
+//! them; the cotangent is ones, written anew in each call. `to linear` is the time a token over that at the longest length
+//! of the same type: one everywhere if time is proportional to length. Peak memory is not counted here.
 //!
-//! Arguments replace the shapes: `8x4096x12x64` is batch, seq, heads and d_key = d_value.
+//! Arguments replace the shapes, `8x4096x12x64` being batch, seq, heads and d_key = d_value, and the types, `bf16` or `f32`.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a program that prints figures"
 )]
 
-use std::time::Instant;
+mod timing;
 
-#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
-use burn::tensor::DeviceKind::DefaultDevice;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use kiln_bk::{ResolventForm, resolvent_attention};
+use kiln_graph::Places;
+
+use self::timing::{Recorded, on_flex, plain};
 
 /// `[batch, seq, heads, d_key = d_value]`
 const SHAPES: [[usize; 4]; 7] = [
@@ -31,34 +34,12 @@ const SHAPES: [[usize; 4]; 7] = [
     [8, 65_536, 12, 64],
 ];
 const ON_FLEX: [[usize; 4]; 2] = [[2, 1024, 4, 32], [2, 4096, 4, 32]];
-/// Calls in a run, fewer if they then take longer than this many seconds.
-const MAX_CALLS: usize = 16;
-const LONG_RUN: f64 = 0.1;
-const MAX_RUNS: usize = 31;
 /// Seconds after which a figure makes do with the runs it has.
-const PATIENCE: f64 = 1.0;
-
-fn device() -> Device {
-    match std::env::var("KILN_TEST_BACKEND").as_deref() {
-        #[cfg(feature = "flex")]
-        Ok("flex") | Err(_) => Device::flex(),
-        #[cfg(feature = "vulkan")]
-        Ok("vulkan") => Device::vulkan(DefaultDevice),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(DefaultDevice),
-        #[cfg(feature = "metal")]
-        Ok("metal") => Device::metal(DefaultDevice),
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        #[cfg(feature = "rocm")]
-        Ok("rocm") => Device::rocm(0),
-        other => panic!("KILN_TEST_BACKEND={other:?} was not compiled in"),
-    }
-}
+const PATIENCE: f64 = 0.4;
 
 struct Inputs {
-    /// q, k, v and the weights of the loss, `[batch, seq, heads, width]`.
-    operands: [Tensor<4>; 4],
+    /// q, k and v, `[batch, seq, heads, width]`.
+    operands: [Tensor<4>; 3],
     potential: Tensor<3>,
     hopping: Tensor<1>,
     energy: Tensor<2>,
@@ -70,7 +51,7 @@ impl Inputs {
         let real = Tensor::<2>::random([1, heads], uniform(-1.0, 1.0), device);
         let imaginary = Tensor::<2>::random([1, heads], uniform(0.1, 1.0), device);
         Self {
-            operands: [(); 4].map(|()| {
+            operands: [(); 3].map(|()| {
                 let shape = [batch, seq, heads, width];
                 let x: Tensor<4> = Tensor::random(shape, uniform(-1.0, 1.0), device);
                 x.cast(operand)
@@ -81,58 +62,97 @@ impl Inputs {
         }
     }
 
-    fn forward(&self) -> Tensor<4> {
-        self.clone_with(|x| x).0
+    /// Where what [`Inputs::halved`] changes lies.
+    fn places(&self) -> Places {
+        let mut places = Places::default();
+        places.add(self.operands[2].clone());
+        places.add(self.potential.clone());
+        places
     }
 
-    /// The output, with the tensors that it was computed from.
-    fn clone_with(&self, track: fn(Tensor<4>) -> Tensor<4>) -> (Tensor<4>, [Tensor<4>; 3]) {
-        let [q, k, v, _] = self.operands.clone();
-        let operands = [q, k, v].map(track);
-        let [q, k, v] = operands.clone();
+    /// Other numbers in the same places, if nobody else holds them.
+    fn halved(self) -> Self {
+        let [q, k, v] = self.operands;
+        Self {
+            operands: [q, k, v.mul_scalar(0.5)],
+            potential: self.potential.mul_scalar(0.5),
+            ..self
+        }
+    }
+
+    fn forward(&self) -> Tensor<4> {
+        let [q, k, v] = self.operands.clone();
         let (potential, hopping, energy) = (
             self.potential.clone(),
             self.hopping.clone(),
             self.energy.clone(),
         );
         let form = ResolventForm::Born;
-        let mixed = resolvent_attention(q, k, v, potential, hopping, energy, None, form).unwrap();
-        (mixed.output, operands)
+        let mixed = resolvent_attention(q, k, v, potential, hopping, energy, None, form);
+        mixed.unwrap().output
     }
 
     /// The gradient of q, which is there once all are.
     fn step(&self) -> Tensor<4> {
         let tracked = Self {
-            operands: self.operands.clone(),
-            potential: self.potential.clone().detach().require_grad(),
-            hopping: self.hopping.clone().detach().require_grad(),
-            energy: self.energy.clone().detach().require_grad(),
+            operands: self.operands.clone().map(|x| x.autodiff().require_grad()),
+            potential: self.potential.clone().autodiff().require_grad(),
+            hopping: self.hopping.clone().autodiff().require_grad(),
+            energy: self.energy.clone().autodiff().require_grad(),
         };
-        let (output, [q, ..]) = tracked.clone_with(|x| x.detach().require_grad());
-        let grads = (output * self.operands[3].clone()).sum().backward();
-        tracked.potential.grad(&grads).unwrap();
-        q.grad(&grads).unwrap()
+        let mut grads = tracked.forward().backward();
+        tracked.energy.grad_remove(&mut grads).unwrap();
+        tracked.operands[0].grad_remove(&mut grads).unwrap()
     }
 }
 
-/// Median seconds of a call.
-fn time(device: &Device, call: impl Fn()) -> f64 {
-    let run = |calls: usize| {
-        device.sync().unwrap();
-        let start = Instant::now();
-        (0..calls).for_each(|_| call());
-        device.sync().unwrap();
-        start.elapsed().as_secs_f64() / calls as f64
-    };
-    run(2); // compiles and tunes
-    let calls = ((LONG_RUN / run(1)) as usize).clamp(1, MAX_CALLS);
-    let start = Instant::now();
-    let mut runs = Vec::new();
-    while runs.len() < 3 || (runs.len() < MAX_RUNS && start.elapsed().as_secs_f64() < PATIENCE) {
-        runs.push(run(calls));
+/// Seconds of one shape.
+struct Found {
+    shape: [usize; 4],
+    forward: f64,
+    with_gradients: f64,
+    /// The same as a graph, where the device keeps graphs.
+    recorded: Option<f64>,
+}
+
+impl Found {
+    fn new(device: &Device, shape: [usize; 4], operand: DType) -> Self {
+        let inputs = Inputs::random(shape, operand, device);
+        let forward = plain(device, PATIENCE, || drop(inputs.forward()));
+        let with_gradients = plain(device, PATIENCE, || drop(inputs.step()));
+        let before = inputs.step();
+        let graph = Recorded::new(device, &inputs.places(), || inputs.step());
+        let recorded = graph.map(|graph| {
+            let seconds = graph.time(device, PATIENCE);
+            let inputs = inputs.halved();
+            graph.assert_fresh(&inputs.places(), before, inputs.step());
+            seconds
+        });
+        Self {
+            shape,
+            forward,
+            with_gradients,
+            recorded,
+        }
     }
-    runs.sort_by(f64::total_cmp);
-    runs[runs.len() / 2]
+
+    /// Nanoseconds a token of `with gradients`, recorded where it could be.
+    fn a_token(&self) -> f64 {
+        let seconds = self.recorded.unwrap_or(self.with_gradients);
+        seconds / (self.shape[0] * self.shape[1]) as f64 * 1e9
+    }
+
+    fn print(&self, operand: DType) {
+        let ms = |seconds: f64| format!("{:9.3}", seconds * 1e3);
+        println!(
+            "{:?} {operand:?} forward {}   with gradients {}   as a graph {}   {:7.2} ns a token",
+            self.shape,
+            ms(self.forward),
+            ms(self.with_gradients),
+            self.recorded.map_or("-".into(), ms),
+            self.a_token(),
+        );
+    }
 }
 
 /// Rows of the attention sum to one: values of one give an output of one wherever q . k is one.
@@ -151,34 +171,47 @@ fn check(device: &Device, operand: DType) {
 }
 
 fn main() {
-    let device = device();
+    let device = timing::device();
     println!("{device:?}, ms");
-    let on_flex = std::env::var("KILN_TEST_BACKEND").map_or(true, |name| name == "flex");
-    let parse = |shape: String| -> [usize; 4] {
-        let axes: Vec<usize> = shape.split('x').map(|axis| axis.parse().unwrap()).collect();
-        axes.try_into().unwrap()
+    let shape = |text: &String| -> Option<[usize; 4]> {
+        let axes: Option<Vec<usize>> = text.split('x').map(|axis| axis.parse().ok()).collect();
+        axes?.try_into().ok()
     };
-    let mut shapes: Vec<[usize; 4]> = std::env::args().skip(1).map(parse).collect();
+    let (shapes, types): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .partition(|text| shape(text).is_some());
+    let mut shapes: Vec<[usize; 4]> = shapes.iter().filter_map(shape).collect();
     if shapes.is_empty() {
-        shapes.extend(if on_flex { &ON_FLEX[..] } else { &SHAPES[..] });
+        shapes.extend(if on_flex() { &ON_FLEX[..] } else { &SHAPES[..] });
     }
-    for operand in [DType::BF16, DType::F32] {
-        if operand == DType::BF16 && (on_flex || !device.supports_dtype(operand)) {
-            continue; // Flex computes in f32
+    const TYPES: [(&str, DType); 2] = [("bf16", DType::BF16), ("f32", DType::F32)];
+    for asked in &types {
+        let known = TYPES.iter().any(|(name, _)| name == asked);
+        assert!(
+            known,
+            "`{asked}` is neither a shape like 8x4096x12x64 nor one of bf16 and f32"
+        );
+    }
+    for (name, operand) in TYPES {
+        let wanted = types.is_empty() || types.iter().any(|asked| asked == name);
+        // Flex computes in f32.
+        let runs = operand == DType::F32 || (!on_flex() && device.supports_dtype(operand));
+        if !(wanted && runs) {
+            continue;
         }
         check(&device, operand);
+        let mut all = Vec::new();
         for &shape in &shapes {
-            let inputs = Inputs::random(shape, operand, &device);
-            let values = time(&device, || drop(inputs.forward()));
-            let tracked = Inputs::random(shape, operand, &device.clone().autodiff());
-            let both = time(&device, || drop(tracked.step()));
-            let positions = (shape[0] * shape[1]) as f64;
-            println!(
-                "{shape:?} {operand:?} forward {:9.3}   with gradients {:9.3}   {:7.2} ns a token",
-                values * 1e3,
-                both * 1e3,
-                both / positions * 1e9,
-            );
+            let found = Found::new(&device, shape, operand);
+            found.print(operand);
+            all.push(found);
         }
+        let longest = all.iter().max_by_key(|found| found.shape[1]).unwrap();
+        let ratios = all.iter().map(|found| {
+            let ratio = found.a_token() / longest.a_token();
+            format!("{} {ratio:.3}", found.shape[1])
+        });
+        let ratios: Vec<String> = ratios.collect();
+        println!("{operand:?} to linear: {}", ratios.join("   "));
     }
 }

@@ -56,21 +56,21 @@ fn plan(strategy: Strategy, shape: [usize; 3], device: &Primitive) -> Option<Pla
 fn tiles(strategy: Strategy, shape: [usize; 3], pass: Pass, device: &Primitive) -> Option<Tiles> {
     let properties = device.client.properties();
     let one_pass = properties.features.device_memory_scope;
-    match strategy {
-        Strategy::LookBack { subs, count } => {
+    let tiles = match strategy {
+        Strategy::LookBack { lanes, subs, count } => {
             assert!(
                 one_pass,
                 "Strategy::LookBack needs a device whose cubes see each other's writes"
             );
             let units = properties.hardware.max_units_per_cube as usize;
             assert!(
-                subs.is_power_of_two() && count > 0,
-                "Strategy::LookBack {{ subs: {subs}, count: {count} }}: subs must be a power of two, count at least 1"
+                lanes.is_power_of_two() && subs.is_power_of_two() && count > 0,
+                "{strategy:?}: lanes and subs must be powers of two, count at least 1"
             );
-            let tiles = Tiles::new(shape, subs, count);
+            let tiles = Tiles::new(shape, [lanes, subs, count]);
             assert!(
                 tiles.tiling.units() <= units,
-                "Strategy::LookBack {{ subs: {subs} }} asks for {} units of a cube, of {units}",
+                "{strategy:?} asks for {} units of a cube, of {units}",
                 tiles.tiling.units()
             );
             Some(tiles)
@@ -82,7 +82,16 @@ fn tiles(strategy: Strategy, shape: [usize; 3], pass: Pass, device: &Primitive) 
             Tiles::auto(shape, pass)
         }
         _ => None,
-    }
+    };
+    tiles.map(|mut tiles| {
+        tiles.tiling.native = native(device);
+        tiles
+    })
+}
+
+/// Whether kernels are compiled by LLVM for NVIDIA: the code generator through C++ has asynchronous copies, this one has not.
+fn native(device: &Primitive) -> bool {
+    cfg!(feature = "cuda") && !device.client.properties().features.copy_async
 }
 
 /// [`reference::left`].

@@ -40,6 +40,8 @@ pub enum Strategy {
     /// look-back ends at is a matter of time. Panics on devices whose cubes do not see each other's writes, and for a
     /// division that no cube holds.
     LookBack {
+        /// Neighbouring heads of a cube, a power of two; no more than the problem's heads, rounded up to one.
+        lanes: usize,
         /// Units of a cube that share a sequence, a power of two.
         subs: usize,
         /// Positions of a unit.
@@ -118,8 +120,8 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    pub fn new([batch, seq, heads]: [usize; 3], subs: usize, count: usize) -> Self {
-        let lanes = heads.next_power_of_two().min(MAX_LANES);
+    pub fn new([batch, seq, heads]: [usize; 3], [lanes, subs, count]: [usize; 3]) -> Self {
+        let lanes = heads.next_power_of_two().min(lanes);
         let tiles = seq.div_ceil(subs * count);
         Self {
             batch,
@@ -130,6 +132,7 @@ impl Tiles {
                 subs,
                 count,
                 whole: tiles == 1,
+                native: false,
             },
             blocks: heads.div_ceil(lanes),
             tiles,
@@ -138,11 +141,11 @@ impl Tiles {
 
     /// The division that was fastest on a Hopper GPU; none where sequences are so short that one unit walks each.
     pub fn auto(shape: [usize; 3], pass: Pass) -> Option<Self> {
-        let [batch, seq, heads] = shape;
+        let [batch, seq, _] = shape;
         if seq <= SHORT {
             return None;
         }
-        let one = Self::new(shape, 8, COUNT);
+        let one = Self::new(shape, [MAX_LANES, 8, COUNT]);
         let subs = match pass {
             _ if batch * one.blocks >= MANY_ROWS => 8,
             Pass::Forward => 16,
@@ -151,7 +154,7 @@ impl Tiles {
         };
         // No more units than a sequence has positions for.
         let enough = seq.div_ceil(COUNT).next_power_of_two();
-        Some(Self::new([batch, seq, heads], subs.min(enough), COUNT))
+        Some(Self::new(shape, [MAX_LANES, subs.min(enough), COUNT]))
     }
 
     pub fn total(self) -> usize {

@@ -19,14 +19,14 @@ use crate::{
 const THREE_LEVELS: usize = 1100;
 
 /// Not software Vulkan: what SwiftShader does to the shared memory of CubeCL's kernels is not what they ask for.
-fn has_look_back() -> bool {
+pub fn has_look_back() -> bool {
     matches!(backend().as_str(), "cuda" | "rocm" | "metal")
 }
 
 /// Lengths below, at and above the chunk, multiples of it and not, single positions, and several levels of the scan.
 fn cases() -> Vec<(Strategy, Problem)> {
     let chunked = |chunk| Strategy::Chunked { chunk };
-    let look_back = |subs, count| Strategy::LookBack { subs, count };
+    let look_back = |[lanes, subs, count]: [usize; 3]| Strategy::LookBack { lanes, subs, count };
     let mut cases = Vec::new();
     for with_state in [false, true] {
         for (batch, seq, heads) in [(1, 1, 1), (2, 2, 3), (3, 16, 5), (2, 17, 33), (1, 129, 2)] {
@@ -41,10 +41,17 @@ fn cases() -> Vec<(Strategy, Problem)> {
                 let problem = Problem::random(batch, seq, heads, with_state);
                 cases.push((strategy, problem));
             }
-            for (subs, count) in [(1, 1), (4, 3), (8, 8), (16, 16), (32, 4)] {
+            for tile in [
+                [32, 1, 1],
+                [32, 4, 3],
+                [4, 8, 8],
+                [32, 16, 16],
+                [8, 64, 16],
+                [1, 32, 4],
+            ] {
                 if has_look_back() {
                     let problem = Problem::random(batch, seq, heads, with_state);
-                    cases.push((look_back(subs, count), problem));
+                    cases.push((look_back(tile), problem));
                 }
             }
         }
@@ -52,8 +59,9 @@ fn cases() -> Vec<(Strategy, Problem)> {
         cases.push((chunked(1), long.clone()));
         cases.push((chunked(7), long.clone()));
         if has_look_back() {
-            cases.push((look_back(1, 1), long.clone()));
-            cases.push((look_back(4, 8), long));
+            cases.push((look_back([32, 1, 1]), long.clone()));
+            cases.push((look_back([2, 128, 16]), long.clone()));
+            cases.push((look_back([32, 4, 8]), long));
         }
     }
     let tiny = Problem::random(1, 5, 2, true);
@@ -269,7 +277,11 @@ fn hopping_of_zero_and_strong_potentials_compose() {
     let expected = Exact::from(&problem).left();
     let mut strategies = vec![Strategy::Sequential, Strategy::Chunked { chunk: 9 }];
     if has_look_back() {
-        strategies.push(Strategy::LookBack { subs: 4, count: 3 });
+        strategies.push(Strategy::LookBack {
+            lanes: 2,
+            subs: 4,
+            count: 3,
+        });
     }
     for strategy in strategies {
         let error = relative_error(&vector(left(strategy, &problem)), &expected, 6);
@@ -314,8 +326,8 @@ fn looking_back_over_many_tiles() {
     problem.potential.fill(0.0);
     let expected = Exact::from(&problem);
     let gradients = expected.left_gradients(&widen(&problem.weights));
-    for (subs, count) in [(4, 4), (16, 8), (32, 16)] {
-        let strategy = Strategy::LookBack { subs, count };
+    for [lanes, subs, count] in [[32, 4, 4], [2, 16, 8], [4, 32, 16]] {
+        let strategy = Strategy::LookBack { lanes, subs, count };
         let error = relative_error(&vector(left(strategy, &problem)), &expected.left(), 6);
         assert!(error <= 1e-3, "{strategy:?}: {error:.1e}");
         let found = left_gradients(strategy, &problem, GradRule::Exact);

@@ -21,6 +21,7 @@ mod left;
 mod long;
 mod oracle;
 mod properties;
+mod recorded;
 mod solve;
 mod solve_chain;
 mod solve_oracle;

@@ -62,6 +62,150 @@ impl Affine {
     }
 }
 
+/// A unit's positions along the walk.
+#[derive(CubeType)]
+struct Own {
+    /// Features, and one more: what comes before the last of them, at the sequence's beginning the state.
+    x_re: Array<f32>,
+    x_im: Array<f32>,
+    /// Cotangents, of the other sign in `grad`.
+    g_re: Array<f32>,
+    g_im: Array<f32>,
+}
+
+#[cube]
+impl Own {
+    fn new(#[comptime] tiling: Tiling) -> Own {
+        Own {
+            x_re: Array::<f32>::new(comptime!(tiling.count + 1)),
+            x_im: Array::<f32>::new(comptime!(tiling.count + 1)),
+            g_re: Array::<f32>::new(tiling.count),
+            g_im: Array::<f32>::new(tiling.count),
+        }
+    }
+
+    /// Whether all of the unit's positions are inside the sequence, and the one before them. Nearly every unit's are, and then nothing
+    /// is asked position by position.
+    fn is_full(share: Share, grid: &Grid, #[comptime] tiling: Tiling) -> bool {
+        share.first + tiling.count < grid.seq
+    }
+
+    fn load(
+        &mut self,
+        features: &[f32],
+        state: &[f32],
+        grad: &[f32],
+        share: Share,
+        grid: &Grid,
+        #[comptime] tiling: Tiling,
+    ) {
+        let heads = grid.heads;
+        let last = grid.seq - 1;
+        let row = share.batch * grid.seq;
+        if Own::is_full(share, grid, tiling) {
+            let first = 2 * (row + last - share.first) * heads + share.head;
+            #[unroll]
+            for j in 0..comptime!(tiling.count + 1) {
+                let at = first - 2 * j * heads;
+                self.x_re[j] = features[at];
+                self.x_im[j] = features[at + heads];
+                if comptime!(j < tiling.count) {
+                    self.g_re[j] = grad[at];
+                    self.g_im[j] = grad[at + heads];
+                }
+            }
+        } else {
+            let at_state = 2 * share.batch * heads + share.head;
+            #[unroll]
+            for j in 0..comptime!(tiling.count + 1) {
+                let i = share.first + j;
+                let at = 2 * (row + last - min(i, last)) * heads + share.head;
+                self.x_re[j] = select(i <= last, features[at], state[at_state]);
+                self.x_im[j] = select(i <= last, features[at + heads], state[at_state + heads]);
+                if comptime!(j < tiling.count) {
+                    self.g_re[j] = grad[at];
+                    self.g_im[j] = grad[at + heads];
+                }
+            }
+        }
+    }
+
+    fn value(&self, #[comptime] j: usize) -> Complex {
+        Complex::new(self.x_re[j], self.x_im[j])
+    }
+
+    fn grad(&self, #[comptime] j: usize) -> Complex {
+        Complex::new(self.g_re[j], -self.g_im[j])
+    }
+}
+
+/// What a unit adds to the gradients of energy and hopping.
+#[derive(CubeType)]
+struct Totals {
+    energy_re: f32,
+    energy_im: f32,
+    hopping: f32,
+}
+
+#[cube]
+impl Totals {
+    fn zero() -> Totals {
+        Totals {
+            energy_re: 0.0f32,
+            energy_im: 0.0f32,
+            hopping: 0.0f32,
+        }
+    }
+
+    /// Walks the unit's positions with the carry that enters them. `full`: see [`Own::is_full`].
+    fn replay(
+        &mut self,
+        own: &Own,
+        entering: Complex,
+        beta: f32,
+        blend: f32,
+        share: Share,
+        grid: &Grid,
+        d_potential: &mut [f32],
+        d_state: &mut [f32],
+        #[comptime] tiling: Tiling,
+        #[comptime] exact: bool,
+        #[comptime] full: bool,
+    ) {
+        let last = grid.seq - 1;
+        let first = (share.batch * grid.seq + last - share.first) * grid.heads + share.head;
+        let mut carry = Complex::zero();
+        carry.set(entering);
+        #[unroll]
+        for j in 0..tiling.count {
+            if comptime!(full) || share.first + j <= last {
+                let g = own.grad(j);
+                let squared = own.value(j).square();
+                let w = squared.mul(g.add(carry));
+                let before = own.value(comptime!(j + 1));
+                self.hopping += before.re * w.re - before.im * w.im;
+                let mut kept = Complex::zero();
+                if comptime!(exact) {
+                    kept.set(w);
+                } else {
+                    kept.set(approximate(g, squared, blend));
+                }
+                self.energy_re += kept.re;
+                self.energy_im -= kept.im;
+                if share.active {
+                    d_potential[first - j * grid.heads] = -kept.re;
+                }
+                carry.set(w.scale(beta));
+                if comptime!(!full) && share.first + j == last && share.active {
+                    let at = 2 * share.batch * grid.heads + share.head;
+                    d_state[at] = carry.re;
+                    d_state[at + grid.heads] = -carry.im;
+                }
+            }
+        }
+    }
+}
+
 /// The gradients of `left`, each tile by one cube, walking from the last position to the first. `board` is all zeros.
 /// `sums` is scratch, `[batch * tiles, 3 * heads]`; the last cube of a block of heads adds its columns up, in a fixed order.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -88,42 +232,21 @@ pub fn left_adjoint_look_back(
     }
     let unit = UNIT_POS as usize;
     let heads = grid.heads;
-    let last = grid.seq - 1;
     let beta = hopping[share.head];
-    let row = share.batch * grid.seq;
+    let mut own = Own::new(tiling);
+    own.load(features, state, grad, share, &grid, tiling);
 
-    let mut x_re = Array::<f32>::new(comptime!(tiling.count + 1));
-    let mut x_im = Array::<f32>::new(comptime!(tiling.count + 1));
-    let mut g_re = Array::<f32>::new(tiling.count);
-    let mut g_im = Array::<f32>::new(tiling.count);
-    #[unroll]
-    for j in 0..tiling.count {
-        let at = 2 * (row + last - min(share.first + j, last)) * heads + share.head;
-        x_re[j] = features[at];
-        x_im[j] = features[at + heads];
-        g_re[j] = grad[at];
-        g_im[j] = -grad[at + heads];
-    }
-    // The value before the unit's last position: the next of the walk, or the state.
-    let end = share.first + tiling.count;
-    let at = 2 * (row + last - min(end, last)) * heads + share.head;
-    let at_state = 2 * share.batch * heads + share.head;
-    let inside = end <= last;
-    x_re[tiling.count] = select(inside, features[at], state[at_state]);
-    x_im[tiling.count] = select(inside, features[at + heads], state[at_state + heads]);
-
+    // Positions past the last of the walk count as well: what they spoil are maps of later units and tiles, which have none either.
     let mut map = Affine {
         m: Complex::new(1.0f32, 0.0f32),
         v: Complex::new(0.0f32, 0.0f32),
     };
     #[unroll]
     for j in 0..tiling.count {
-        if share.first + j <= last {
-            let m = Complex::new(x_re[j], x_im[j]).square().scale(beta);
-            let g = Complex::new(g_re[j], g_im[j]);
-            let v = m.mul(map.v.add(g));
-            map.set(Affine { m: m.mul(map.m), v });
-        }
+        let m = own.value(j).square().scale(beta);
+        let g = own.grad(j);
+        let v = m.mul(map.v.add(g));
+        map.set(Affine { m: m.mul(map.m), v });
     }
 
     let mut maps = Shared::<[f32]>::new_slice(comptime!(4 * units));
@@ -174,45 +297,43 @@ pub fn left_adjoint_look_back(
     if share.sub > 0 {
         carry.set(Affine::load(&maps, unit - tiling.lanes, units).apply(carry));
     }
-    let mut energy_re = 0.0f32;
-    let mut energy_im = 0.0f32;
-    let mut hopping_sum = 0.0f32;
-    #[unroll]
-    for j in 0..tiling.count {
-        let i = share.first + j;
-        if i <= last && share.active {
-            let g = Complex::new(g_re[j], g_im[j]);
-            let squared = Complex::new(x_re[j], x_im[j]).square();
-            let w = squared.mul(g.add(carry));
-            // Past the last position of the walk the state stands in for the neighbour.
-            let before_re = select(i == last, state[at_state], x_re[j + 1]);
-            let before_im = select(i == last, state[at_state + heads], x_im[j + 1]);
-            hopping_sum += before_re * w.re - before_im * w.im;
-            let at = (row + last - i) * heads + share.head;
-            if comptime!(exact) {
-                energy_re += w.re;
-                energy_im -= w.im;
-                d_potential[at] = -w.re;
-            } else {
-                let kept = approximate(g, squared, blend);
-                energy_re += kept.re;
-                energy_im -= kept.im;
-                d_potential[at] = -kept.re;
-            }
-            carry.set(w.scale(beta));
-            if i == last {
-                d_state[at_state] = carry.re;
-                d_state[at_state + heads] = -carry.im;
-            }
-        }
+    let mut totals = Totals::zero();
+    if Own::is_full(share, &grid, tiling) {
+        totals.replay(
+            &own,
+            carry,
+            beta,
+            blend,
+            share,
+            &grid,
+            d_potential,
+            d_state,
+            tiling,
+            exact,
+            true,
+        );
+    } else {
+        totals.replay(
+            &own,
+            carry,
+            beta,
+            blend,
+            share,
+            &grid,
+            d_potential,
+            d_state,
+            tiling,
+            exact,
+            false,
+        );
     }
 
     // The tile's sums, then, by the last cube of this block of heads, those of all tiles.
     // They go through the memory of the maps, which is free again.
     sync_cube();
-    maps[unit] = energy_re;
-    maps[unit + units] = energy_im;
-    maps[unit + comptime!(2 * units)] = hopping_sum;
+    maps[unit] = totals.energy_re;
+    maps[unit + units] = totals.energy_im;
+    maps[unit + comptime!(2 * units)] = totals.hopping;
     sync_cube();
     let tile_row = share.batch * grid.tiles + share.tile;
     if share.sub == 0 && share.active {

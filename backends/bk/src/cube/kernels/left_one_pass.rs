@@ -6,9 +6,10 @@ use cubecl::prelude::*;
 use super::{
     Complex,
     look_back::{Grid, Share, Tiling, number, peek, place, publish, take},
+    reciprocal::{inverse_power, reciprocal},
 };
 
-/// Positions after which a map under composition is scaled to size one: four factors of up to 1e9 stay representable.
+/// Positions after which a map under composition is scaled: four factors of up to 1e9 stay representable.
 const RESCALE: usize = 4;
 /// Words of a tile and lane on the board: the map, its determinant, and the value that leaves.
 pub const WORDS: usize = 11;
@@ -45,8 +46,10 @@ impl Map {
         self.det = value.det;
     }
 
+    /// Of a size between one and two.
     fn scaled(self) -> Map {
-        let f = 1.0f32 / (self.p.size() + self.q.size() + self.r.size() + self.s.size());
+        let size = self.p.size() + self.q.size() + self.r.size() + self.s.size();
+        let f = inverse_power(size);
         Map {
             p: self.p.scale(f),
             q: self.q.scale(f),
@@ -144,23 +147,18 @@ pub fn left_look_back(
     }
     let unit = UNIT_POS as usize;
     let heads = grid.heads;
+    let row = share.batch * grid.seq;
     let beta = hopping[share.head];
     let z = Complex::new(energy[share.head], energy[heads + share.head]);
-    let row = share.batch * grid.seq;
 
     let mut a = Array::<f32>::new(tiling.count);
-    #[unroll]
-    for j in 0..tiling.count {
-        let i = min(share.first + j, grid.seq - 1);
-        a[j] = potential[(row + i) * heads + share.head];
-    }
+    load(potential, &mut a, share, &grid, tiling);
+    // Positions past the end repeat the last one: their maps are those of later units and tiles, which have none either.
     let mut map = Map::identity();
     #[unroll]
     for j in 0..tiling.count {
-        if share.first + j < grid.seq {
-            let alpha = Complex::new(a[j] - z.re, -z.im);
-            map.set(map.then_resolvent(alpha, beta));
-        }
+        let alpha = Complex::new(a[j] - z.re, -z.im);
+        map.set(map.then_resolvent(alpha, beta));
         if comptime!(j % RESCALE == RESCALE - 1 || j == tiling.count - 1) {
             map.set(map.scaled());
         }
@@ -228,18 +226,43 @@ pub fn left_look_back(
         re = x.re;
         im = x.im;
     }
+    let at = 2 * (row + share.first) * heads + share.head;
     #[unroll]
     for j in 0..tiling.count {
-        let i = share.first + j;
-        if i < grid.seq && share.active {
-            let d_re = a[j] - z.re - beta * re;
-            let d_im = z.im + beta * im; // of the conjugate
-            let q = 1.0f32 / (d_re * d_re + d_im * d_im);
-            re = d_re * q;
-            im = d_im * q;
-            let at = 2 * (row + i) * heads + share.head;
-            features[at] = re;
-            features[at + heads] = im;
+        let d_re = a[j] - z.re - beta * re;
+        let d_im = z.im + beta * im; // of the conjugate
+        let q = reciprocal(d_re * d_re + d_im * d_im, tiling.native);
+        re = d_re * q;
+        im = d_im * q;
+        if share.first + j < grid.seq && share.active {
+            features[at + 2 * j * heads] = re;
+            features[at + (2 * j + 1) * heads] = im;
+        }
+    }
+}
+
+/// The potentials of a unit, that of the last position past the end.
+#[cube]
+fn load(
+    potential: &[f32],
+    a: &mut Array<f32>,
+    share: Share,
+    grid: &Grid,
+    #[comptime] tiling: Tiling,
+) {
+    let row = share.batch * grid.seq;
+    // Nearly every unit has all of its positions, and needs no bound for each.
+    if share.first + tiling.count <= grid.seq {
+        let at = (row + share.first) * grid.heads + share.head;
+        #[unroll]
+        for j in 0..tiling.count {
+            a[j] = potential[at + j * grid.heads];
+        }
+    } else {
+        #[unroll]
+        for j in 0..tiling.count {
+            let i = min(share.first + j, grid.seq - 1);
+            a[j] = potential[(row + i) * grid.heads + share.head];
         }
     }
 }

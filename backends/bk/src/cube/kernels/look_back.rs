@@ -41,6 +41,8 @@ pub struct Tiling {
     pub count: usize,
     /// Whether a tile holds a whole sequence, so that nothing is looked up.
     pub whole: bool,
+    /// Whether kernels may name NVIDIA's instructions.
+    pub native: bool,
 }
 
 impl Tiling {

@@ -20,6 +20,7 @@ mod left_grad;
 mod left_grad_one_pass;
 mod left_one_pass;
 mod look_back;
+mod reciprocal;
 mod scan;
 mod solve;
 mod sums;
