@@ -87,8 +87,9 @@ fn is_the_same_with_scaled_keys() {
             };
             let (q, k, v) = (make(d_key, 0.1), make(d_key, 2.3), make(d_value, 4.7));
             if !writes_forgotten(&q, &v) {
-                eprintln!("skipped: no kernels for {dtype:?} on this device");
-                assert_ne!(backend(), "cuda");
+                // Wide heads in single precision do not fit into the shared memory of every device.
+                eprintln!("skipped: no kernels for {dtype:?} of {d_key} and {d_value} here");
+                assert!(backend() != "cuda" || d_value == 128);
                 continue;
             }
             let gates = tensor(
