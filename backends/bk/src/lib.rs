@@ -115,6 +115,13 @@ mod backend;
 mod complex;
 #[cfg(feature = "_cube")]
 pub mod cube;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
 mod energies;
 mod error;
 #[cfg(feature = "flex")]

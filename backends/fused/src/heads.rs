@@ -8,6 +8,11 @@
 //! As separate operations every convolution, norm and product is a launch and a pass of its own over its channels; here it is one pass forward
 //! and one backward over all of them, with what a backward pass needs computed anew. The convolution is that of [`causal_conv`](crate::causal_conv).
 
+#![allow(
+    clippy::type_complexity,
+    reason = "dispatch reads the tuple of outputs, and no name of it"
+)]
+
 use burn::{
     backend::{
         Autodiff, Backend, Dispatch, TensorMetadata,

@@ -10,6 +10,7 @@
     reason = "every buffer of a kernel is an argument, and the kernel language has operators only"
 )]
 
+mod beside;
 mod cayley;
 mod conv;
 mod device;
