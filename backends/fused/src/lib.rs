@@ -135,5 +135,5 @@ pub use ops::{
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use parts::Aside;
-pub use readout::{ReadoutAdjoint, ReadoutBackend, gated_readout};
+pub use readout::{ReadoutAdjoint, ReadoutBackend, gated_readout, takes_gated_readout};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

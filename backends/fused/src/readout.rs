@@ -79,7 +79,7 @@ pub fn gated_readout(
     assert_shape!(gate, [batch, seq, heads * width]);
     let (rows, channels) = (batch * seq, heads * width);
     let [read, own] = [read, own].map(|x| x.reshape([rows, channels]).cast(gate.dtype()));
-    if !takes_readout(&read, width) {
+    if !takes_gated_readout(&read, width) {
         let sum = add_weighted(read, own, skip);
         let sum = sum.reshape([batch, seq, heads, width]);
         let y = ops::rms_norm(sum, gamma, epsilon);
@@ -96,8 +96,8 @@ pub fn gated_readout(
     out.reshape([batch, seq, channels])
 }
 
-/// Whether the kernels take heads of this width.
-fn takes_readout<const D: usize>(x: &Tensor<D>, width: usize) -> bool {
+/// Whether [`gated_readout`] is one pass for heads of this width on the device of x; else it is the operations that it stands for.
+pub fn takes_gated_readout<const D: usize>(x: &Tensor<D>, width: usize) -> bool {
     #[cfg(feature = "_cube")]
     {
         ops::on_cube(x) && crate::cube::takes_readout(&x.device(), width)

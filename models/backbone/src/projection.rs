@@ -11,7 +11,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use kiln_fused::{
     ConvolvedHeads, HeadSizes, add_weighted, convolved_heads, gated_readout, rms_norm,
-    side_by_side, swiglu, takes_convolved_heads,
+    side_by_side, swiglu, takes_convolved_heads, takes_gated_readout,
 };
 
 use crate::layers::EPSILON;
@@ -307,7 +307,10 @@ impl Readout {
     /// - read and values `[batch, seq, heads, d_value]`, x `[batch, seq, d_model]`
     /// - returns `[batch, seq, d_model]`
     pub fn forward(&self, read: Tensor<4>, values: Tensor<4>, x: Tensor<3>) -> Tensor<3> {
-        if let (Some(gate), Some(skip)) = (&self.gate, &self.skip) {
+        // Elsewhere the operations one by one cost as much, and keep the order in which gradients are added up.
+        if let (Some(gate), Some(skip)) = (&self.gate, &self.skip)
+            && takes_gated_readout(&x, read.dims()[3])
+        {
             let gate = project(gate, x);
             let (skip, norm) = (skip.val(), self.norm.val());
             let y = gated_readout(read, values, skip, norm, gate, EPSILON);
