@@ -91,7 +91,7 @@ pub struct ResolventInputs {
 ///
 /// # Shapes
 /// - q and k `[batch, seq, heads, d_key]`, v `[batch, seq, heads, d_value]`: all `f32`, or all `bf16` (see [`kiln_gla`])
-/// - potential `[batch, seq, heads]`, hopping `[heads]`, energy `[2, heads]` as in [`bk_left`]
+/// - potential `[batch, seq, heads]`, hopping `[heads]`, energy `[2, heads]` as in [`crate::bk_left`]
 /// - state as it was returned for the same form
 ///
 /// # Errors
