@@ -1,12 +1,14 @@
 //! What stands before a recurrence over heads: queries, keys and values from one product, behind a short convolution.
 //!
 //! ```text
-//! [x_q, x_k, x_v, rest] = x [W_q, W_k, W_v, W_r]      one product (`side_by_side`)
+//! [x_q, x_k, x_v, gate, rest] = x [W_q, W_k, W_v, W_g, W_r]      one product (`linear_side_by_side`)
 //! u = conv(x_q),  s = silu(u),  q = scale s / rms(s)    rms over a head; k alike with scale 1
 //! v = silu(conv(x_v))
 //! ```
 //! As separate operations every convolution, norm and product is a launch and a pass of its own over its channels; here it is one pass forward
 //! and one backward over all of them, with what a backward pass needs computed anew. The convolution is that of [`causal_conv`](crate::causal_conv).
+//! The gate stays where it is until [`gated_readout`](crate::gated_readout) reads it, and its gradient is written to where that of the product
+//! is made: see [`PackedGate`].
 
 #![allow(
     clippy::type_complexity,
@@ -25,7 +27,7 @@ use burn::{
         backend_extension,
         tensor::FloatTensor,
     },
-    tensor::{Tensor, assert_shape},
+    tensor::{DType, Tensor, assert_shape},
 };
 
 use crate::{autodiff::register, ops::on_cube, parts::Aside};
@@ -39,6 +41,8 @@ pub struct HeadSizes {
     pub d_key: usize,
     /// Width of a head's values.
     pub d_value: usize,
+    /// Columns of the gate of a readout, which are left where they are; 0 without one.
+    pub gate: usize,
     /// Further columns, which are passed on as they are.
     pub rest: usize,
 }
@@ -61,7 +65,7 @@ impl HeadSizes {
 
     /// Columns of a packed row: all of them, and up to seven of zeros, so that every row starts where 16 bytes can be read at once.
     pub fn columns(self) -> usize {
-        (self.convolved() + self.rest).next_multiple_of(OF_LINE)
+        (self.convolved() + self.gate + self.rest).next_multiple_of(OF_LINE)
     }
 }
 
@@ -90,23 +94,49 @@ pub struct ConvolvedHeads {
     pub v: Tensor<4>,
     /// The values once more, for a second reader: gradients of both are added up in the backward pass itself.
     pub own: Tensor<4>,
+    /// The gate, if the rows have one.
+    pub gate: Option<PackedGate>,
     /// The further columns, `[batch, seq, rest]`, in `f32`.
     pub rest: Tensor<3>,
+}
+
+/// The columns of packed rows that are the gate of a readout, for [`gated_readout`](crate::gated_readout).
+///
+/// Its gradient is one of whole rows, of which the readout writes these columns and [`convolved_heads`] the others: neither copies.
+#[derive(Clone, Debug)]
+pub struct PackedGate {
+    /// `[batch * seq, columns]`
+    pub(crate) rows: Tensor<2>,
+    /// The first of its columns.
+    pub(crate) first: usize,
 }
 
 /// A backend with kernels for both operations.
 #[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait HeadsBackend: Backend {
-    /// See [`side_by_side`]; four matrices of one type with as many rows.
+    /// See [`side_by_side`]; four matrices with as many rows.
     fn fused_side_by_side(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
         d: FloatTensor<Self>,
         columns: usize,
+        dtype: DType,
     ) -> FloatTensor<Self>;
 
-    /// See [`convolved_heads`]; q, k, v and the rest as rows, `[batch * seq, width]`, and v once more.
+    /// The same of five.
+    fn fused_five_side_by_side(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        e: FloatTensor<Self>,
+        columns: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self>;
+
+    /// See [`convolved_heads`]; q, k and v as rows, `[batch * seq, width]`, v once more, the packed rows as `[batch * seq, columns]`
+    /// for who reads the gate, and the rest.
     fn fused_convolved_heads(
         packed: FloatTensor<Self>,
         q_taps: FloatTensor<Self>,
@@ -119,37 +149,74 @@ pub trait HeadsBackend: Backend {
         FloatTensor<Self>,
         FloatTensor<Self>,
         FloatTensor<Self>,
+        FloatTensor<Self>,
     );
 }
 
+/// What [`HeadsBackend::fused_convolved_heads`] returns.
+pub(crate) const OUTPUTS: usize = 6;
+
 /// The vector-Jacobian products behind [`HeadsBackend`].
 pub trait HeadsAdjoint: Backend {
-    /// The parts of a matrix, each of so many columns.
-    fn side_by_side_adjoint(grad: FloatTensor<Self>, columns: [usize; 4])
-    -> [FloatTensor<Self>; 4];
+    /// The parts of a matrix, each of so many columns and of such a type.
+    fn side_by_side_adjoint<const N: usize>(
+        grad: FloatTensor<Self>,
+        parts: [(usize, DType); N],
+    ) -> [FloatTensor<Self>; N];
 
-    /// Gradients of the packed rows and the three weights, from those of q, k, v, v once more and the rest; absent ones are zero.
+    /// Gradients of the packed rows and the three weights, from those of q, k, v, v once more, the rows that the gate is in, of which its
+    /// columns alone count, and the rest; absent ones are zero.
     fn convolved_heads_adjoint(
         packed: FloatTensor<Self>,
         taps: [FloatTensor<Self>; 3],
         settings: HeadSettings,
-        grads: [Option<FloatTensor<Self>>; 5],
+        grads: [Option<FloatTensor<Self>>; OUTPUTS],
     ) -> [FloatTensor<Self>; 4];
 }
 
-/// Matrices beside each other, with columns of zeros behind them if `columns` is more than they have.
+/// `x [W_1, ..., W_n, 0]`: several linear layers as one product, with columns of zeros behind them if `columns` is more than they have.
 ///
 /// # Shapes
-/// - four of `[rows, width_i]`; output `[rows, columns]`
+/// - x `[.., d_in]`, four or five weights `[d_in, width_i]`; output `[.., columns]`, in x's element type
+///
+/// # Cost
+/// Of [`linear`](crate::linear), and of [`side_by_side`].
+///
+/// # Panics
+/// As [`side_by_side`].
+pub fn linear_side_by_side<const D: usize>(
+    x: Tensor<D>,
+    weights: Vec<Tensor<2>>,
+    columns: usize,
+) -> Tensor<D> {
+    if !on_cube(&x) {
+        let dtype = weights[0].dtype();
+        return crate::linear(x, side_by_side(weights, columns, dtype), None);
+    }
+    let weights = side_by_side(weights, columns, x.dtype());
+    // The weights take their gradients apart in single precision, whatever they were rounded to.
+    kiln_matmul::linear_of_rounded(x, weights, DType::F32)
+}
+
+/// Matrices beside each other in one of type `dtype`, with columns of zeros behind them if `columns` is more than they have. Gradients are
+/// taken apart in the type that they come in.
+///
+/// # Shapes
+/// - four or five of `[rows, width_i]`; output `[rows, columns]`
 ///
 /// # Cost
 /// Two passes over all of them forward, two backward, a launch each on CubeCL backends.
 ///
 /// # Panics
-/// If the matrices differ in rows, or have more columns than asked for.
-pub fn side_by_side(matrices: [Tensor<2>; 4], columns: usize) -> Tensor<2> {
+/// If the matrices are fewer or more, differ in rows, or have more columns than asked for.
+pub fn side_by_side(matrices: Vec<Tensor<2>>, columns: usize, dtype: DType) -> Tensor<2> {
+    let count = matrices.len();
+    assert!(
+        matches!(count, 4 | 5),
+        "side_by_side: {count} matrices are not four or five"
+    );
     let [rows, _] = matrices[0].dims();
-    let widths = matrices.each_ref().map(|matrix| matrix.dims()[1]);
+    let widths: Vec<usize> = matrices.iter().map(|matrix| matrix.dims()[1]).collect();
     for matrix in &matrices {
         assert_shape!(matrix, [rows, ..]);
     }
@@ -160,14 +227,24 @@ pub fn side_by_side(matrices: [Tensor<2>; 4], columns: usize) -> Tensor<2> {
     );
     if !on_cube(&matrices[0]) {
         let options = (&matrices[0].device(), matrices[0].dtype());
-        let mut parts = matrices.to_vec();
+        let mut parts = matrices;
         if taken < columns {
             parts.push(Tensor::zeros([rows, columns - taken], options));
         }
-        return Tensor::cat(parts, 1);
+        let all = Tensor::cat(parts, 1);
+        return if all.dtype() == dtype {
+            all
+        } else {
+            all.cast(dtype)
+        };
     }
-    let [a, b, c, d] = matrices.map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_side_by_side(a, b, c, d, columns))
+    let mut matrices = matrices.into_iter().map(Tensor::into_dispatch);
+    let mut next = || matrices.next().expect("four matrices at least");
+    let (a, b, c, d) = (next(), next(), next(), next());
+    Tensor::from_dispatch(match matrices.next() {
+        None => Dispatch::fused_side_by_side(a, b, c, d, columns, dtype),
+        Some(e) => Dispatch::fused_five_side_by_side(a, b, c, d, e, columns, dtype),
+    })
 }
 
 /// Whether [`convolved_heads`] has kernels for these sizes on the device of x.
@@ -191,7 +268,7 @@ pub fn takes_convolved_heads<const D: usize>(
 /// divided by the root mean square of a head, queries times `scale`.
 ///
 /// # Shapes
-/// - packed `[batch, seq, sizes.columns()]`: queries, keys, values, the rest, and columns that nobody reads
+/// - packed `[batch, seq, sizes.columns()]`: queries, keys, values, the gate, the rest, and columns that nobody reads
 /// - taps of queries, keys and values, `[channels, width]` each in `f32`
 ///
 /// # Cost
@@ -227,7 +304,7 @@ pub fn convolved_heads(
         epsilon: epsilon as f32,
     };
     let [q_taps, k_taps, v_taps] = taps.map(Tensor::into_dispatch);
-    let (q, k, v, own, rest) =
+    let (q, k, v, own, rows, rest) =
         Dispatch::fused_convolved_heads(packed.into_dispatch(), q_taps, k_taps, v_taps, settings);
     let heads =
         |rows, width| Tensor::<2>::from_dispatch(rows).reshape([batch, seq, sizes.heads, width]);
@@ -236,6 +313,10 @@ pub fn convolved_heads(
         k: heads(k, sizes.d_key),
         v: heads(v, sizes.d_value),
         own: heads(own, sizes.d_value),
+        gate: (sizes.gate > 0).then(|| PackedGate {
+            rows: Tensor::from_dispatch(rows),
+            first: sizes.convolved(),
+        }),
         rest: Tensor::<2>::from_dispatch(rest).reshape([batch, seq, sizes.rest]),
     }
 }
@@ -243,19 +324,44 @@ pub fn convolved_heads(
 #[derive(Debug)]
 struct SideBySide;
 
-impl<B: HeadsAdjoint> Backward<B, 4> for SideBySide {
-    /// Columns of each.
-    type State = [usize; 4];
+impl<B: HeadsAdjoint, const N: usize> Backward<B, N> for SideBySide {
+    /// Columns and type of each.
+    type State = [(usize, DType); N];
 
     fn backward(
         self,
-        ops: Ops<Self::State, 4>,
+        ops: Ops<Self::State, N>,
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B, 4>(parents, B::side_by_side_adjoint(grad, ops.state), grads);
+        register::<B, N>(parents, B::side_by_side_adjoint(grad, ops.state), grads);
+    }
+}
+
+impl SideBySide {
+    fn track<B: HeadsBackend + HeadsAdjoint, C: CheckpointStrategy, const N: usize>(
+        matrices: [FloatTensor<Autodiff<B, C>>; N],
+        columns: usize,
+        dtype: DType,
+    ) -> FloatTensor<Autodiff<B, C>> {
+        let nodes = matrices.each_ref().map(|matrix| matrix.node());
+        let matrices = matrices.map(|matrix| matrix.into_primitive());
+        let parts = matrices
+            .each_ref()
+            .map(|matrix| (matrix.shape()[1], matrix.dtype()));
+        let mut matrices = matrices.into_iter();
+        let mut next = || matrices.next().expect("four matrices at least");
+        let (a, b, c, d) = (next(), next(), next(), next());
+        let packed = match matrices.next() {
+            None => B::fused_side_by_side(a, b, c, d, columns, dtype),
+            Some(e) => B::fused_five_side_by_side(a, b, c, d, e, columns, dtype),
+        };
+        match SideBySide.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(parts, packed),
+            OpsKind::UnTracked(prep) => prep.finish(packed),
+        }
     }
 }
 
@@ -265,7 +371,7 @@ struct Source;
 
 impl<B: HeadsAdjoint> Backward<B, 4> for Source {
     /// The packed rows, the taps, the settings, and where gradients wait.
-    type State = (NodeId, [FloatTensor<B>; 3], HeadSettings, Aside<B, 5>);
+    type State = (NodeId, [FloatTensor<B>; 3], HeadSettings, Aside<B, OUTPUTS>);
 
     fn backward(
         self,
@@ -288,15 +394,21 @@ impl<B: HeadsBackend + HeadsAdjoint, C: CheckpointStrategy> HeadsBackend for Aut
         c: FloatTensor<Self>,
         d: FloatTensor<Self>,
         columns: usize,
+        dtype: DType,
     ) -> FloatTensor<Self> {
-        let nodes = [a.node(), b.node(), c.node(), d.node()];
-        let [a, b, c, d] = [a, b, c, d].map(|matrix| matrix.into_primitive());
-        let widths = [&a, &b, &c, &d].map(|matrix| matrix.shape()[1]);
-        let packed = B::fused_side_by_side(a, b, c, d, columns);
-        match SideBySide.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(widths, packed),
-            OpsKind::UnTracked(prep) => prep.finish(packed),
-        }
+        SideBySide::track::<B, C, 4>([a, b, c, d], columns, dtype)
+    }
+
+    fn fused_five_side_by_side(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        e: FloatTensor<Self>,
+        columns: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        SideBySide::track::<B, C, 5>([a, b, c, d, e], columns, dtype)
     }
 
     fn fused_convolved_heads(
@@ -311,32 +423,34 @@ impl<B: HeadsBackend + HeadsAdjoint, C: CheckpointStrategy> HeadsBackend for Aut
         FloatTensor<Self>,
         FloatTensor<Self>,
         FloatTensor<Self>,
+        FloatTensor<Self>,
     ) {
         let nodes = [packed.node(), q_taps.node(), k_taps.node(), v_taps.node()];
         let taps = [q_taps, k_taps, v_taps].map(|taps| taps.into_primitive());
         let [q_taps, k_taps, v_taps] = taps.clone();
-        let aside = Aside::<B, 5>::default();
+        let aside = Aside::<B, OUTPUTS>::default();
         let forward = |packed| B::fused_convolved_heads(packed, q_taps, k_taps, v_taps, settings);
         // The parent's own output is one of the parts: nobody sees it.
         let (source, parts) = match Source.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let saved = (prep.checkpoint(&packed), taps, settings, aside.clone());
                 let parts = forward(packed.into_primitive());
-                (prep.finish(saved, parts.4.clone()), parts)
+                (prep.finish(saved, parts.5.clone()), parts)
             }
             OpsKind::UnTracked(prep) => {
                 let parts = forward(packed.into_primitive());
-                (prep.finish(parts.4.clone()), parts)
+                (prep.finish(parts.5.clone()), parts)
             }
         };
         let part = |number, value| aside.part::<C>(&source, number, value);
-        let (q, k, v, own, rest) = parts;
+        let (q, k, v, own, rows, rest) = parts;
         (
             part(0, q),
             part(1, k),
             part(2, v),
             part(3, own),
-            part(4, rest),
+            part(4, rows),
+            part(5, rest),
         )
     }
 }

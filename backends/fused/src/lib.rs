@@ -123,8 +123,8 @@ pub use head::{
     chunk_rows, cross_entropy_sum, linear_cross_entropy,
 };
 pub use heads::{
-    ConvolvedHeads, HeadSettings, HeadSizes, HeadsAdjoint, HeadsBackend, convolved_heads,
-    side_by_side, takes_convolved_heads,
+    ConvolvedHeads, HeadSettings, HeadSizes, HeadsAdjoint, HeadsBackend, PackedGate,
+    convolved_heads, linear_side_by_side, side_by_side, takes_convolved_heads,
 };
 pub use kiln_attention::WeightDropout;
 pub use linear::{LinearAdjoint, LinearBackend};
@@ -135,5 +135,5 @@ pub use ops::{
 };
 pub use optimizer::{AdamW, GradientScale, ScaledAdamW};
 pub use parts::Aside;
-pub use readout::{ReadoutAdjoint, ReadoutBackend, gated_readout, takes_gated_readout};
+pub use readout::{Gate, ReadoutAdjoint, ReadoutBackend, gated_readout, takes_gated_readout};
 pub use rows::{RowsAdjoint, RowsBackend, embedding, select_rows};

@@ -20,29 +20,54 @@ use burn::{
     tensor::{Tensor, assert_shape},
 };
 
-use crate::{autodiff::register, device::add_weighted, ops};
+use crate::{PackedGate, autodiff::register, device::add_weighted, ops};
+
+/// The gate of [`gated_readout`].
+#[derive(Clone, Debug)]
+pub enum Gate {
+    /// `[batch, seq, heads * width]`
+    Rows(Tensor<3>),
+    /// In rows with others.
+    Packed(PackedGate),
+}
+
+impl Gate {
+    /// `[rows, columns]`, and the first column of the gate.
+    fn into_columns(self) -> (Tensor<2>, usize) {
+        match self {
+            Self::Rows(gate) => {
+                let [batch, seq, channels] = gate.dims();
+                (gate.reshape([batch * seq, channels]), 0)
+            }
+            Self::Packed(PackedGate { rows, first }) => (rows, first),
+        }
+    }
+}
 
 /// A backend with a kernel for it.
 #[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait ReadoutBackend: Backend {
-    /// See [`gated_readout`]; read, own and gate `[rows, heads * width]`.
+    /// See [`gated_readout`]; read and own `[rows, heads * width]`, the gate as many columns from `first` on of `[rows, columns]`.
     fn fused_gated_readout(
         read: FloatTensor<Self>,
         own: FloatTensor<Self>,
         skip: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         gate: FloatTensor<Self>,
+        first: usize,
         epsilon: f32,
     ) -> FloatTensor<Self>;
 }
 
 /// The vector-Jacobian product behind [`ReadoutBackend`].
 pub trait ReadoutAdjoint: Backend {
-    /// Gradients of read, own, skip, gamma and gate; `rows` are read, own and gate.
+    /// Gradients of read, own, skip, gamma and the rows of the gate, of which the gate's columns alone are written; `rows` are read, own
+    /// and those of the gate.
     fn gated_readout_adjoint(
         rows: [FloatTensor<Self>; 3],
         skip: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        first: usize,
         epsilon: f32,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 5];
@@ -52,7 +77,7 @@ pub trait ReadoutAdjoint: Backend {
 /// `silu(gate)`.
 ///
 /// # Shapes
-/// - read and own `[batch, seq, heads, width]`, skip `[heads * width]`, gamma `[width]`, gate `[batch, seq, heads * width]`
+/// - read and own `[batch, seq, heads, width]`, skip `[heads * width]`, gamma `[width]`, gate of `heads * width` channels
 /// - output `[batch, seq, heads * width]`, of the gate's type
 ///
 /// # Cost
@@ -65,7 +90,7 @@ pub fn gated_readout(
     own: Tensor<4>,
     skip: Tensor<1>,
     gamma: Tensor<1>,
-    gate: Tensor<3>,
+    gate: Gate,
     epsilon: f64,
 ) -> Tensor<3> {
     let [batch, seq, heads, width] = read.dims();
@@ -76,21 +101,32 @@ pub fn gated_readout(
     );
     assert_shape!(skip, [heads * width]);
     assert_shape!(gamma, [width]);
-    assert_shape!(gate, [batch, seq, heads * width]);
     let (rows, channels) = (batch * seq, heads * width);
+    let (gate, first) = gate.into_columns();
+    let [gate_rows, columns] = gate.dims();
+    assert!(
+        gate_rows == rows && first + channels <= columns,
+        "gated_readout: {channels} channels of {rows} rows are not in {gate_rows} x {columns} from column {first} on"
+    );
     let [read, own] = [read, own].map(|x| x.reshape([rows, channels]).cast(gate.dtype()));
     if !takes_gated_readout(&read, width) {
         let sum = add_weighted(read, own, skip);
-        let sum = sum.reshape([batch, seq, heads, width]);
-        let y = ops::rms_norm(sum, gamma, epsilon);
-        return ops::swiglu(gate, y.reshape([batch, seq, channels]));
+        let sum = sum.reshape([rows, heads, width]);
+        let y = ops::rms_norm(sum, gamma, epsilon).reshape([rows, channels]);
+        let gate = if channels < columns {
+            gate.narrow(1, first, channels)
+        } else {
+            gate
+        };
+        return ops::swiglu(gate, y).reshape([batch, seq, channels]);
     }
     let out = Tensor::<2>::from_dispatch(Dispatch::fused_gated_readout(
         read.into_dispatch(),
         own.into_dispatch(),
         skip.into_dispatch(),
         gamma.into_dispatch(),
-        gate.reshape([rows, channels]).into_dispatch(),
+        gate.into_dispatch(),
+        first,
         epsilon as f32,
     ));
     out.reshape([batch, seq, channels])
@@ -113,8 +149,8 @@ pub fn takes_gated_readout<const D: usize>(x: &Tensor<D>, width: usize) -> bool 
 struct GatedReadout;
 
 impl<B: ReadoutAdjoint> Backward<B, 5> for GatedReadout {
-    /// Read, own and gate; skip and gamma; epsilon.
-    type State = ([NodeId; 3], [FloatTensor<B>; 2], f32);
+    /// Read, own and gate; skip and gamma; the gate's first column; epsilon.
+    type State = ([NodeId; 3], [FloatTensor<B>; 2], usize, f32);
 
     fn backward(
         self,
@@ -122,10 +158,10 @@ impl<B: ReadoutAdjoint> Backward<B, 5> for GatedReadout {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let (rows, [skip, gamma], epsilon) = ops.state;
+        let (rows, [skip, gamma], first, epsilon) = ops.state;
         let rows = rows.map(|x| checkpointer.retrieve_node_output::<FloatTensor<B>>(x));
         let grad = grads.consume::<B>(&ops.node);
-        let inputs = B::gated_readout_adjoint(rows, skip, gamma, epsilon, grad);
+        let inputs = B::gated_readout_adjoint(rows, skip, gamma, first, epsilon, grad);
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
         register::<B, 5>(parents, inputs, grads);
     }
@@ -138,6 +174,7 @@ impl<B: ReadoutBackend + ReadoutAdjoint, C: CheckpointStrategy> ReadoutBackend f
         skip: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         gate: FloatTensor<Self>,
+        first: usize,
         epsilon: f32,
     ) -> FloatTensor<Self> {
         let nodes = [
@@ -151,15 +188,15 @@ impl<B: ReadoutBackend + ReadoutAdjoint, C: CheckpointStrategy> ReadoutBackend f
         match GatedReadout.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let rows = [&read, &own, &gate].map(|x| prep.checkpoint(x));
-                let saved = (rows, [skip.clone(), gamma.clone()], epsilon);
+                let saved = (rows, [skip.clone(), gamma.clone()], first, epsilon);
                 let [read, own, gate] = [read, own, gate].map(|x| x.into_primitive());
-                let out = B::fused_gated_readout(read, own, skip, gamma, gate, epsilon);
+                let out = B::fused_gated_readout(read, own, skip, gamma, gate, first, epsilon);
                 prep.finish(saved, out)
             }
             OpsKind::UnTracked(prep) => {
                 let [read, own, gate] = [read, own, gate].map(|x| x.into_primitive());
                 prep.finish(B::fused_gated_readout(
-                    read, own, skip, gamma, gate, epsilon,
+                    read, own, skip, gamma, gate, first, epsilon,
                 ))
             }
         }

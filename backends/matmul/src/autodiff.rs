@@ -20,7 +20,7 @@ use crate::{
 struct Linear;
 
 impl<B: ProductAdjoint> Backward<B, 2> for Linear {
-    /// Rows and weights of one element type, each if the other's gradient is asked for, and the type of the weight.
+    /// Rows and weights of one element type, each if the other's gradient is asked for, and the type of the weight's gradient.
     type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, DType);
 
     fn backward(
@@ -57,11 +57,15 @@ impl<B: ProductAdjoint> Backward<B, 2> for Linear {
 }
 
 impl<B: ProductBackend + ProductAdjoint, C: CheckpointStrategy> ProductBackend for Autodiff<B, C> {
-    fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear_product(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: DType,
+    ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
         let (x_asked, weight_asked) = (x.is_tracked(), weight.is_tracked());
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let (dtype, kept) = (x.dtype(), weight.dtype());
+        let dtype = x.dtype();
         let weight = rounded::<B>(weight, dtype);
         let shape = x.shape();
         let x = rows::<B>(x);
@@ -70,7 +74,7 @@ impl<B: ProductBackend + ProductAdjoint, C: CheckpointStrategy> ProductBackend f
             OpsKind::Tracked(prep) => {
                 let y = multiply(x.clone(), weight.clone());
                 let saved = (weight_asked.then_some(x), x_asked.then_some(weight));
-                prep.finish((saved.0, saved.1, kept), y)
+                prep.finish((saved.0, saved.1, gradient), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(multiply(x, weight)),
         }

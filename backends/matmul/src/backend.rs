@@ -12,8 +12,12 @@ use crate::OPERATION;
 /// `Autodiff` by recording one node.
 #[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait ProductBackend: Backend {
-    /// `x W`, `[.., d_in]` by `[d_in, d_out]`, see [`linear`](crate::linear).
-    fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x W`, `[.., d_in]` by `[d_in, d_out]`, see [`linear`](crate::linear); the weight's gradient is made in `gradient`.
+    fn linear_product(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: DType,
+    ) -> FloatTensor<Self>;
 }
 
 /// Which operands of a product are read as their transposes.

@@ -12,7 +12,11 @@ use crate::{
 };
 
 impl ProductBackend for Cube {
-    fn linear_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear_product(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        _gradient: DType,
+    ) -> FloatTensor<Self> {
         let (dtype, shape) = (x.dtype(), x.shape());
         let weight = rounded::<Self>(weight, dtype);
         let y = Self::product(rows::<Self>(x), weight, Sides::Plain, dtype);

@@ -25,7 +25,7 @@ mod sums;
 pub use backend::{ProductAdjoint, ProductBackend, Sides};
 pub use sums::{gradient_so_far, note_gradient};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 /// What recordings call the products of this crate, with the roundings of their operands.
 pub const OPERATION: &str = "linear layer";
@@ -41,6 +41,20 @@ pub const OPERATION: &str = "linear layer";
 /// # Panics
 /// If the shapes do not fit, or the device fails.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
+    let gradient = weight.dtype();
+    linear_of_rounded(x, weight, gradient)
+}
+
+/// The same of a weight that has been rounded already, by an operation that takes its gradient in another type than it has given the
+/// weight: on CubeCL devices the gradient is made in `gradient`, elsewhere in the weight's own.
+///
+/// # Panics
+/// As [`linear`].
+pub fn linear_of_rounded<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    gradient: DType,
+) -> Tensor<D> {
     let ([d_in, d_out], shape) = (weight.dims(), x.dims());
     assert_eq!(
         shape[D - 1],
@@ -56,6 +70,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
         return Tensor::from_dispatch(burn::backend::Dispatch::linear_product(
             x.into_dispatch(),
             weight.into_dispatch(),
+            gradient,
         ));
     }
     let rows = x.shape().num_elements() / d_in.max(1);

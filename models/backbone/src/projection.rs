@@ -10,8 +10,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use kiln_fused::{
-    ConvolvedHeads, HeadSizes, add_weighted, convolved_heads, gated_readout, rms_norm,
-    side_by_side, swiglu, takes_convolved_heads, takes_gated_readout,
+    ConvolvedHeads, Gate, HeadSizes, PackedGate, add_weighted, convolved_heads, gated_readout,
+    linear_side_by_side, rms_norm, swiglu, takes_convolved_heads, takes_gated_readout,
 };
 
 use crate::layers::EPSILON;
@@ -45,6 +45,8 @@ pub struct HeadInputs {
     pub own: Tensor<4>,
     /// What the gates follow from, in f32: the outputs of the further layer, `[batch, seq, its outputs]`.
     pub gates: Tensor<3>,
+    /// The readout's gate, if it came from the same product.
+    pub readout: Option<PackedGate>,
 }
 
 /// Sizes of [`QueryKeyValue`].
@@ -171,7 +173,8 @@ impl QueryKeyValue {
         ConvHistory(self.all().map(history))
     }
 
-    /// Queries, keys and values of each head, what the layer `gates` makes of the same input, and the history after.
+    /// Queries, keys and values of each head, what the layer `gates` makes of the same input, and the history after. Where one product
+    /// makes all of it, that of the readout's gate is in it.
     ///
     /// # Shapes
     /// - x `[batch, seq, d_model]`; history of the same mixer, or the default for a fresh start, which leaves none
@@ -179,9 +182,10 @@ impl QueryKeyValue {
         &self,
         x: Tensor<3>,
         gates: &Linear,
+        readout: &Readout,
         history: ConvHistory,
     ) -> (HeadInputs, ConvHistory) {
-        if let Some(inputs) = self.forward_packed(&x, gates, &history) {
+        if let Some(inputs) = self.forward_packed(&x, gates, readout, &history) {
             return (inputs, ConvHistory::default());
         }
         let [batch, seq, _] = x.dims();
@@ -196,6 +200,7 @@ impl QueryKeyValue {
             own: v.clone(),
             v,
             gates: single(project(gates, x)),
+            readout: None,
         };
         (inputs, ConvHistory([q_history, k_history, v_history]))
     }
@@ -206,6 +211,7 @@ impl QueryKeyValue {
         &self,
         x: &Tensor<3>,
         gates: &Linear,
+        readout: &Readout,
         history: &ConvHistory,
     ) -> Option<HeadInputs> {
         let fresh = history.0.iter().all(Option::is_none);
@@ -215,10 +221,12 @@ impl QueryKeyValue {
         });
         let taps = [q_taps?, k_taps?, v_taps?];
         let (gates, bias) = gates.matrix_and_bias()?;
+        let gate = readout.gate_beside_others(x, self.d_value);
         let sizes = HeadSizes {
             heads: self.heads,
             d_key: self.d_key,
             d_value: self.d_value,
+            gate: gate.as_ref().map_or(0, |gate| gate.dims()[1]),
             rest: gates.dims()[1],
         };
         let [_, width] = taps[0].dims();
@@ -226,10 +234,16 @@ impl QueryKeyValue {
             return None;
         }
         let [q, k, v] = self.all().map(|projection| projection.linear.matrix());
-        let weights = side_by_side([q?, k?, v?, gates], sizes.columns());
-        let packed = kiln_fused::linear(x.clone(), weights, None);
-        let ConvolvedHeads { q, k, v, own, rest } =
-            convolved_heads(packed, taps, sizes, self.query_scale(), EPSILON);
+        let matrices = [q?, k?, v?].into_iter().chain(gate).chain([gates]);
+        let packed = linear_side_by_side(x.clone(), matrices.collect(), sizes.columns());
+        let ConvolvedHeads {
+            q,
+            k,
+            v,
+            own,
+            gate,
+            rest,
+        } = convolved_heads(packed, taps, sizes, self.query_scale(), EPSILON);
         let gates = match bias {
             Some(bias) => rest + bias.unsqueeze(),
             None => rest,
@@ -240,6 +254,7 @@ impl QueryKeyValue {
             v,
             own,
             gates,
+            readout: gate,
         })
     }
 
@@ -300,18 +315,38 @@ impl Readout {
         ])
     }
 
+    /// The matrix of the gate, if it can be one of several beside each other on the device of x: a plain one, of a readout in one pass.
+    fn gate_beside_others(&self, x: &Tensor<3>, d_value: usize) -> Option<Tensor<2>> {
+        if self.skip.is_none() || !takes_gated_readout(x, d_value) {
+            return None;
+        }
+        match self.gate.as_ref()?.matrix_and_bias()? {
+            (gate, None) => Some(gate),
+            (_, Some(_)) => None,
+        }
+    }
+
     /// What the heads read, in whatever element type, and, with a skip, each position's own value, normalised a head, gated by silu(W_g x) if there is a
     /// gate, and projected.
     ///
     /// # Shapes
-    /// - read and values `[batch, seq, heads, d_value]`, x `[batch, seq, d_model]`
+    /// - read and values `[batch, seq, heads, d_value]`, x `[batch, seq, d_model]`; `gate` is W_g x, if it has been made
     /// - returns `[batch, seq, d_model]`
-    pub fn forward(&self, read: Tensor<4>, values: Tensor<4>, x: Tensor<3>) -> Tensor<3> {
+    pub fn forward(
+        &self,
+        read: Tensor<4>,
+        values: Tensor<4>,
+        gate: Option<PackedGate>,
+        x: Tensor<3>,
+    ) -> Tensor<3> {
         // Elsewhere the operations one by one cost as much, and keep the order in which gradients are added up.
-        if let (Some(gate), Some(skip)) = (&self.gate, &self.skip)
+        if let (Some(layer), Some(skip)) = (&self.gate, &self.skip)
             && takes_gated_readout(&x, read.dims()[3])
         {
-            let gate = project(gate, x);
+            let gate = match gate {
+                Some(gate) => Gate::Packed(gate),
+                None => Gate::Rows(project(layer, x)),
+            };
             let (skip, norm) = (skip.val(), self.norm.val());
             let y = gated_readout(read, values, skip, norm, gate, EPSILON);
             return project(&self.output, y);

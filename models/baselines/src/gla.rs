@@ -206,12 +206,16 @@ impl Mixer for GlaMixer {
             Some(state) => (Some(state.memory), state.history),
             None => (None, ConvHistory::default()),
         };
-        let (inputs, history) = self.inputs.forward(x.clone(), &self.forget, history);
+        let (inputs, history) =
+            self.inputs
+                .forward(x.clone(), &self.forget, &self.readout, history);
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
         let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(attention_operand);
         let mixed = gated_linear_attention(q, k, v, self.log_decay(inputs.gates), memory)
             .expect("mixer shapes agree by construction");
-        let y = self.readout.forward(mixed.output, inputs.own, x);
+        let y = self
+            .readout
+            .forward(mixed.output, inputs.own, inputs.readout, x);
         let state = GlaState {
             memory: mixed.state,
             history,

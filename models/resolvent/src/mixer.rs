@@ -211,7 +211,9 @@ impl Mixer for ResolventMixer {
                 (before, ConvHistory::default())
             }
         };
-        let (inputs, history) = self.inputs.forward(x.clone(), &self.potential, history);
+        let (inputs, history) =
+            self.inputs
+                .forward(x.clone(), &self.potential, &self.readout, history);
         let k = self.forget(inputs.k);
         let potential = self.diagonal(inputs.gates);
         let (energy, hopping) = self.energies();
@@ -241,7 +243,8 @@ impl Mixer for ResolventMixer {
             let output = resolvent_attention_output(attended, self.form);
             (output.expect(AGREE), None)
         };
-        (self.readout.forward(output, inputs.own, x), state)
+        let y = self.readout.forward(output, inputs.own, inputs.readout, x);
+        (y, state)
     }
 
     fn step(&self, x: Tensor<2>, state: ResolventMixerState) -> (Tensor<2>, ResolventMixerState) {

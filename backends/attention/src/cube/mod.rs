@@ -50,8 +50,8 @@ pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
         dropped: 0,
     };
     let formats = [
-        Format::forward(d_head, HEADS, false),
-        Format::gradient(d_head, HEADS, false),
+        Format::forward(d_head, HEADS),
+        Format::gradient(d_head, HEADS),
     ];
     let shared = formats.map(Format::shared_bytes);
     let [operand, single] = [kind, FloatKind::F32].map(ElemType::Float);
@@ -69,11 +69,6 @@ pub(crate) fn serves(device: &CubeDevice, dtype: DType, d_head: usize) -> bool {
         && shared
             .iter()
             .all(|&bytes| bytes <= hardware.max_shared_memory_size)
-}
-
-/// Whether kernels are compiled by LLVM for NVIDIA: the code generator through C++ has asynchronous copies, this one has not.
-fn native(client: &Client) -> bool {
-    cfg!(feature = "cuda") && !client.properties().features.copy_async
 }
 
 /// Launches a kernel with a cube for every block of rows of every head.
@@ -180,7 +175,7 @@ impl FlashAdjoint for Cube {
         let packed = into_contiguous(packed);
         let problem = Problem::new(&packed, heads);
         let width = problem.heads * problem.d_head;
-        let format = Format::forward(problem.d_head, heads, native(&problem.client));
+        let format = Format::forward(problem.d_head, heads);
         let output = empty(&packed, [problem.batch, problem.seq, width], packed.dtype);
         let sums = empty(&packed, problem.sums(), DType::F32);
         launch!(
@@ -204,7 +199,7 @@ impl FlashAdjoint for Cube {
     ) -> FloatTensor<Self> {
         let [packed, output, grad] = [packed, output, grad].map(into_contiguous);
         let problem = Problem::new(&packed, heads);
-        let format = Format::gradient(problem.d_head, heads, native(&problem.client));
+        let format = Format::gradient(problem.d_head, heads);
         let deltas = deltas(&problem, &output, &grad);
         let d_packed = empty(&packed, packed.meta.shape().clone(), packed.dtype);
         let dtype = packed.dtype;

@@ -6,21 +6,21 @@
 mod kernels;
 
 use burn::{
-    backend::Cube,
+    backend::{Cube, TensorMetadata},
     tensor::{DType, Device},
 };
 use burn_cubecl::{
     cubecl::{self, calculate_cube_count_elemwise, prelude::*},
     kernel::into_contiguous,
-    ops::numeric::zeros_client,
+    ops::{numeric::zeros_client, reshape},
     tensor::CubeTensor,
 };
 
 use super::{
     CUBE_UNITS, Primitive, address_type, beside, conv::Format, empty, empty_like, packed,
-    readout::part_of, sums::sum_rows, team::plane, with_float,
+    readout::part_of, sums::sum_rows, team::plane, with_float, writable,
 };
-use crate::heads::{HeadSettings, HeadSizes, HeadsAdjoint, HeadsBackend};
+use crate::heads::{HeadSettings, HeadSizes, HeadsAdjoint, HeadsBackend, OUTPUTS};
 
 /// Numbers that a unit has of a row.
 const WIDE: usize = 4;
@@ -62,9 +62,14 @@ impl Layout {
         self.sizes.convolved() / WIDE
     }
 
+    /// The first vector of the rest, behind the gate.
+    fn first_rest(self) -> usize {
+        self.convolved() + self.sizes.gate / WIDE
+    }
+
     /// Vectors of the rest.
     fn rest(self) -> usize {
-        self.columns() - self.convolved()
+        self.columns() - self.first_rest()
     }
 
     fn part(self, first: usize, vectors: usize, d_head: usize) -> Part {
@@ -158,8 +163,21 @@ impl HeadsBackend for Cube {
         c: Primitive,
         d: Primitive,
         columns: usize,
+        dtype: DType,
     ) -> Primitive {
-        beside::side_by_side([a, b, c, d], columns)
+        beside::side_by_side([a, b, c, d], columns, dtype)
+    }
+
+    fn fused_five_side_by_side(
+        a: Primitive,
+        b: Primitive,
+        c: Primitive,
+        d: Primitive,
+        e: Primitive,
+        columns: usize,
+        dtype: DType,
+    ) -> Primitive {
+        beside::side_by_side([a, b, c, d, e], columns, dtype)
     }
 
     fn fused_convolved_heads(
@@ -168,22 +186,35 @@ impl HeadsBackend for Cube {
         k_taps: Primitive,
         v_taps: Primitive,
         settings: HeadSettings,
-    ) -> (Primitive, Primitive, Primitive, Primitive, Primitive) {
-        let [q, k, v, rest] = forward(packed, [q_taps, k_taps, v_taps], settings);
-        (q, k, v.clone(), v, rest)
+    ) -> (
+        Primitive,
+        Primitive,
+        Primitive,
+        Primitive,
+        Primitive,
+        Primitive,
+    ) {
+        let rows = into_contiguous(packed);
+        let [batch, seq, columns] = rows.meta.shape().dims();
+        let flat = reshape(rows.clone(), [batch * seq, columns].into());
+        let [q, k, v, rest] = forward(rows, [q_taps, k_taps, v_taps], settings);
+        (q, k, v.clone(), v, flat, rest)
     }
 }
 
 impl HeadsAdjoint for Cube {
-    fn side_by_side_adjoint(grad: Primitive, columns: [usize; 4]) -> [Primitive; 4] {
-        beside::side_by_side_adjoint(grad, columns)
+    fn side_by_side_adjoint<const N: usize>(
+        grad: Primitive,
+        parts: [(usize, DType); N],
+    ) -> [Primitive; N] {
+        beside::side_by_side_adjoint(grad, parts)
     }
 
     fn convolved_heads_adjoint(
         packed: Primitive,
         taps: [Primitive; 3],
         settings: HeadSettings,
-        grads: [Option<Primitive>; 5],
+        grads: [Option<Primitive>; OUTPUTS],
     ) -> [Primitive; 4] {
         adjoint(packed, taps, settings, grads)
     }
@@ -200,15 +231,15 @@ pub(crate) fn takes_heads(device: &Device, sizes: HeadSizes, width: usize) -> bo
         && sizes.rest > 0
         && sizes.d_key.is_multiple_of(WIDE)
         && sizes.values().is_multiple_of(WIDE)
+        && sizes.gate.is_multiple_of(WIDE)
         && sizes.d_value > 0
         && lanes.is_power_of_two()
         && lanes <= plane(&device.client())
         && (2..=AHEAD).contains(&width)
 }
 
-/// q, k, v and the rest.
+/// q, k, v and the rest, of rows without gaps.
 fn forward(rows: CubeTensor, taps: [CubeTensor; 3], settings: HeadSettings) -> [CubeTensor; 4] {
-    let rows = into_contiguous(rows);
     let [batch, seq, _] = rows.meta.shape().dims();
     let [_, width] = taps[0].meta.shape().dims();
     let HeadSettings {
@@ -256,7 +287,7 @@ fn adjoint(
     rows: CubeTensor,
     taps: [CubeTensor; 3],
     settings: HeadSettings,
-    grads: [Option<CubeTensor>; 5],
+    grads: [Option<CubeTensor>; OUTPUTS],
 ) -> [CubeTensor; 4] {
     let rows = into_contiguous(rows);
     let [batch, seq, _] = rows.meta.shape().dims();
@@ -267,7 +298,7 @@ fn adjoint(
         epsilon,
     } = settings;
     let count = batch * seq;
-    let [dq, dk, dv, d_own, d_rest] = grads;
+    let [dq, dk, dv, d_own, d_gate, d_rest] = grads;
     // The values' gradients change places freely.
     let (dv, d_own) = match dv {
         Some(dv) => (Some(dv), d_own),
@@ -288,7 +319,17 @@ fn adjoint(
     let d_own = d_own.map_or_else(|| dv.clone(), |grad| packed(grad, rows.dtype));
     let types = taps.each_ref().map(|taps| taps.dtype);
     let [q_taps, k_taps, v_taps] = taps.map(|taps| packed(taps, DType::F32));
-    let d_rows = empty_like(&rows);
+    // The gate's columns are in their place already, or nobody has read it.
+    let d_rows = match d_gate {
+        Some(d_gate) => reshape(writable(d_gate, rows.dtype), rows.shape()),
+        None if sizes.gate == 0 => empty_like(&rows),
+        None => {
+            let columns = count * sizes.columns();
+            let (client, device) = (rows.client.clone(), rows.device.clone());
+            let zeros = zeros_client(client, device, [columns].into(), rows.dtype);
+            reshape(zeros, rows.shape())
+        }
+    };
     let runs = seq.div_ceil(BACK_RUN);
     let numbers = sizes.convolved() * width;
     let partial = empty(&rows, [batch * runs, numbers], DType::F32);

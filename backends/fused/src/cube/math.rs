@@ -2,6 +2,7 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+use kiln_native::{exp, reciprocal};
 
 /// `1 / sqrt(2 pi)`
 const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
@@ -9,7 +10,7 @@ const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
 /// `1 / (1 + e^-x)`
 #[cube]
 pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0f32 / (1.0f32 + (-x).exp())
+    reciprocal(1.0f32 + exp(-x))
 }
 
 /// `tanh x`: Cephes' odd polynomial near zero, `1 - 2 / (e^2|x| + 1)` elsewhere.

@@ -10,6 +10,7 @@ use burn_cubecl::{
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
+use kiln_native::inverse_sqrt;
 
 use super::{
     CUBE_UNITS, Primitive, address_type, empty, empty_like,
@@ -35,9 +36,10 @@ impl ReadoutBackend for Cube {
         skip: Primitive,
         gamma: Primitive,
         gate: Primitive,
+        first: usize,
         epsilon: f32,
     ) -> Primitive {
-        forward([read, own, gate], skip, gamma, epsilon)
+        forward([read, own, gate], skip, gamma, first, epsilon)
     }
 }
 
@@ -46,10 +48,11 @@ impl ReadoutAdjoint for Cube {
         rows: [Primitive; 3],
         skip: Primitive,
         gamma: Primitive,
+        first: usize,
         epsilon: f32,
         grad: Primitive,
     ) -> [Primitive; 5] {
-        adjoint(rows, skip, gamma, epsilon, grad)
+        adjoint(rows, skip, gamma, first, epsilon, grad)
     }
 }
 
@@ -60,13 +63,18 @@ struct Heads {
     vectors: usize,
     /// Vectors of a head, and the units that have it between them.
     lanes: usize,
+    /// Vectors of a row that has the gate, and its first one.
+    columns: usize,
+    first: usize,
 }
 
 impl Heads {
-    fn new(channels: usize, width: usize) -> Self {
+    fn new([channels, width]: [usize; 2], gate: &CubeTensor, first: usize) -> Self {
         Self {
             vectors: channels / WIDE,
             lanes: width / WIDE,
+            columns: gate.meta.shape()[1] / WIDE,
+            first: first / WIDE,
         }
     }
 }
@@ -85,14 +93,15 @@ fn forward(
     [read, own, gate]: [Primitive; 3],
     skip: Primitive,
     gamma: Primitive,
+    first: usize,
     epsilon: f32,
 ) -> Primitive {
     let gate = into_contiguous(gate);
     let [read, own] = [read, own].map(|x| packed(x, gate.dtype));
     let [skip, gamma] = [skip, gamma].map(|x| packed(x, DType::F32));
-    let [rows, channels] = gate.meta.shape().dims();
-    let out = empty_like(&gate);
-    let heads = Heads::new(channels, gamma.meta.num_elements());
+    let [rows, channels] = read.meta.shape().dims();
+    let out = empty_like(&read);
+    let heads = Heads::new([channels, gamma.meta.num_elements()], &gate, first);
     let total = rows.div_ceil(RUN) * heads.vectors;
     let dim = CubeDim::new_1d(CUBE_UNITS);
     // SAFETY: rows that are not there are neither read nor written, and surplus units write nothing.
@@ -117,11 +126,12 @@ fn forward(
     out
 }
 
-/// Gradients of read, own, skip, gamma and gate.
+/// Gradients of read, own, skip, gamma and the rows of the gate.
 fn adjoint(
     [read, own, gate]: [Primitive; 3],
     skip: Primitive,
     gamma: Primitive,
+    first: usize,
     epsilon: f32,
     grad: Primitive,
 ) -> [Primitive; 5] {
@@ -129,10 +139,10 @@ fn adjoint(
     let types = [&read, &own, &skip, &gamma].map(|x| x.dtype);
     let [read, own, grad] = [read, own, grad].map(|x| packed(x, gate.dtype));
     let [skip, gamma] = [skip, gamma].map(|x| packed(x, DType::F32));
-    let [rows, channels] = gate.meta.shape().dims();
+    let [rows, channels] = read.meta.shape().dims();
     let width = gamma.meta.num_elements();
-    let [d_read, d_own, d_gate] = [(); 3].map(|()| empty_like(&gate));
-    let heads = Heads::new(channels, width);
+    let [d_read, d_own, d_gate] = [&read, &read, &gate].map(empty_like);
+    let heads = Heads::new([channels, width], &gate, first);
     let runs = rows.div_ceil(BACK_RUN);
     let partial = empty(&gate, [runs, 2 * channels], DType::F32);
     let total = runs * heads.vectors;
@@ -198,6 +208,12 @@ fn load<E: Float, N: Size>(x: &[Vector<E, N>], at: usize, there: bool) -> Vector
     value
 }
 
+/// Where the gate of a vector is.
+#[cube]
+fn place_of_gate(row: usize, column: usize, #[comptime] heads: Heads) -> usize {
+    row * heads.columns + heads.first + column
+}
+
 /// Unit `(run, vector)`.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn readout_value<E: Float, N: Size>(
@@ -220,7 +236,7 @@ fn readout_value<E: Float, N: Size>(
         let at = row * heads.vectors + column;
         let there = row < rows;
         let y = load::<E, N>(read, at, there) + skip * load::<E, N>(own, at, there);
-        let gate = load::<E, N>(gate, at, there);
+        let gate = load::<E, N>(gate, place_of_gate(row, column, heads), there);
         let mut open = gate;
         #[unroll]
         for i in 0..N::value() {
@@ -229,7 +245,7 @@ fn readout_value<E: Float, N: Size>(
         }
         let squares = sum_of_part((y * y).vector_sum(), comptime!(heads.lanes));
         let mean = squares * comptime!(1.0 / (heads.lanes * WIDE) as f32);
-        let r = 1.0f32 / (mean + epsilon).sqrt();
+        let r = inverse_sqrt(mean + epsilon);
         if there {
             let value = open * gamma * y * Vector::<f32, N>::new(r);
             out[at] = Vector::<E, N>::cast_from(value);
@@ -270,7 +286,8 @@ fn readout_gradient<E: Float, N: Size>(
             let there = row < rows;
             let own = load::<E, N>(own, at, there);
             let y = load::<E, N>(read, at, there) + skip * own;
-            let gate = load::<E, N>(gate, at, there);
+            let at_gate = place_of_gate(row, column, heads);
+            let gate = load::<E, N>(gate, at_gate, there);
             let g = load::<E, N>(grad, at, there);
             let mut open = gate;
             let mut slope = gate;
@@ -285,13 +302,13 @@ fn readout_gradient<E: Float, N: Size>(
             let h = opened * gamma;
             let squares = sum_of_part((y * y).vector_sum(), comptime!(heads.lanes)) * share;
             let along = sum_of_part((h * y).vector_sum(), comptime!(heads.lanes)) * share;
-            let r = 1.0f32 / (squares + epsilon).sqrt();
+            let r = inverse_sqrt(squares + epsilon);
             let normal = y * Vector::<f32, N>::new(r);
             let d_y = (h - normal * Vector::<f32, N>::new(r * along)) * Vector::<f32, N>::new(r);
             d_gamma += opened * normal;
             d_skip += d_y * own;
             if there {
-                d_gate[at] = Vector::<E, N>::cast_from(g * gamma * normal * slope);
+                d_gate[at_gate] = Vector::<E, N>::cast_from(g * gamma * normal * slope);
                 d_read[at] = Vector::<E, N>::cast_from(d_y);
                 d_own[at] = Vector::<E, N>::cast_from(d_y * skip);
             }

@@ -2,11 +2,11 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+use kiln_native::exp2;
 
 use super::{
     Dims, Format, GROUP, SIDE, SQUARE, WIDE,
     dropout::Stream,
-    exponential::exp2,
     place::{Place, plane_row, unit_col, unit_row},
     product::{Pair, Strip, operands},
     tile::{Passing, load, store, tile},
@@ -105,7 +105,7 @@ pub fn query_gradient<E: Float>(
             let mut slope = Strip::zeros(squares, bands);
             let left = operands::<E>(&slopes, plane_row(bands), bands, steps, stride);
             slope.add_by_rows::<E>(&left, &values.tile, steps, stride);
-            let weigh = Weigh::new(scale, comptime!(format.native));
+            let weigh = Weigh::new(scale);
             score_gradient(
                 &mut scores,
                 &slope,
@@ -210,7 +210,7 @@ pub fn key_gradient<E: Float>(
             let mut slope = Strip::zeros(squares, bands);
             let left = operands::<E>(&values, plane_row(bands), bands, steps, stride);
             slope.add_by_rows::<E>(&left, &slopes.tile, steps, stride);
-            let weigh = Weigh::new(scale, comptime!(format.native));
+            let weigh = Weigh::new(scale);
             turned_score_gradient(
                 &mut scores,
                 &mut slope,
@@ -237,14 +237,12 @@ pub fn key_gradient<E: Float>(
 #[derive(CubeType)]
 struct Weigh {
     scale: f32,
-    #[cube(comptime)]
-    native: bool,
 }
 
 #[cube]
 impl Weigh {
-    fn new(scale: f32, #[comptime] native: bool) -> Weigh {
-        Weigh { scale, native }
+    fn new(scale: f32) -> Weigh {
+        Weigh { scale }
     }
 
     /// The weights of two scores, from the logarithms of their sums to base two.
@@ -253,7 +251,7 @@ impl Weigh {
         #[unroll]
         for next in 0..2usize {
             let exponent = score.extract(next) * self.scale - log.extract(next);
-            weights.insert(next, exp2(exponent, comptime!(self.native)));
+            weights.insert(next, exp2(exponent));
         }
         weights
     }

@@ -2,11 +2,11 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+use kiln_native::exp2;
 
 use super::{
     Dims, Format, GROUP, NEVER, SIDE, SQUARE, WIDE,
     dropout::Stream,
-    exponential::exp2,
     place::{Place, plane_row, unit_col, unit_row},
     product::{Pair, Strip, operands},
     tile::{Passing, load, store, tile},
@@ -78,7 +78,7 @@ pub fn attend<E: Float>(
                 let col = first + unit_col();
                 scores.hide(row, col, seq, false, comptime!(format.causal));
             }
-            softmax.take(&mut scores, scale, comptime!(format.native));
+            softmax.take(&mut scores, scale);
             if comptime!(format.dropped > 0) {
                 drop_weights(&mut scores, &stream, row, first + unit_col());
             }
@@ -141,7 +141,7 @@ impl Softmax {
     }
 
     /// Turns the scores of a block into weights, those of all blocks being relative to the largest score so far.
-    fn take(&mut self, scores: &mut Strip, scale: f32, #[comptime] native: bool) {
+    fn take(&mut self, scores: &mut Strip, scale: f32) {
         let squares = comptime!(scores.count);
         #[unroll]
         for i in 0..comptime!(self.rows) {
@@ -153,7 +153,7 @@ impl Softmax {
                 top = max(top, max(pair.extract(0usize), pair.extract(1usize)));
             }
             top = largest_of_four(top);
-            self.kept[i] = exp2((self.tops[i] - top) * scale, native);
+            self.kept[i] = exp2((self.tops[i] - top) * scale);
             self.tops[i] = top;
             let offset = top * scale;
             let mut added = 0.0f32;
@@ -163,7 +163,7 @@ impl Softmax {
                 let mut pair = part[lower];
                 #[unroll]
                 for next in 0..2usize {
-                    let weight = exp2(pair.extract(next) * scale - offset, native);
+                    let weight = exp2(pair.extract(next) * scale - offset);
                     added += weight;
                     pair.insert(next, weight);
                 }

@@ -18,7 +18,6 @@
 mod backward;
 mod deltas;
 mod dropout;
-mod exponential;
 mod forward;
 mod place;
 mod product;
@@ -61,8 +60,6 @@ pub struct Format {
     pub causal: bool,
     /// Of 65,536 weights, how many are dropped.
     pub dropped: u16,
-    /// Whether the code generator knows NVIDIA's own instructions by name.
-    pub native: bool,
     /// Bands of 16 rows that a plane owns: with two, what it reads of the other side is used twice.
     bands: usize,
     /// Rows of the other side that pass at once.
@@ -74,13 +71,12 @@ pub struct Format {
 impl Format {
     /// For `attend`. The figures of this and the next were the fastest of three to six on an H100; more rows, or rows fetched ahead,
     /// take registers that wide heads and dropout need.
-    pub fn forward(d_head: usize, heads: Heads, native: bool) -> Self {
+    pub fn forward(d_head: usize, heads: Heads) -> Self {
         let drops = heads.dropped > 0;
         Self {
             d_head,
             causal: heads.causal,
             dropped: heads.dropped,
-            native,
             bands: if d_head > 64 && drops { 1 } else { 2 },
             passing: if d_head == 64 && !drops { 64 } else { 32 },
             ahead: d_head <= 64,
@@ -88,13 +84,12 @@ impl Format {
     }
 
     /// For `query_gradient` and `key_gradient`, whose registers hold two sets of scores, and the latter's two results.
-    pub fn gradient(d_head: usize, heads: Heads, native: bool) -> Self {
+    pub fn gradient(d_head: usize, heads: Heads) -> Self {
         let (bands, passing) = if d_head > 64 { (1, 64) } else { (2, 32) };
         Self {
             d_head,
             causal: heads.causal,
             dropped: heads.dropped,
-            native,
             bands,
             passing,
             ahead: d_head <= 64,
