@@ -18,7 +18,7 @@
 mod timing;
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use kiln_bk::{ResolventForm, resolvent_attention};
+use kiln_bk::{ResolventForm, ResolventInputs, resolvent_attention};
 use kiln_graph::Places;
 
 use self::timing::{Recorded, on_flex, plain};
@@ -82,13 +82,17 @@ impl Inputs {
 
     fn forward(&self) -> Tensor<4> {
         let [q, k, v] = self.operands.clone();
-        let (potential, hopping, energy) = (
-            self.potential.clone(),
-            self.hopping.clone(),
-            self.energy.clone(),
-        );
-        let form = ResolventForm::Born;
-        let mixed = resolvent_attention(q, k, v, potential, hopping, energy, None, form);
+        let inputs = ResolventInputs {
+            q,
+            k,
+            v,
+            potential: self.potential.clone(),
+            bound: None,
+            hopping: self.hopping.clone(),
+            energy: self.energy.clone(),
+            state: None,
+        };
+        let mixed = resolvent_attention(inputs, ResolventForm::Born);
         mixed.unwrap().output
     }
 

@@ -27,6 +27,7 @@ use kiln_gla::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    born::{BornGates, bounded},
     error::BkError,
     gates::{Resolvent, scaled},
     ops::{last_position, left_features, nothing_before},
@@ -68,7 +69,7 @@ pub struct ResolventAttention {
     pub state: ResolventState,
 }
 
-/// The tensors that [`resolvent_attention`] takes.
+/// What [`resolvent_attention`] takes; q, k and v all `f32`, or all `bf16` (see [`kiln_gla`]).
 #[derive(Clone, Debug)]
 pub struct ResolventInputs {
     /// Queries, `[batch, seq, heads, d_key]`.
@@ -77,8 +78,10 @@ pub struct ResolventInputs {
     pub k: Tensor<4>,
     /// Values, `[batch, seq, heads, d_value]`.
     pub v: Tensor<4>,
-    /// `a`, `[batch, seq, heads]`.
+    /// `a`, or with a bound `v`, `[batch, seq, heads]`.
     pub potential: Tensor<3>,
+    /// Of `a = bound tanh(v / bound)`, positive and finite; none takes the potential as it is.
+    pub bound: Option<f64>,
     /// `beta`, `[heads]`, not negative.
     pub hopping: Tensor<1>,
     /// `z`, `[2, heads]`: row 0 `Re z`, row 1 `Im z > 0`.
@@ -90,35 +93,14 @@ pub struct ResolventInputs {
 /// Causal attention with the weights of the resolvent, in time linear in the sequence, with exact gradients.
 ///
 /// # Shapes
-/// - q and k `[batch, seq, heads, d_key]`, v `[batch, seq, heads, d_value]`: all `f32`, or all `bf16` (see [`kiln_gla`])
-/// - potential `[batch, seq, heads]`, hopping `[heads]`, energy `[2, heads]` as in [`crate::bk_left`]
-/// - state as it was returned for the same form
+/// - those of [`ResolventInputs`]; the state as it was returned for the same form
 ///
 /// # Errors
-/// [`BkError::Shape`], [`BkError::Empty`], [`BkError::DType`] or [`BkError::Attention`].
-#[expect(
-    clippy::too_many_arguments,
-    reason = "q, k, v, and the arguments of bk_left; ResolventInputs names them"
-)]
+/// [`BkError::Shape`], [`BkError::Empty`], [`BkError::DType`], [`BkError::Bound`] or [`BkError::Attention`].
 pub fn resolvent_attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    potential: Tensor<3>,
-    hopping: Tensor<1>,
-    energy: Tensor<2>,
-    state: Option<ResolventState>,
+    inputs: ResolventInputs,
     form: ResolventForm,
 ) -> Result<ResolventAttention, BkError> {
-    let inputs = ResolventInputs {
-        q,
-        k,
-        v,
-        potential,
-        hopping,
-        energy,
-        state,
-    };
     resolvent_attention_by(Strategy::Auto, inputs, form)
 }
 
@@ -162,49 +144,61 @@ impl Attended {
         form: ResolventForm,
     ) -> Result<Self, BkError> {
         check_shapes(&inputs, form)?;
+        if let Some(value) = inputs.bound.filter(|&b| !(b > 0.0 && b.is_finite())) {
+            return Err(BkError::Bound { op: OP, value });
+        }
         let ResolventInputs {
             q,
             k,
             v,
             potential,
+            bound,
             hopping,
             energy,
             state,
         } = inputs;
         let [batch, _, heads] = potential.dims();
         let (left, memory) = match state {
-            Some(ResolventState { left, memory }) => (left, Some(memory)),
-            None => (nothing_before(batch, heads, &potential.device()), None),
-        };
-        let (before, rule) = (Some(left.clone()), GradRule::Exact);
-        let features = left_features(potential, hopping.clone(), energy.clone(), before, rule)?;
-        let gates = Resolvent {
-            features: features.clone(),
-            left,
-            hopping,
-            energy,
+            Some(ResolventState { left, memory }) => (Some(left), Some(memory)),
+            None => (None, None),
         };
         let attended = |attended: Result<GatedAttention, GlaError>| {
             attended.map(|GatedAttention { output, state }| (output, state))
         };
         match form {
             ResolventForm::Born => {
+                let gates = BornGates::new(potential, bound, hopping, energy, left)?;
+                let log_kept = gates.log_kept;
                 let (output, memory) = if strategy == Strategy::Auto && writes_forgotten(&q, &v) {
-                    let log_kept = gates.log_kept();
                     attended(gated_linear_attention_forgotten(q, k, v, log_kept, memory))?
                 } else {
-                    let (log_kept, k) = gates.keep_and_write(k);
+                    let k = match gates.written {
+                        Some(written) => scaled(k, written),
+                        None => kiln_fused::scale_written(k, log_kept.clone()),
+                    };
                     let all = gated_linear_attention_by(strategy, q, k, v, log_kept, memory);
                     attended(all)?
                 };
                 Ok(Self {
                     output,
-                    features,
+                    features: gates.features,
                     memory,
                     phase: None,
                 })
             }
             ResolventForm::Complex => {
+                let left =
+                    left.unwrap_or_else(|| nothing_before(batch, heads, &potential.device()));
+                let (before, rule) = (Some(left.clone()), GradRule::Exact);
+                let potential = bounded(potential, bound);
+                let features =
+                    left_features(potential, hopping.clone(), energy.clone(), before, rule)?;
+                let gates = Resolvent {
+                    features: features.clone(),
+                    left,
+                    hopping,
+                    energy,
+                };
                 let phase = Phase::new(&features);
                 let (log_kept, written) = gates.gates();
                 let written = written.sqrt();

@@ -50,6 +50,16 @@ pub enum BkError {
         /// The domain.
         bound: &'static str,
     },
+    /// A bound on potentials that is none.
+    #[error(
+        "{op}: the bound on potentials is {value}, but must be positive and finite; leave it out for none"
+    )]
+    Bound {
+        /// The operation.
+        op: &'static str,
+        /// The bound.
+        value: f64,
+    },
     /// Parameters that the device could not hand back.
     #[error("could not read {name} back from the device: {reason}")]
     Readback {

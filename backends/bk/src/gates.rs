@@ -1,51 +1,13 @@
 //! How much of its memory resolvent attention keeps, from the left resolvent: `1 - p_i = x_i / (1 + x_i)` with
 //! `x_i = beta Im L_{i-1} / eta`.
 
-use burn::{
-    backend::{
-        Autodiff, Backend,
-        autodiff::{
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
-        },
-        backend_extension,
-        tensor::FloatTensor,
-    },
-    tensor::{DType, Tensor},
-};
+use burn::tensor::{DType, Tensor};
 
 /// Keeps `ln(1 - p)` finite where p is one: at the first position, and without hopping. What is then kept of the state,
 /// 1e-15 of it, is below single precision, and the gradient of `1 - p` stays exact, which a clamp would cut off.
 pub(crate) const LEAST_KEPT: f32 = 1e-15;
 /// Where `x^6 / 6` is half a rounding of `x`.
 const SERIES_BELOW: f32 = 0.04;
-
-/// A backend with kernels for the gates. The plain form, some forty operations on tensors of one number a head, runs elsewhere.
-#[backend_extension(Cube: cfg(feature = "_cube"), Autodiff)]
-pub trait GatesBackend: Backend {
-    /// `ln(1 - p_i)`, `[batch, seq, heads]`, of features `[batch, seq, 2 * heads]`, the left resolvent before them
-    /// `[batch, 2 * heads]`, hopping `[heads]` and energy `[2, heads]`.
-    fn bk_log_kept(
-        features: FloatTensor<Self>,
-        left: FloatTensor<Self>,
-        hopping: FloatTensor<Self>,
-        energy: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-}
-
-/// The vector-Jacobian product behind [`GatesBackend`].
-pub trait GatesAdjoint: Backend {
-    /// Gradients of features, left (if it is asked for), hopping and energy.
-    fn bk_log_kept_adjoint(
-        features: FloatTensor<Self>,
-        left: FloatTensor<Self>,
-        hopping: FloatTensor<Self>,
-        energy: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        left_asked: bool,
-    ) -> [Option<FloatTensor<Self>>; 4];
-}
 
 /// What the gates follow from.
 #[derive(Clone, Debug)]
@@ -61,44 +23,6 @@ pub(crate) struct Resolvent {
 }
 
 impl Resolvent {
-    /// `ln(1 - p_i)`, `[batch, seq, heads]`, and `p_i k_i`, `[batch, seq, heads, d_key]`.
-    pub fn keep_and_write(self, k: Tensor<4>) -> (Tensor<3>, Tensor<4>) {
-        if self.has_kernels() {
-            let log_kept = self.log_kept();
-            return (log_kept.clone(), kiln_fused::scale_written(k, log_kept));
-        }
-        let (log_kept, written) = self.gates();
-        (log_kept, scaled(k, written))
-    }
-
-    /// Whether the device has kernels for the gates.
-    fn has_kernels(&self) -> bool {
-        #[cfg(feature = "_cube")]
-        {
-            matches!(
-                self.features.device().inner().as_dispatch(),
-                burn::backend::DispatchDevice::Cube(_)
-            )
-        }
-        #[cfg(not(feature = "_cube"))]
-        {
-            false
-        }
-    }
-
-    /// `ln(1 - p_i)`, `[batch, seq, heads]`.
-    pub fn log_kept(self) -> Tensor<3> {
-        if !self.has_kernels() {
-            return self.gates().0;
-        }
-        Tensor::from_dispatch(burn::backend::Dispatch::bk_log_kept(
-            self.features.into_dispatch(),
-            self.left.into_dispatch(),
-            self.hopping.into_dispatch(),
-            self.energy.into_dispatch(),
-        ))
-    }
-
     /// `ln(1 - p_i)` and `p_i`, `[batch, seq, heads]` each, in plain tensor operations.
     pub fn gates(self) -> (Tensor<3>, Tensor<3>) {
         let [heads] = self.hopping.dims();
@@ -140,49 +64,6 @@ fn imaginary_before(left: Tensor<2>, features: &Tensor<3>) -> Tensor<3> {
     }
     let features = features.clone().narrow(2, heads, heads);
     Tensor::cat(vec![entering, features.narrow(1, 0, seq - 1)], 1)
-}
-
-#[derive(Debug)]
-struct LogKept;
-
-impl<B: GatesAdjoint> Backward<B, 4> for LogKept {
-    /// Features, left, hopping and energy.
-    type State = [FloatTensor<B>; 4];
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 4>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [features, left, hopping, energy] = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        let asked = ops.parents[1].is_some();
-        let inputs = B::bk_log_kept_adjoint(features, left, hopping, energy, grad, asked);
-        for (parent, grad) in ops.parents.into_iter().zip(inputs) {
-            if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
-    }
-}
-
-impl<B: GatesBackend + GatesAdjoint, C: CheckpointStrategy> GatesBackend for Autodiff<B, C> {
-    fn bk_log_kept(
-        features: FloatTensor<Self>,
-        left: FloatTensor<Self>,
-        hopping: FloatTensor<Self>,
-        energy: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let nodes = [features.node(), left.node(), hopping.node(), energy.node()];
-        let inputs = [features, left, hopping, energy].map(|tensor| tensor.into_primitive());
-        let [features, left, hopping, energy] = inputs.clone();
-        let output = B::bk_log_kept(features, left, hopping, energy);
-        match LogKept.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(inputs, output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
-    }
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -112,6 +112,14 @@ mod autodiff;
     )
 )]
 mod backend;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
+mod born;
 mod complex;
 #[cfg(feature = "_cube")]
 pub mod cube;
@@ -136,9 +144,9 @@ pub use attention::{
     resolvent_attention_by, resolvent_attention_output,
 };
 pub use backend::{BkAdjoint, BkBackend};
+pub use born::{BornAdjoint, BornBackend, BornSaved, BornSettings};
 pub use energies::{EnergiesAdjoint, EnergiesBackend, energies};
 pub use error::BkError;
-pub use gates::{GatesAdjoint, GatesBackend};
 pub use ops::{
     BkLeft, BkSolveCausal, SolveState, bk_diagonal, bk_diagonal_with_rule, bk_left,
     bk_left_with_rule, bk_solve, bk_solve_causal, check_parameters,

@@ -61,16 +61,8 @@ pub(crate) fn left_features(
     state: Option<Tensor<2>>,
     rule: GradRule,
 ) -> Result<Tensor<3>, BkError> {
-    const OP: &str = "bk_left";
-    let [batch, _, heads] = check_inputs(OP, &potential, &hopping, &energy)?;
-    let state = match state {
-        Some(state) => {
-            let axes = "[batch, 2 * heads]";
-            check_argument(OP, "state", axes, &[batch, 2 * heads], &state)?;
-            state
-        }
-        None => nothing_before(batch, heads, &potential.device()),
-    };
+    let [batch, heads] = check_left(&potential, &hopping, &energy, state.as_ref())?;
+    let state = state.unwrap_or_else(|| nothing_before(batch, heads, &potential.device()));
     Ok(Tensor::from_dispatch(Dispatch::bk_left(
         potential.into_dispatch(),
         hopping.into_dispatch(),
@@ -78,6 +70,22 @@ pub(crate) fn left_features(
         state.into_dispatch(),
         rule,
     )))
+}
+
+/// Batch and heads of the arguments of [`bk_left`].
+pub(crate) fn check_left(
+    potential: &Tensor<3>,
+    hopping: &Tensor<1>,
+    energy: &Tensor<2>,
+    state: Option<&Tensor<2>>,
+) -> Result<[usize; 2], BkError> {
+    const OP: &str = "bk_left";
+    let [batch, _, heads] = check_inputs(OP, potential, hopping, energy)?;
+    if let Some(state) = state {
+        let axes = "[batch, 2 * heads]";
+        check_argument(OP, "state", axes, &[batch, 2 * heads], state)?;
+    }
+    Ok([batch, heads])
 }
 
 /// The features of the last position, `[batch, 2 * heads]` of `[batch, seq, 2 * heads]`.

@@ -112,7 +112,7 @@ pub use attention::{
 };
 pub use backend::{FusedAdjoint, FusedBackend};
 #[cfg(feature = "_cube")]
-pub use cube::ln_one_plus;
+pub use cube::{ln_one_plus, tanh};
 pub use device::{
     DeviceAdjoint, DeviceBackend, add_residual, add_weighted, scale_written, softplus,
 };

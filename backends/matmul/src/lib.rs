@@ -15,6 +15,13 @@
 //! Gradients are first order: a backward pass cannot be differentiated again.
 
 mod autodiff;
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "without a backend, dispatch has nowhere to pass its arguments"
+    )
+)]
 mod backend;
 #[cfg(feature = "_cube")]
 mod cube;
@@ -50,6 +57,13 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
 ///
 /// # Panics
 /// As [`linear`].
+#[cfg_attr(
+    not(feature = "_cube"),
+    expect(
+        unused_variables,
+        reason = "elsewhere gradients follow from the weight"
+    )
+)]
 pub fn linear_of_rounded<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,

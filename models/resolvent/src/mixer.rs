@@ -22,7 +22,6 @@ use kiln_bk::{
     ResolventAttention, ResolventForm, ResolventInputs, ResolventState, energies,
     resolvent_attention, resolvent_attention_output,
 };
-use kiln_fused::soft_bound;
 
 use crate::config::ETA_FLOOR;
 use crate::{Boundary, ResolventConfig};
@@ -116,14 +115,6 @@ impl ResolventConfig {
 }
 
 impl ResolventMixer {
-    /// The diagonal of H, `[batch, seq, heads]`, from potentials without their bound.
-    fn diagonal(&self, v: Tensor<3>) -> Tensor<3> {
-        match self.potential_bound {
-            0.0 => v,
-            bound => soft_bound(v, bound),
-        }
-    }
-
     /// Rows of a head's T: one for each entry of a key, and of the complex form for its cosine and its sine part.
     fn memory_rows(&self) -> usize {
         match self.form {
@@ -215,15 +206,23 @@ impl Mixer for ResolventMixer {
             self.inputs
                 .forward(x.clone(), &self.potential, &self.readout, history);
         let k = self.forget(inputs.k);
-        let potential = self.diagonal(inputs.gates);
         let (energy, hopping) = self.energies();
         let [q, k, v] = [inputs.q, k, inputs.v].map(attention_operand);
+        let attended = ResolventInputs {
+            q,
+            k,
+            v,
+            potential: inputs.gates,
+            bound: (self.potential_bound > 0.0).then_some(self.potential_bound),
+            hopping,
+            energy,
+            state: resolvent,
+        };
         // Shapes agree by construction, so the operation's shape errors cannot occur here.
         const AGREE: &str = "mixer shapes agree by construction";
         // Without a history to extend the convolutions return none, and a state without it could not be continued from.
         let (output, state) = if continues {
-            let attended =
-                resolvent_attention(q, k, v, potential, hopping, energy, resolvent, self.form);
+            let attended = resolvent_attention(attended, self.form);
             let ResolventAttention { output, state } = attended.expect(AGREE);
             let state = ResolventMixerState {
                 resolvent: state,
@@ -231,15 +230,6 @@ impl Mixer for ResolventMixer {
             };
             (output, Some(state))
         } else {
-            let attended = ResolventInputs {
-                q,
-                k,
-                v,
-                potential,
-                hopping,
-                energy,
-                state: resolvent,
-            };
             let output = resolvent_attention_output(attended, self.form);
             (output.expect(AGREE), None)
         };

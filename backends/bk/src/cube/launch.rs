@@ -1,6 +1,9 @@
 //! Buffers and launches.
 
-use burn::tensor::{DType, Shape};
+use burn::{
+    backend::Cube,
+    tensor::{DType, Shape},
+};
 use burn_cubecl::{
     cubecl::{calculate_cube_count_elemwise, prelude::*},
     kernel::into_contiguous,
@@ -9,10 +12,10 @@ use burn_cubecl::{
 };
 
 use super::{
-    kernels::{self, DimsLaunch, GridLaunch},
+    kernels::{self, Born, DimsLaunch, GridLaunch},
     plan::{Plan, Tiles},
 };
-use crate::rule::GradRule;
+use crate::{born::BornSaved, rule::GradRule};
 
 /// Units of a cube. Small, because a few thousand sequences should still spread over all processors.
 const CUBE_UNITS: u32 = 64;
@@ -69,7 +72,7 @@ fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
 }
 
 /// Zeros, packed: asked for by rows, CUDA would pad them, and kernels would read the padding.
-fn zeros(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
+pub(super) fn zeros(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
     let shape: Shape = shape.into();
     let packed = zeros_client(client, device, [shape.num_elements()].into(), DType::F32);
@@ -131,10 +134,19 @@ fn grid(client: &Client, tiles: Tiles) -> (CubeCount, CubeDim, GridLaunch) {
     (count, dim, grid)
 }
 
-/// `[batch, seq, 2 * heads]`
-pub(super) fn left_look_back(tiles: Tiles, inputs: [CubeTensor; 4]) -> CubeTensor {
+/// `[batch, seq, 2 * heads]`, and with gates `ln(1 - p_i)`, `[batch, seq, heads]`.
+pub(super) fn left_look_back(
+    tiles: Tiles,
+    inputs: [CubeTensor; 4],
+    born: Born,
+    bound: f32,
+) -> [CubeTensor; 2] {
     let [potential, hopping, energy, state] = inputs.map(into_contiguous);
     let features = empty(&potential, [tiles.batch, tiles.seq, 2 * tiles.heads]);
+    let kept = match born.gates {
+        true => empty(&potential, [tiles.batch, tiles.seq, tiles.heads]),
+        false => features.clone(),
+    };
     // Whole sequences look at no board, but the argument has to be bound to something of its type.
     let board = match tiles.tiling.whole {
         true => empty_device_contiguous_dtype(
@@ -161,11 +173,14 @@ pub(super) fn left_look_back(tiles: Tiles, inputs: [CubeTensor; 4]) -> CubeTenso
             state.into_buffer_arg(),
             board.into_buffer_arg(),
             features.clone().into_buffer_arg(),
+            kept.clone().into_buffer_arg(),
+            bound,
             grid,
             tiles.tiling,
+            born,
         );
     }
-    features
+    [features, kept]
 }
 
 /// Gradients of potential `[batch, seq, heads]`, hopping, energy `[2, heads]` and state `[batch, 2 * heads]`.
@@ -175,6 +190,39 @@ pub(super) fn left_adjoint_look_back(
     rule: GradRule,
 ) -> [CubeTensor; 4] {
     let [features, hopping, state, grad] = inputs.map(into_contiguous);
+    // What the kernel does not read is bound to something of its type.
+    let [potential, energy] = [&features, &hopping].map(Clone::clone);
+    let inputs = [features, hopping, state, grad, potential, energy];
+    adjoint_look_back(tiles, inputs, rule, Born::default(), 0.0)
+}
+
+/// The same from the gradient of the gates; potential before its bound.
+pub(super) fn born_adjoint(
+    tiles: Tiles,
+    saved: BornSaved<Cube>,
+    grad: CubeTensor,
+    born: Born,
+) -> [CubeTensor; 4] {
+    let bound = saved.settings.bound;
+    let inputs = [
+        saved.features,
+        saved.hopping,
+        saved.state,
+        grad,
+        saved.potential,
+        saved.energy,
+    ];
+    let inputs = inputs.map(into_contiguous);
+    adjoint_look_back(tiles, inputs, GradRule::Exact, born, bound)
+}
+
+fn adjoint_look_back(
+    tiles: Tiles,
+    [features, hopping, state, grad, potential, energy]: [CubeTensor; 6],
+    rule: GradRule,
+    born: Born,
+    bound: f32,
+) -> [CubeTensor; 4] {
     let Tiles {
         batch, seq, heads, ..
     } = tiles;
@@ -205,9 +253,13 @@ pub(super) fn left_adjoint_look_back(
             sums.into_buffer_arg(),
             d_energy.clone().into_buffer_arg(),
             d_hopping.clone().into_buffer_arg(),
+            potential.into_buffer_arg(),
+            energy.into_buffer_arg(),
+            bound,
             blend,
             grid,
             tiles.tiling,
+            born,
             exact,
         );
     }

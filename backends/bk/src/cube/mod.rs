@@ -11,8 +11,8 @@
 //! These functions are the operations and their gradients with the strategy chosen by hand, for tests and benchmarks. Like
 //! [`reference`](mod@crate::reference), they do not check their arguments; they panic on tensors of other backends.
 
+mod born;
 mod energies;
-mod gates;
 mod kernels;
 mod launch;
 mod plan;
@@ -23,10 +23,14 @@ use burn::{
     tensor::Tensor,
 };
 
-use self::plan::{Pass, Plan, Tiles};
 pub use self::{
+    born::{born_gates, born_gates_adjoint},
     plan::Strategy,
     solve::{eliminate, eliminate_adjoint, solve, solve_adjoint},
+};
+use self::{
+    kernels::Born,
+    plan::{Pass, Plan, Tiles},
 };
 use crate::{
     adjoint,
@@ -56,7 +60,7 @@ fn plan(strategy: Strategy, shape: [usize; 3], device: &Primitive) -> Option<Pla
 fn tiles(strategy: Strategy, shape: [usize; 3], pass: Pass, device: &Primitive) -> Option<Tiles> {
     let properties = device.client.properties();
     let one_pass = properties.features.device_memory_scope;
-    let tiles = match strategy {
+    match strategy {
         Strategy::LookBack { lanes, subs, count } => {
             assert!(
                 one_pass,
@@ -82,16 +86,7 @@ fn tiles(strategy: Strategy, shape: [usize; 3], pass: Pass, device: &Primitive) 
             Tiles::auto(shape, pass)
         }
         _ => None,
-    };
-    tiles.map(|mut tiles| {
-        tiles.tiling.native = native(device);
-        tiles
-    })
-}
-
-/// Whether kernels are compiled by LLVM for NVIDIA: the code generator through C++ has asynchronous copies, this one has not.
-fn native(device: &Primitive) -> bool {
-    cfg!(feature = "cuda") && !device.client.properties().features.copy_async
+    }
 }
 
 /// [`reference::left`].
@@ -115,7 +110,10 @@ pub fn left(
         lower(state),
     ];
     lift(match tiles {
-        Some(tiles) => launch::left_look_back(tiles, inputs),
+        Some(tiles) => {
+            let [features, _] = launch::left_look_back(tiles, inputs, Born::default(), 0.0);
+            features
+        }
         None => launch::left(plan, inputs),
     })
 }

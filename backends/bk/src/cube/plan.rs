@@ -132,7 +132,6 @@ impl Tiles {
                 subs,
                 count,
                 whole: tiles == 1,
-                native: false,
             },
             blocks: heads.div_ceil(lanes),
             tiles,

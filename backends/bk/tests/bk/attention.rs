@@ -63,6 +63,7 @@ impl Exact {
             k: tensor(&k, [batch, seq, heads, d_key], device),
             v: tensor(&v, [batch, seq, heads, d_value], device),
             potential: tensor(&potential, [batch, seq, heads], device),
+            bound: None,
             hopping: tensor(&hopping, [heads], device),
             energy: tensor(&energy, [2, heads], device),
             state: Some(ResolventState {
@@ -89,6 +90,7 @@ fn require_grad(inputs: ResolventInputs) -> ResolventInputs {
         k: inputs.k.require_grad(),
         v: inputs.v.require_grad(),
         potential: inputs.potential.require_grad(),
+        bound: inputs.bound,
         hopping: inputs.hopping.require_grad(),
         energy: inputs.energy.require_grad(),
         state: inputs.state.map(|state| ResolventState {
@@ -159,16 +161,7 @@ fn run(inputs: ResolventInputs, form: ResolventForm) -> ResolventAttention {
     if !multiplies() {
         return resolvent_attention_by(Strategy::Recurrent, inputs, form).unwrap();
     }
-    let ResolventInputs {
-        q,
-        k,
-        v,
-        potential,
-        hopping,
-        energy,
-        state,
-    } = inputs;
-    resolvent_attention(q, k, v, potential, hopping, energy, state, form).unwrap()
+    resolvent_attention(inputs, form).unwrap()
 }
 
 #[test]
@@ -275,6 +268,56 @@ fn strategies_agree() {
     }
 }
 
+/// A bound is that of the potentials, in values and in gradients, from a state or from nothing, and where the state that leaves is read as
+/// well as where it is not.
+#[test]
+fn a_bound_is_that_of_the_potentials() {
+    let device = device().autodiff();
+    for form in FORMS {
+        for (with_state, reads_state) in
+            [(true, true), (true, false), (false, true), (false, false)]
+        {
+            let exact = Exact::random([2, 37, 3, 2, 2], form, true);
+            let found = [true, false].map(|inside| {
+                let mut inputs = require_grad(exact.tensors(&device));
+                if !with_state {
+                    inputs.state = None;
+                }
+                let mut given = inputs.clone();
+                match inside {
+                    true => given.bound = Some(1.5),
+                    false => given.potential = kiln_fused::soft_bound(given.potential, 1.5),
+                }
+                let out = run(given, form);
+                let loss = match reads_state {
+                    true => exact.loss_of(&out, &device),
+                    false => {
+                        let weights = &exact.weights[0];
+                        let output = out.output.clone().flatten(0, 3);
+                        (output * tensor(&narrow(weights), [weights.len()], &device)).sum()
+                    }
+                };
+                let grads = loss.backward();
+                let mut found = vec![vector(out.output)];
+                found.push(vector(inputs.potential.grad(&grads).unwrap()));
+                found.push(vector(inputs.hopping.grad(&grads).unwrap()));
+                found.push(vector(inputs.energy.grad(&grads).unwrap()));
+                found.extend(
+                    inputs
+                        .state
+                        .map(|state| vector(state.left.grad(&grads).unwrap())),
+                );
+                found
+            });
+            let [found, expected] = found;
+            for (part, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let what = format!("part {part}, {form:?}, state {with_state}, read {reads_state}");
+                assert_close(&what, found, &widen(expected), gradient_tolerance(form));
+            }
+        }
+    }
+}
+
 /// Two pieces with the state passed on are the whole, in values and in gradients through the state.
 #[test]
 fn pieces_equal_the_whole() {
@@ -288,6 +331,7 @@ fn pieces_equal_the_whole() {
                 k: inputs.k.clone().narrow(1, first, len),
                 v: inputs.v.clone().narrow(1, first, len),
                 potential: inputs.potential.clone().narrow(1, first, len),
+                bound: None,
                 hopping: inputs.hopping.clone(),
                 energy: inputs.energy.clone(),
                 state,
@@ -329,6 +373,7 @@ fn phases_of_a_long_sequence() {
                 k: inputs.k.clone().narrow(1, first, step),
                 v: inputs.v.clone().narrow(1, first, step),
                 potential: inputs.potential.clone().narrow(1, first, step),
+                bound: None,
                 hopping: inputs.hopping.clone(),
                 energy: inputs.energy.clone(),
                 state,
@@ -368,11 +413,27 @@ fn shapes() {
             error(wrong),
             "resolvent_attention: k must have shape [batch, seq, heads, d_key] = [2, 5, 3, 4], not [2, 5, 3, 6]"
         );
+        for (bound, name) in [
+            (0.0, "0"),
+            (-1.5, "-1.5"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "inf"),
+        ] {
+            let mut wrong = inputs.clone();
+            wrong.bound = Some(bound);
+            assert_eq!(
+                error(wrong),
+                format!(
+                    "resolvent_attention: the bound on potentials is {name}, but must be positive and finite; leave it out for none"
+                )
+            );
+        }
         let no_heads = ResolventInputs {
             q: Tensor::zeros([2, 5, 0, 4], &device),
             k: Tensor::zeros([2, 5, 0, 4], &device),
             v: Tensor::zeros([2, 5, 0, 6], &device),
             potential: Tensor::zeros([2, 5, 0], &device),
+            bound: None,
             hopping: Tensor::zeros([0], &device),
             energy: Tensor::zeros([2, 0], &device),
             state: None,
@@ -419,6 +480,7 @@ proptest! {
                 k: ones.clone(),
                 v: ones,
                 potential: tensor(&potential, [1, seq, 1], &device),
+                bound: None,
                 hopping: tensor(&[beta], [1], &device),
                 energy: tensor(&[re, eta], [2, 1], &device),
                 state: None,

@@ -24,7 +24,7 @@ pub fn has_look_back() -> bool {
 }
 
 /// Lengths below, at and above the chunk, multiples of it and not, single positions, and several levels of the scan.
-fn cases() -> Vec<(Strategy, Problem)> {
+pub fn cases() -> Vec<(Strategy, Problem)> {
     let chunked = |chunk| Strategy::Chunked { chunk };
     let look_back = |[lanes, subs, count]: [usize; 3]| Strategy::LookBack { lanes, subs, count };
     let mut cases = Vec::new();
@@ -69,7 +69,7 @@ fn cases() -> Vec<(Strategy, Problem)> {
     cases
 }
 
-fn name(strategy: Strategy, problem: &Problem) -> String {
+pub fn name(strategy: Strategy, problem: &Problem) -> String {
     let Problem {
         batch, seq, heads, ..
     } = problem;

@@ -14,6 +14,7 @@ mod attention;
 mod attention_oracle;
 mod common;
 mod cube;
+mod cube_born;
 mod cube_solve;
 mod diagonal;
 mod energies;

@@ -15,7 +15,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 
 /// `tanh x`: Cephes' odd polynomial near zero, `1 - 2 / (e^2|x| + 1)` elsewhere.
 #[cube]
-pub(super) fn tanh(x: f32) -> f32 {
+pub fn tanh(x: f32) -> f32 {
     let z = x * x;
     let p = -5.704_988_7e-3f32 * z + 2.063_908_8e-2f32;
     let p = p * z - 5.373_971_6e-2f32;
@@ -24,7 +24,7 @@ pub(super) fn tanh(x: f32) -> f32 {
     let near = p * z * x + x;
     // Beyond 20 nothing changes, and the exponential stays finite.
     let size = min(x.abs(), 20.0f32);
-    let far = 1.0f32 - 2.0f32 / ((2.0f32 * size).exp() + 1.0f32);
+    let far = 1.0f32 - 2.0f32 * reciprocal(exp(2.0f32 * size) + 1.0f32);
     let far = select(x < 0.0f32, -far, far);
     select(size < 0.625f32, near, far)
 }

@@ -46,7 +46,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-pub use self::math::ln_one_plus;
+pub use self::math::{ln_one_plus, tanh};
 pub(crate) use self::{
     heads::takes_heads,
     readout::takes_readout,

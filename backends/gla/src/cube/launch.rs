@@ -155,10 +155,14 @@ fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor
 }
 
 /// The states between chunks, `[batch, heads, chunks + 1, d_key, d_value]` in the type of the keys, which they are multiplied in, and the
-/// last one in single precision; from keys, values, log_decay and the entering state. In reverse, with q for the keys, the gradient of the
-/// output for the values and that of the final state: their gradients, the last of which is that of the entering one.
-fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> [CubeTensor; 2] {
-    let [keys, values, log_decay, entering] = inputs;
+/// last one in single precision; from keys, values, log_decay and the state that enters, if one does. In reverse, with q for the keys, the
+/// gradient of the output for the values and that of the final state: their gradients, the last of which is that of the entering one.
+fn states(
+    problem: Problem,
+    [keys, values, log_decay]: [&CubeTensor; 3],
+    entering: Option<&CubeTensor>,
+    reverse: bool,
+) -> [CubeTensor; 2] {
     let format = problem.format;
     let written = empty(keys, problem.states(), DType::F32);
     let sums = [problem.batch, problem.heads, problem.chunks()];
@@ -171,7 +175,10 @@ fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> [CubeTen
         reverse
     );
     let states = empty(keys, problem.states(), keys.dtype);
-    let last = empty(keys, entering.meta.shape().clone(), DType::F32);
+    let last = [problem.batch, problem.heads, format.d_key, format.d_value];
+    let last = empty(keys, last, DType::F32);
+    // Where nothing enters, something of the same type stands for it.
+    let (enters, entering) = (entering.is_some(), entering.unwrap_or(&written));
     let dim = CubeDim::new_1d(CARRY_UNITS);
     let units = problem.rows() * format.d_key * format.d_value / FOUR;
     let count = calculate_cube_count_elemwise(&keys.client, units, dim);
@@ -191,6 +198,7 @@ fn states(problem: Problem, inputs: [&CubeTensor; 4], reverse: bool) -> [CubeTen
                 problem.chunks(),
                 format,
                 reverse,
+                enters,
             )
         };
     }
@@ -210,7 +218,7 @@ pub(super) fn forward(
     inputs: [CubeTensor; 5],
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let [q, k, v, log_decay, entering] = inputs.map(into_contiguous);
-    let [states, last] = states(problem, [&k, &v, &log_decay, &entering], false);
+    let [states, last] = states(problem, [&k, &v, &log_decay], Some(&entering), false);
     let outputs = empty(&v, v.meta.shape().clone(), v.dtype);
     launch!(
         chunk_output,
@@ -222,10 +230,16 @@ pub(super) fn forward(
 }
 
 /// Gradients of q, k, v, log_decay and the entering state; from q, k, v,
-/// log_decay, the states of [`forward`] and the gradients of output and final state.
-pub(super) fn adjoint(problem: Problem, inputs: [CubeTensor; 7]) -> [CubeTensor; 5] {
-    let [q, k, v, log_decay, states, d_output, d_state] = inputs.map(into_contiguous);
-    let [d_states, d_entering] = self::states(problem, [&q, &d_output, &log_decay, &d_state], true);
+/// log_decay, the states of [`forward`] and the gradients of output and, if it has one, final state.
+pub(super) fn adjoint(
+    problem: Problem,
+    inputs: [CubeTensor; 6],
+    d_state: Option<CubeTensor>,
+) -> [CubeTensor; 5] {
+    let [q, k, v, log_decay, states, d_output] = inputs.map(into_contiguous);
+    let d_state = d_state.map(into_contiguous);
+    let [d_states, d_entering] =
+        self::states(problem, [&q, &d_output, &log_decay], d_state.as_ref(), true);
     let [d_q, d_k, d_v] = [&q, &k, &v].map(|x| empty(x, x.meta.shape().clone(), x.dtype));
     let d_gates = empty(&log_decay, log_decay.meta.shape().clone(), DType::F32);
     launch!(

@@ -129,10 +129,10 @@ fn adjoint(
     d_state: Option<Tensor<4>>,
 ) -> Inputs {
     let d_output = lower(d_output.unwrap_or_else(|| inputs.v.zeros_like()));
-    let d_state = lower(d_state.unwrap_or_else(|| inputs.state.zeros_like()));
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(lower);
     let log_decay = lower(inputs.log_decay);
-    let gradients = launch::adjoint(problem, [q, k, v, log_decay, states, d_output, d_state]);
+    let inputs = [q, k, v, log_decay, states, d_output];
+    let gradients = launch::adjoint(problem, inputs, d_state.map(lower));
     let [q, k, v, log_decay, d_state] = gradients;
     Inputs {
         q: lift(q),

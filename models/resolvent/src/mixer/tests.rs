@@ -79,16 +79,17 @@ fn milder_potentials_reach_further() {
         let zeros = Tensor::zeros([1, 64, 8, 1], &device);
         let first = Tensor::cat(vec![ones(1), zeros], 1);
         let (z, hopping) = mixer.energies();
-        let mixed = resolvent_attention(
-            ones(65),
-            ones(65),
-            first,
-            mixer.diagonal(project(&mixer.potential, x)),
+        let inputs = ResolventInputs {
+            q: ones(65),
+            k: ones(65),
+            v: first,
+            potential: project(&mixer.potential, x),
+            bound: Some(mixer.potential_bound),
             hopping,
-            z,
-            None,
-            mixer.form,
-        );
+            energy: z,
+            state: None,
+        };
+        let mixed = resolvent_attention(inputs, mixer.form);
         let last = mixed.unwrap().output.narrow(1, 64, 1);
         // The geometric mean over heads, as weights fade exponentially.
         f64::from(last.log().mean().into_scalar::<f32>())
@@ -118,16 +119,17 @@ fn weights_without_potentials(energy: f64, boundary: Boundary) -> Vec<f64> {
     let potential = Tensor::zeros([1, 9, 1], &device);
     let (z, hopping) = mixer.energies();
     let state = mixer.left(1).map(|left| mixer.fresh(left));
-    let mixed = resolvent_attention(
-        ones.clone(),
-        ones,
-        each,
+    let inputs = ResolventInputs {
+        q: ones.clone(),
+        k: ones,
+        v: each,
         potential,
+        bound: None,
         hopping,
-        z,
+        energy: z,
         state,
-        mixer.form,
-    );
+    };
+    let mixed = resolvent_attention(inputs, mixer.form);
     let last = mixed.unwrap().output.narrow(1, 8, 1);
     last.into_data().iter::<f32>().map(f64::from).collect()
 }

@@ -1,7 +1,9 @@
 //! What mixes positions: the BK operations, gated linear and resolvent attention, softmax attention.
 
 use burn::tensor::Tensor;
-use kiln_bk::{BkError, ResolventForm, bk_diagonal, bk_left, bk_solve, resolvent_attention};
+use kiln_bk::{
+    BkError, ResolventForm, ResolventInputs, bk_diagonal, bk_left, bk_solve, resolvent_attention,
+};
 use kiln_fused::AttentionMask;
 use kiln_gla::gated_linear_attention;
 
@@ -176,8 +178,17 @@ fn resolvent(sizes: Sizes) -> Entry {
                 let [q, k, v] = [0, 1, 2].map(|at: usize| x[at].clone().reshape(of_heads));
                 let potential = x[3].clone().reshape([batch, seq, heads]);
                 let (hopping, energy) = (x[4].clone().reshape([heads]), x[5].clone());
-                let form = ResolventForm::Born;
-                let found = resolvent_attention(q, k, v, potential, hopping, energy, None, form);
+                let inputs = ResolventInputs {
+                    q,
+                    k,
+                    v,
+                    potential,
+                    bound: None,
+                    hopping,
+                    energy,
+                    state: None,
+                };
+                let found = resolvent_attention(inputs, ResolventForm::Born);
                 Ok(found.map_err(failed)?.output.reshape([rows, d_model]))
             }))
         })),

@@ -36,9 +36,15 @@ pub fn log_kept(
     let ratio = hopping[unit.head] / energy[unit.heads + unit.head];
     for i in 0..unit.count {
         let row = unit.first + i;
-        let x = imaginary_before(features, left, row, unit) * ratio + LEAST_KEPT;
-        kept[row * unit.heads + unit.head] = -ln_one_plus(1.0f32 / x);
+        let im = imaginary_before(features, left, row, unit);
+        kept[row * unit.heads + unit.head] = kept_of(im, ratio);
     }
+}
+
+/// `ln(1 - p)` from `Im L` of the position before and `beta / eta`.
+#[cube]
+pub(super) fn kept_of(im: f32, ratio: f32) -> f32 {
+    -ln_one_plus(1.0f32 / (im * ratio + LEAST_KEPT))
 }
 
 /// With `s_i = g_i / (x_i (1 + x_i))`: `d Im L_{i-1} = s_i beta / eta`, and a row of `sums [rows, 3 * heads]` for each unit with its
@@ -87,7 +93,7 @@ pub fn log_kept_adjoint(
 
 /// The gradient of x from that of `-ln(1 + 1 / x)`.
 #[cube]
-fn slope_of(x: f32, grad: f32) -> f32 {
+pub(super) fn slope_of(x: f32, grad: f32) -> f32 {
     let x = x + LEAST_KEPT;
     grad / (x * (1.0f32 + x))
 }

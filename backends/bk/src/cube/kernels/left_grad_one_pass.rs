@@ -2,10 +2,12 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+use kiln_fused::tanh;
 
 use super::{
     Complex,
-    look_back::{Grid, Share, Tiling, number, peek, place, publish, take},
+    gates::slope_of,
+    look_back::{Born, Grid, Share, Tiling, number, peek, place, publish, take},
     sums::approximate,
 };
 
@@ -71,6 +73,8 @@ struct Own {
     /// Cotangents, of the other sign in `grad`.
     g_re: Array<f32>,
     g_im: Array<f32>,
+    /// `sum s Im L` over the gates that follow from the unit's features, with the slopes `s` of `ln(1 - p)` in `x = beta Im L / eta`.
+    along: f32,
 }
 
 #[cube]
@@ -81,6 +85,7 @@ impl Own {
             x_im: Array::<f32>::new(comptime!(tiling.count + 1)),
             g_re: Array::<f32>::new(tiling.count),
             g_im: Array::<f32>::new(tiling.count),
+            along: 0.0f32,
         }
     }
 
@@ -90,14 +95,17 @@ impl Own {
         share.first + tiling.count < grid.seq
     }
 
+    /// `grad` is that of the features, or with gates that of `ln(1 - p)`, whose `x` is `ratio Im L` of the position before.
     fn load(
         &mut self,
         features: &[f32],
         state: &[f32],
         grad: &[f32],
+        ratio: f32,
         share: Share,
         grid: &Grid,
         #[comptime] tiling: Tiling,
+        #[comptime] born: Born,
     ) {
         let heads = grid.heads;
         let last = grid.seq - 1;
@@ -109,7 +117,7 @@ impl Own {
                 let at = first - 2 * j * heads;
                 self.x_re[j] = features[at];
                 self.x_im[j] = features[at + heads];
-                if comptime!(j < tiling.count) {
+                if comptime!(j < tiling.count && !born.gates) {
                     self.g_re[j] = grad[at];
                     self.g_im[j] = grad[at + heads];
                 }
@@ -120,12 +128,30 @@ impl Own {
             for j in 0..comptime!(tiling.count + 1) {
                 let i = share.first + j;
                 let at = 2 * (row + last - min(i, last)) * heads + share.head;
-                self.x_re[j] = select(i <= last, features[at], state[at_state]);
-                self.x_im[j] = select(i <= last, features[at + heads], state[at_state + heads]);
-                if comptime!(j < tiling.count) {
+                let mut before = Complex::zero();
+                if comptime!(!born.fresh) {
+                    before.set(Complex::new(state[at_state], state[at_state + heads]));
+                }
+                self.x_re[j] = select(i <= last, features[at], before.re);
+                self.x_im[j] = select(i <= last, features[at + heads], before.im);
+                if comptime!(j < tiling.count && !born.gates) {
                     self.g_re[j] = grad[at];
                     self.g_im[j] = grad[at + heads];
                 }
+            }
+        }
+        if comptime!(born.gates) {
+            #[unroll]
+            for j in 0..tiling.count {
+                let i = share.first + j;
+                // The gate that follows from a position's feature is that of the next one, which the last has not.
+                let next = row + last + 1 - max(min(i, last), 1usize);
+                let there = i > 0 && i <= last;
+                let slope = slope_of(self.x_im[j] * ratio, grad[next * heads + share.head]);
+                let slope = select(there, slope, 0.0f32);
+                self.along += slope * self.x_im[j];
+                self.g_re[j] = 0.0f32;
+                self.g_im[j] = slope * ratio;
             }
         }
     }
@@ -145,6 +171,8 @@ struct Totals {
     energy_re: f32,
     energy_im: f32,
     hopping: f32,
+    /// See [`Own`].
+    along: f32,
 }
 
 #[cube]
@@ -154,6 +182,7 @@ impl Totals {
             energy_re: 0.0f32,
             energy_im: 0.0f32,
             hopping: 0.0f32,
+            along: 0.0f32,
         }
     }
 
@@ -166,9 +195,14 @@ impl Totals {
         blend: f32,
         share: Share,
         grid: &Grid,
+        potential: &[f32],
+        bound: f32,
+        ratio: f32,
+        grad: &[f32],
         d_potential: &mut [f32],
         d_state: &mut [f32],
         #[comptime] tiling: Tiling,
+        #[comptime] born: Born,
         #[comptime] exact: bool,
         #[comptime] full: bool,
     ) {
@@ -193,13 +227,27 @@ impl Totals {
                 self.energy_re += kept.re;
                 self.energy_im -= kept.im;
                 if share.active {
-                    d_potential[first - j * grid.heads] = -kept.re;
+                    let at = first - j * grid.heads;
+                    let mut d_a = -kept.re;
+                    if comptime!(born.bounded) {
+                        let t = tanh(potential[at] / bound);
+                        d_a *= (1.0f32 - t) * (1.0f32 + t);
+                    }
+                    d_potential[at] = d_a;
                 }
                 carry.set(w.scale(beta));
                 if comptime!(!full) && share.first + j == last && share.active {
                     let at = 2 * share.batch * grid.heads + share.head;
+                    let mut of_gate = 0.0f32;
+                    if comptime!(born.gates) {
+                        // The first gate follows from what entered.
+                        let first_gate = grad[share.batch * grid.seq * grid.heads + share.head];
+                        let slope = slope_of(before.im * ratio, first_gate);
+                        of_gate = slope * ratio;
+                        self.along += slope * before.im;
+                    }
                     d_state[at] = carry.re;
-                    d_state[at + grid.heads] = -carry.im;
+                    d_state[at + grid.heads] = of_gate - carry.im;
                 }
             }
         }
@@ -208,6 +256,7 @@ impl Totals {
 
 /// The gradients of `left`, each tile by one cube, walking from the last position to the first. `board` is all zeros.
 /// `sums` is scratch, `[batch * tiles, 3 * heads]`; the last cube of a block of heads adds its columns up, in a fixed order.
+/// With gates `grad` is that of the gates, and there is no other; with a bound `potential` is what it was before it.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub fn left_adjoint_look_back(
     features: &[f32],
@@ -220,9 +269,13 @@ pub fn left_adjoint_look_back(
     sums: &mut [f32],
     d_energy: &mut [f32],
     d_hopping: &mut [f32],
+    potential: &[f32],
+    energy: &[f32],
+    bound: f32,
     blend: f32,
     grid: Grid,
     #[comptime] tiling: Tiling,
+    #[comptime] born: Born,
     #[comptime] exact: bool,
 ) {
     let units = comptime!(tiling.units());
@@ -233,8 +286,12 @@ pub fn left_adjoint_look_back(
     let unit = UNIT_POS as usize;
     let heads = grid.heads;
     let beta = hopping[share.head];
+    let mut ratio = 0.0f32;
+    if comptime!(born.gates) {
+        ratio = beta / energy[heads + share.head];
+    }
     let mut own = Own::new(tiling);
-    own.load(features, state, grad, share, &grid, tiling);
+    own.load(features, state, grad, ratio, share, &grid, tiling, born);
 
     // Positions past the last of the walk count as well: what they spoil are maps of later units and tiles, which have none either.
     let mut map = Affine {
@@ -298,6 +355,7 @@ pub fn left_adjoint_look_back(
         carry.set(Affine::load(&maps, unit - tiling.lanes, units).apply(carry));
     }
     let mut totals = Totals::zero();
+    totals.along = own.along;
     if Own::is_full(share, &grid, tiling) {
         totals.replay(
             &own,
@@ -306,9 +364,14 @@ pub fn left_adjoint_look_back(
             blend,
             share,
             &grid,
+            potential,
+            bound,
+            ratio,
+            grad,
             d_potential,
             d_state,
             tiling,
+            born,
             exact,
             true,
         );
@@ -320,12 +383,23 @@ pub fn left_adjoint_look_back(
             blend,
             share,
             &grid,
+            potential,
+            bound,
+            ratio,
+            grad,
             d_potential,
             d_state,
             tiling,
+            born,
             exact,
             false,
         );
+    }
+
+    if comptime!(born.gates) {
+        let eta = energy[heads + share.head];
+        totals.energy_im -= ratio / eta * totals.along;
+        totals.hopping += totals.along / eta;
     }
 
     // The tile's sums, then, by the last cube of this block of heads, those of all tiles.

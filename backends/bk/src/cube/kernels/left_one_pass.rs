@@ -2,17 +2,26 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+use kiln_fused::tanh;
+use kiln_native::reciprocal;
 
 use super::{
     Complex,
-    look_back::{Grid, Share, Tiling, number, peek, place, publish, take},
-    reciprocal::{inverse_power, reciprocal},
+    gates::kept_of,
+    look_back::{Born, Grid, Share, Tiling, number, peek, place, publish, take},
 };
 
 /// Positions after which a map under composition is scaled: four factors of up to 1e9 stay representable.
 const RESCALE: usize = 4;
 /// Words of a tile and lane on the board: the map, its determinant, and the value that leaves.
 pub const WORDS: usize = 11;
+
+/// The power of two from `1 / x` to below `2 / x`, of a positive normal `x` below `2^127`: what is multiplied by it is not rounded.
+#[cube]
+fn inverse_power(x: f32) -> f32 {
+    // The exponent, of bias 127, is mirrored.
+    f32::reinterpret(0x7F00_0000u32 - (u32::reinterpret(x) & 0x7F80_0000u32))
+}
 
 /// `x -> (p x + q) / (r x + s)` up to a common factor, with its determinant `p s - q r`, which is real: every position
 /// multiplies it by `beta`, and a scaling by its square.
@@ -129,6 +138,8 @@ impl Map {
 }
 
 /// `L` of every position, each tile by one cube. `board` is all zeros, and not looked at where tiles hold whole sequences.
+/// With gates, `kept [batch, seq, heads]` as well; with a bound, of `bound tanh(potential / bound)`. What is not asked for is bound to
+/// some other buffer.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub fn left_look_back(
     potential: &[f32],
@@ -137,8 +148,11 @@ pub fn left_look_back(
     state: &[f32],
     board: &[Atomic<u32>],
     features: &mut [f32],
+    kept: &mut [f32],
+    bound: f32,
     grid: Grid,
     #[comptime] tiling: Tiling,
+    #[comptime] born: Born,
 ) {
     let units = comptime!(tiling.units());
     let share = take(board, &grid, tiling);
@@ -153,6 +167,12 @@ pub fn left_look_back(
 
     let mut a = Array::<f32>::new(tiling.count);
     load(potential, &mut a, share, &grid, tiling);
+    if comptime!(born.bounded) {
+        #[unroll]
+        for j in 0..tiling.count {
+            a[j] = bound * tanh(a[j] / bound);
+        }
+    }
     // Positions past the end repeat the last one: their maps are those of later units and tiles, which have none either.
     let mut map = Map::identity();
     #[unroll]
@@ -182,10 +202,13 @@ pub fn left_look_back(
     }
 
     let mut entering = Shared::<[f32]>::new_slice(comptime!(2 * tiling.lanes));
-    let start = Complex::new(
-        state[2 * share.batch * heads + share.head],
-        state[(2 * share.batch + 1) * heads + share.head],
-    );
+    let mut start = Complex::zero();
+    if comptime!(!born.fresh) {
+        start.set(Complex::new(
+            state[2 * share.batch * heads + share.head],
+            state[(2 * share.batch + 1) * heads + share.head],
+        ));
+    }
     if comptime!(!tiling.whole) {
         if share.sub == comptime!(tiling.subs - 1) {
             publish_map(board, share, map, tiling);
@@ -227,11 +250,15 @@ pub fn left_look_back(
         im = x.im;
     }
     let at = 2 * (row + share.first) * heads + share.head;
+    let at_kept = (row + share.first) * heads + share.head;
     #[unroll]
     for j in 0..tiling.count {
+        if comptime!(born.gates) && share.first + j < grid.seq && share.active {
+            kept[at_kept + j * heads] = kept_of(im, beta / z.im);
+        }
         let d_re = a[j] - z.re - beta * re;
         let d_im = z.im + beta * im; // of the conjugate
-        let q = reciprocal(d_re * d_re + d_im * d_im, tiling.native);
+        let q = reciprocal(d_re * d_re + d_im * d_im);
         re = d_re * q;
         im = d_im * q;
         if share.first + j < grid.seq && share.active {

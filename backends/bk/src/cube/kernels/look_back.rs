@@ -41,8 +41,17 @@ pub struct Tiling {
     pub count: usize,
     /// Whether a tile holds a whole sequence, so that nothing is looked up.
     pub whole: bool,
-    /// Whether kernels may name NVIDIA's instructions.
-    pub native: bool,
+}
+
+/// What kernels of `left` compute besides: the gates of resolvent attention. Nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Born {
+    /// Whether the gates are computed, backward from their gradient alone.
+    pub gates: bool,
+    /// Whether potentials are kept within a bound.
+    pub bounded: bool,
+    /// Whether nothing enters, and no state is read.
+    pub fresh: bool,
 }
 
 impl Tiling {

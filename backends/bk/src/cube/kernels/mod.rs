@@ -6,7 +6,7 @@
 //!
 //! Loads of a few positions are issued together, ahead of the recurrence that waits for them. No kernel binds more than
 //! seven buffers, which with CubeCL's own one stays within the eight that every WebGPU device has; but for those in one pass
-//! (`left_one_pass`, `left_grad_one_pass`), in which a cube works on a tile, and which bind up to ten.
+//! (`left_one_pass`, `left_grad_one_pass`), in which a cube works on a tile, and which bind up to twelve.
 
 #![allow(
     clippy::too_many_arguments,
@@ -20,7 +20,6 @@ mod left_grad;
 mod left_grad_one_pass;
 mod left_one_pass;
 mod look_back;
-mod reciprocal;
 mod scan;
 mod solve;
 mod sums;
@@ -35,7 +34,7 @@ pub use self::{
     left_grad::left_adjoint,
     left_grad_one_pass::{WORDS as ADJOINT_WORDS, left_adjoint_look_back},
     left_one_pass::{WORDS as LEFT_WORDS, left_look_back},
-    look_back::{GridLaunch, TICKET_WORDS, Tiling},
+    look_back::{Born, GridLaunch, TICKET_WORDS, Tiling},
     scan::{compose, descend, diagonal_adjoint_maps, left_adjoint_maps, sweep_maps},
     solve::{ColumnDimsLaunch, eliminate, products, substitute},
     sums::sum_rows,

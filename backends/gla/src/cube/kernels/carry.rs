@@ -9,7 +9,8 @@ use super::{FOUR, Format};
 const AHEAD: usize = 8;
 
 /// `states [rows, chunks + 1, d_key, d_value]`, from what `write_states` made of every chunk. `entering [rows, d_key, d_value]` becomes number
-/// 0, backward number `chunks`; `last` is the other end. Sums are single precision, whatever states are kept in.
+/// 0, backward number `chunks`, or zeros do where nothing enters and `entering` is not read; `last` is the other end. Sums are single
+/// precision, whatever states are kept in.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub fn carry_states<E: Float>(
     entering: &[Vector<f32, Const<FOUR>>],
@@ -21,6 +22,7 @@ pub fn carry_states<E: Float>(
     chunks: usize,
     #[comptime] format: Format,
     #[comptime] reverse: bool,
+    #[comptime] enters: bool,
 ) {
     let lines = comptime!(format.state() / FOUR);
     let row = ABSOLUTE_POS / lines;
@@ -30,7 +32,10 @@ pub fn carry_states<E: Float>(
     let line = ABSOLUTE_POS % lines;
     let first = row * (chunks + 1) * lines + line;
     let gates = row * chunks;
-    let mut state = entering[row * lines + line];
+    let mut state = Vector::<f32, Const<FOUR>>::new(0.0f32);
+    if comptime!(enters) {
+        state = entering[row * lines + line];
+    }
     if comptime!(reverse) {
         states[first + chunks * lines] = Vector::<E, Const<FOUR>>::cast_from(state);
     } else {
