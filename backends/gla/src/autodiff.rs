@@ -34,8 +34,9 @@ impl<B: GlaAdjoint> Backward<B, 5> for Output {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
+        let asked = asked(ops.state.fresh);
         let inputs = B::gla_adjoint(ops.state, Some(grad), None);
-        for (parent, grad) in ops.parents.into_iter().zip(inputs) {
+        for (parent, grad) in ops.parents.into_iter().zip(inputs).take(asked) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);
             }
@@ -53,13 +54,19 @@ impl<B: GlaAdjoint> Backward<B, 5> for FinalState {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
+        let asked = asked(ops.state.fresh);
         let inputs = B::gla_adjoint(ops.state, None, Some(grad));
-        for (parent, grad) in ops.parents.into_iter().zip(inputs) {
+        for (parent, grad) in ops.parents.into_iter().zip(inputs).take(asked) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);
             }
         }
     }
+}
+
+/// How many of the parents take a gradient: of a fresh start the last only stands for the state.
+fn asked(fresh: bool) -> usize {
+    if fresh { 4 } else { 5 }
 }
 
 impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<B, C> {
@@ -70,6 +77,7 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
         log_decay: FloatTensor<Self>,
         state: FloatTensor<Self>,
         strategy: Strategy,
+        fresh: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let nodes = || [q.node(), k.node(), v.node(), log_decay.node(), state.node()];
         let on_output = Output.prepare::<C>(nodes()).compute_bound();
@@ -86,6 +94,7 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
                     log_decay.clone(),
                     state.clone(),
                     strategy,
+                    fresh,
                 );
                 let saved = Saved {
                     q,
@@ -95,6 +104,7 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
                     state,
                     states,
                     strategy,
+                    fresh,
                 };
                 (
                     on_output.finish(saved.clone(), output),
@@ -102,7 +112,8 @@ impl<B: GlaBackend + GlaAdjoint, C: CheckpointStrategy> GlaBackend for Autodiff<
                 )
             }
             (OpsKind::UnTracked(on_output), OpsKind::UnTracked(on_state)) => {
-                let (output, last) = B::gated_linear_attention(q, k, v, log_decay, state, strategy);
+                let (output, last) =
+                    B::gated_linear_attention(q, k, v, log_decay, state, strategy, fresh);
                 (on_output.finish(output), on_state.finish(last))
             }
             _ => unreachable!("two nodes with the same parents are tracked alike"),

@@ -8,7 +8,8 @@ use crate::strategy::Strategy;
 /// `Autodiff` by recording one node an output, so this is the trait through which the public function goes.
 #[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "_cube"), Autodiff)]
 pub trait GlaBackend: Backend {
-    /// Output and final state, see [`gated_linear_attention`](crate::gated_linear_attention); the state is always given.
+    /// Output and final state, see [`gated_linear_attention`](crate::gated_linear_attention). Of a fresh start nothing enters: the state is
+    /// then another tensor of as many axes that stands for it, and is not read.
     fn gated_linear_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -16,6 +17,7 @@ pub trait GlaBackend: Backend {
         log_decay: FloatTensor<Self>,
         state: FloatTensor<Self>,
         strategy: Strategy,
+        fresh: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
@@ -30,12 +32,14 @@ pub struct Saved<B: Backend> {
     pub v: FloatTensor<B>,
     /// `[batch, seq, heads]`
     pub log_decay: FloatTensor<B>,
-    /// `[batch, heads, d_key, d_value]`
+    /// `[batch, heads, d_key, d_value]`, or what stands for it.
     pub state: FloatTensor<B>,
     /// `[batch, heads, chunks + 1, d_key, d_value]`, that before every chunk, and the final one
     pub states: FloatTensor<B>,
     /// The strategy that computed the states.
     pub strategy: Strategy,
+    /// Whether nothing entered.
+    pub fresh: bool,
 }
 
 /// The vector-Jacobian product behind [`GlaBackend`].
@@ -51,9 +55,11 @@ pub trait GlaAdjoint: Backend {
         log_decay: FloatTensor<Self>,
         state: FloatTensor<Self>,
         strategy: Strategy,
+        fresh: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Gradients of q, k, v, log_decay and state, from those of the output and of the final state; absent ones are zero.
+    /// Gradients of q, k, v, log_decay and state, from those of the output and of the final state; absent ones are zero. Of a fresh start
+    /// the last is what it would be of a state of zeros.
     fn gla_adjoint(
         saved: Saved<Self>,
         d_output: Option<FloatTensor<Self>>,

@@ -80,18 +80,20 @@ pub fn gated_linear_attention_by(
             return Err(wrong_type(name, as_q, found));
         }
     }
-    let state = match state {
-        Some(state) => {
-            check_shape("state", STATE, &[batch, heads, d_key, d_value], &state)?;
-            state
-        }
-        None => Tensor::zeros([batch, heads, d_key, d_value], (&v.device(), DType::F32)),
-    };
-    for (name, found) in [("log_decay", log_decay.dtype()), ("state", state.dtype())] {
+    if let Some(state) = &state {
+        check_shape("state", STATE, &[batch, heads, d_key, d_value], state)?;
+    }
+    let of_state = state.as_ref().map(|state| ("state", state.dtype()));
+    for (name, found) in [("log_decay", log_decay.dtype())]
+        .into_iter()
+        .chain(of_state)
+    {
         if found != DType::F32 {
             return Err(wrong_type(name, "F32", found));
         }
     }
+    let fresh = state.is_none();
+    let state = state.unwrap_or_else(|| v.clone());
     let (output, state) = Dispatch::gated_linear_attention(
         q.into_dispatch(),
         k.into_dispatch(),
@@ -99,6 +101,7 @@ pub fn gated_linear_attention_by(
         log_decay.into_dispatch(),
         state.into_dispatch(),
         strategy,
+        fresh,
     );
     Ok(GatedAttention {
         output: Tensor::from_dispatch(output),

@@ -1,6 +1,6 @@
 //! What the forms in plain tensor operations have in common: their arguments, and the choice between them.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::{chunked, reference, strategy::Strategy};
 
@@ -26,6 +26,16 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// With a state of zeros if nothing enters and another tensor stands for it.
+    pub(crate) fn started(mut self, fresh: bool) -> Self {
+        if fresh {
+            let [batch, _, heads, d_key, d_value] = self.dims();
+            let options = (&self.v.device(), DType::F32);
+            self.state = Tensor::zeros([batch, heads, d_key, d_value], options);
+        }
+        self
+    }
+
     /// `[batch, seq, heads, d_key, d_value]`
     pub(crate) fn dims(&self) -> [usize; 5] {
         let [batch, seq, heads, d_key] = self.q.dims();

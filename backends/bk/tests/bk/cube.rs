@@ -29,7 +29,14 @@ pub fn cases() -> Vec<(Strategy, Problem)> {
     let look_back = |[lanes, subs, count]: [usize; 3]| Strategy::LookBack { lanes, subs, count };
     let mut cases = Vec::new();
     for with_state in [false, true] {
-        for (batch, seq, heads) in [(1, 1, 1), (2, 2, 3), (3, 16, 5), (2, 17, 33), (1, 129, 2)] {
+        for (batch, seq, heads) in [
+            (1, 1, 1),
+            (2, 2, 3),
+            (1, 3, 2),
+            (3, 16, 5),
+            (2, 17, 33),
+            (1, 129, 2),
+        ] {
             for strategy in [
                 Strategy::Auto,
                 Strategy::Sequential,

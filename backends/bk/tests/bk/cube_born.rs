@@ -123,8 +123,11 @@ fn gates_match_the_oracle_with_every_strategy() {
         return;
     }
     let device = device();
-    for (number, (strategy, problem)) in cases().into_iter().enumerate() {
-        let bound = [None, Some(2.0)][number % 2];
+    let bounds = [None, Some(2.0)];
+    for ((strategy, problem), bound) in cases()
+        .into_iter()
+        .flat_map(|case| bounds.map(|bound| (case.clone(), bound)))
+    {
         let name = format!("{}, bound {bound:?}", name(strategy, &problem));
         let exact = Gates::of(&problem, bound);
         let inputs = problem.tensors(&device);

@@ -215,10 +215,12 @@ fn states(
 /// Output, states and final state, from q, k, v, log_decay and the entering state.
 pub(super) fn forward(
     problem: Problem,
-    inputs: [CubeTensor; 5],
+    inputs: [CubeTensor; 4],
+    entering: Option<CubeTensor>,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let [q, k, v, log_decay, entering] = inputs.map(into_contiguous);
-    let [states, last] = states(problem, [&k, &v, &log_decay], Some(&entering), false);
+    let [q, k, v, log_decay] = inputs.map(into_contiguous);
+    let entering = entering.map(into_contiguous);
+    let [states, last] = states(problem, [&k, &v, &log_decay], entering.as_ref(), false);
     let outputs = empty(&v, v.meta.shape().clone(), v.dtype);
     launch!(
         chunk_output,

@@ -56,8 +56,9 @@ impl GlaBackend for Cube {
         log_decay: Primitive,
         state: Primitive,
         strategy: Strategy,
+        fresh: bool,
     ) -> (Primitive, Primitive) {
-        let (output, _, last) = Self::gla_forward(q, k, v, log_decay, state, strategy);
+        let (output, _, last) = Self::gla_forward(q, k, v, log_decay, state, strategy, fresh);
         (output, last)
     }
 }
@@ -70,9 +71,11 @@ impl GlaAdjoint for Cube {
         log_decay: Primitive,
         state: Primitive,
         strategy: Strategy,
+        fresh: bool,
     ) -> (Primitive, Primitive, Primitive) {
         if let Some(problem) = problem(strategy, &q, &v) {
-            return launch::forward(problem, [q, k, v, log_decay, state]);
+            let entering = (!fresh).then_some(state);
+            return launch::forward(problem, [q, k, v, log_decay], entering);
         }
         let inputs = Inputs {
             q: lift(q),
@@ -81,7 +84,7 @@ impl GlaAdjoint for Cube {
             log_decay: lift(log_decay),
             state: lift(state),
         };
-        let forward = plain::forward(strategy, inputs);
+        let forward = plain::forward(strategy, inputs.started(fresh));
         forward.into_primitives(lower, lower, lower)
     }
 
@@ -102,7 +105,7 @@ impl GlaAdjoint for Cube {
         let gradients = match problem {
             None => plain::adjoint(
                 saved.strategy,
-                inputs,
+                inputs.started(saved.fresh),
                 lift(saved.states),
                 d_output,
                 d_state,

@@ -41,6 +41,10 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], operand: DType) -
     }
 }
 
+fn zeros(shape: [usize; 4]) -> FlexTensor {
+    tensor(vec![0.0; shape.iter().product()], shape, DType::F32)
+}
+
 /// Row-major without gaps, in `f32`.
 fn single(primitive: &FlexTensor) -> FlexTensor {
     match primitive.dtype() {
@@ -75,8 +79,17 @@ impl Problem {
 }
 
 /// Output, and states with or without those between chunks: `[batch, heads, chunks + 1 or 1, d_key, d_value]`.
-fn forward([q, k, v, log_decay, state]: [FlexTensor; 5], keep: bool) -> (FlexTensor, FlexTensor) {
+fn forward(
+    [q, k, v, log_decay, state]: [FlexTensor; 5],
+    fresh: bool,
+    keep: bool,
+) -> (FlexTensor, FlexTensor) {
     let (problem, operand) = (problem(&q, &v), v.dtype());
+    let state = if fresh {
+        zeros(problem.states())
+    } else {
+        state
+    };
     let [q, k, v, log_decay, state] = [q, k, v, log_decay, state].map(|x| single(&x));
     let inputs = kernel::Inputs {
         q: q.storage(),
@@ -101,11 +114,12 @@ impl GlaBackend for Flex {
         log_decay: FlexTensor,
         state: FlexTensor,
         strategy: Strategy,
+        fresh: bool,
     ) -> (FlexTensor, FlexTensor) {
         if strategy == Strategy::Auto {
-            let shape = state.shape();
-            let (output, states) = forward([q, k, v, log_decay, state], false);
-            return (output, Flex::float_reshape(states, shape));
+            let shape = problem(&q, &v).states();
+            let (output, states) = forward([q, k, v, log_decay, state], fresh, false);
+            return (output, Flex::float_reshape(states, shape.into()));
         }
         let inputs = Inputs {
             q: lift(q),
@@ -114,7 +128,7 @@ impl GlaBackend for Flex {
             log_decay: lift(log_decay),
             state: lift(state),
         };
-        let forward = plain::forward(strategy, inputs);
+        let forward = plain::forward(strategy, inputs.started(fresh));
         let state = forward.state();
         (lower(forward.output), lower(state))
     }
@@ -128,9 +142,10 @@ impl GlaAdjoint for Flex {
         log_decay: FlexTensor,
         state: FlexTensor,
         strategy: Strategy,
+        fresh: bool,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         if strategy == Strategy::Auto {
-            let (output, states) = forward([q, k, v, log_decay, state], true);
+            let (output, states) = forward([q, k, v, log_decay, state], fresh, true);
             let forward = Forward {
                 output: lift(output),
                 states: lift(states),
@@ -144,7 +159,7 @@ impl GlaAdjoint for Flex {
             log_decay: lift(log_decay),
             state: lift(state),
         };
-        let forward = plain::forward(strategy, inputs);
+        let forward = plain::forward(strategy, inputs.started(fresh));
         forward.into_primitives(lower, lower, lower)
     }
 
@@ -165,7 +180,7 @@ impl GlaAdjoint for Flex {
         };
         let gradients = plain::adjoint(
             saved.strategy,
-            inputs,
+            inputs.started(saved.fresh),
             lift(saved.states),
             d_output.map(lift),
             d_state.map(lift),
@@ -197,7 +212,6 @@ fn backward(
     };
     // A training step that makes no use of the final state comes without its gradient, and one that uses nothing else
     // without the output's.
-    let zeros = |shape: [usize; 4]| tensor(vec![0.0; shape.iter().product()], shape, DType::F32);
     let d_output = d_output.map_or_else(|| zeros(problem.values()), |x| single(&x));
     let d_state = d_state.map_or_else(|| zeros(problem.states()), |x| single(&x));
     let gradients = backward::backward(
