@@ -76,14 +76,13 @@ pub fn dropout<const D: usize>(x: Tensor<D>, probability: f64, seed: Tensor<1, I
 /// What each of so many elements is multiplied with.
 fn factors(seed: [u32; 2], dropped: u16, elements: usize) -> Vec<f32> {
     let kept = kept_factor(dropped);
-    let factor = |at: usize| {
-        let word = philox([(at / OF_DRAW) as u32, 0, 0, PURPOSE], seed)[at / 2 % 4];
-        match (word >> (16 * (at % 2))) as u16 {
-            bits if bits < dropped => 0.0,
-            _ => kept,
-        }
-    };
-    (0..elements).map(factor).collect()
+    let draw = |number: usize| philox([number as u32, 0, 0, PURPOSE], seed);
+    let bits = |words: [u32; 4]| words.into_iter().flat_map(|word| [word, word >> 16]);
+    (0..elements.div_ceil(OF_DRAW))
+        .flat_map(|number| bits(draw(number)))
+        .take(elements)
+        .map(|bits| if (bits as u16) < dropped { 0.0 } else { kept })
+        .collect()
 }
 
 #[derive(Debug)]

@@ -8,10 +8,10 @@
 //!
 //! | function | instruction | error there |
 //! |---|---|---|
-//! | [`exp2`] | `ex2.approx.ftz.f32` | 2 units in the last place, zero for what would be denormal |
-//! | [`exp`] | the same, of `x log2(e)` | `6e-8 (2 + abs(x))` of the value |
-//! | [`reciprocal`] | `rcp.approx.ftz.f32` | 1 unit in the last place; denormals are taken for zero |
-//! | [`inverse_sqrt`] | `rsqrt.approx.ftz.f32` | 2 units in the last place; denormals are taken for zero |
+//! | `exp2` | `ex2.approx.ftz.f32` | 2 units in the last place, zero for what would be denormal |
+//! | `exp` | the same, of `x log2(e)` | `6e-8 (2 + abs(x))` of the value |
+//! | `reciprocal` | `rcp.approx.ftz.f32` | 1 unit in the last place; denormals are taken for zero |
+//! | `inverse_sqrt` | `rsqrt.approx.ftz.f32` | 2 units in the last place; denormals are taken for zero |
 
 #[cfg(feature = "_cube")]
 #[expect(

@@ -1,16 +1,16 @@
 //! Dropout whose masks follow from a seed of the thread.
 //!
-//! Burn's backends have one generator a process. Replicas of a model that train on threads of their own would take turns at it in
-//! an order that nobody knows; a thread that was given a seed draws from that instead.
+//! Burn's backends have one generator a process, whose numbers go to whoever asks next: to another replica, or to weights that another
+//! thread starts. A thread that was given a seed takes none of them: each mask follows from two numbers of its own, which
+//! [`kiln_fused::dropout()`] makes it of.
 //!
-//! Burn's generator takes numbers from the host, which a recorded step would repeat. Within [`with_step_seed`] masks follow from two
-//! numbers on the device instead, which are written there before each step.
+//! Those numbers come from the host, which a recorded step would repeat. Within [`with_step_seed`] they follow from two numbers on the
+//! device instead, which are written there before each step.
 
 use std::cell::{Cell, RefCell};
-use std::sync::{Mutex, PoisonError};
 
 use burn::nn::Dropout;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use kiln_fused::WeightDropout;
 
 thread_local! {
@@ -22,9 +22,6 @@ thread_local! {
     /// The seed of a step on its device, `[2]`, and how many masks were drawn from it.
     static STEP: RefCell<Option<(Tensor<1, Int>, i32)>> = const { RefCell::new(None) };
 }
-
-/// Held from seeding the backend's generator to drawing from it.
-static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// Lets the masks that this thread draws from now on follow from `seed`; with none, from the generator of the device, which
 /// [`Device::seed`](burn::tensor::Device::seed) seeds for all threads.
@@ -46,13 +43,20 @@ pub fn with_step_seed<T>(seed: Tensor<1, Int>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// The next mask's seed, `[2]`; none outside of [`with_step_seed`].
-fn next_seed() -> Option<Tensor<1, Int>> {
-    STEP.with_borrow_mut(|step| {
+/// The next mask's seed, `[2]`: of the step, or else of this thread's stream. None where there is neither.
+fn next_seed(device: &Device) -> Option<Tensor<1, Int>> {
+    let of_step = STEP.with_borrow_mut(|step| {
         let (seed, drawn) = step.as_mut()?;
         *drawn += 1;
         // Far apart in Philox, whose key it is.
         Some(seed.clone() + *drawn)
+    });
+    of_step.or_else(|| {
+        let stream = STREAM.get()?;
+        STREAM.set(Some(stream.wrapping_add(GOLDEN)));
+        let mixed = scatter(stream);
+        let words = [mixed as i32, (mixed >> 32) as i32];
+        Some(Tensor::from_data(words, (device, DType::I32)))
     })
 }
 
@@ -65,29 +69,18 @@ pub fn dropout<const D: usize>(layer: &Dropout, x: Tensor<D>) -> Tensor<D> {
     if layer.prob == 0.0 || !layer.training.is_enabled() || !device.is_autodiff() {
         return layer.forward(x);
     }
-    match next_seed() {
+    match next_seed(&device) {
         Some(seed) => kiln_fused::dropout(x, layer.prob, seed),
-        None => of_stream(&device, || layer.forward(x)),
+        None => layer.forward(x),
     }
 }
 
 /// Dropout of attention weights in training, with a seed as [`dropout`] takes it.
 pub fn weight_dropout(probability: f64, device: &Device) -> WeightDropout {
-    match next_seed() {
+    match next_seed(device) {
         Some(seed) => WeightDropout::new(probability, seed),
-        None => of_stream(device, || WeightDropout::draw(probability, device)),
+        None => WeightDropout::draw(probability, device),
     }
-}
-
-/// What `draw` draws from the generator of a device, by this thread's stream if it has one.
-fn of_stream<T>(device: &Device, draw: impl FnOnce() -> T) -> T {
-    let Some(stream) = STREAM.get() else {
-        return draw();
-    };
-    STREAM.set(Some(stream.wrapping_add(GOLDEN)));
-    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    device.seed(scatter(stream));
-    draw()
 }
 
 /// The step of SplitMix64.
