@@ -92,7 +92,7 @@ impl AdamW {
     }
 }
 
-/// Small parameters whose steps are taken together.
+/// Parameters whose steps are taken together.
 #[cfg(feature = "_cube")]
 type Waiting = Vec<crate::cube::Waiting>;
 /// Elsewhere each step is taken at once.
@@ -103,8 +103,8 @@ struct Waiting;
 /// A factor of all gradients of a step, which is set before the step and may be known to the device only: see
 /// [`clip_factor`](crate::clip_factor). Clones share it. Without one, gradients count once.
 ///
-/// Between [`begin`](Self::begin) and [`finish`](Self::finish) the small parameters of all optimizers that share it are gathered, and
-/// `finish` takes their steps in a few launches, where a device is given launches.
+/// Between [`begin`](Self::begin) and [`finish`](Self::finish) all but the largest parameters of all optimizers that share it are
+/// gathered, and `finish` takes their steps in a few launches, where a device is given launches.
 #[derive(Clone, Debug, Default)]
 pub struct GradientScale(Arc<Mutex<Scaling>>);
 
@@ -113,7 +113,7 @@ struct Scaling {
     factor: Option<Tensor<1>>,
     /// Whether the step before left everything as it was.
     lost: bool,
-    /// The small parameters of the step that has begun.
+    /// The parameters of the step that has begun.
     waiting: Option<Waiting>,
 }
 
@@ -134,7 +134,7 @@ impl GradientScale {
         self.lock().lost
     }
 
-    /// Begins a step: small parameters wait until it is finished, and are not to be read before.
+    /// Begins a step: parameters wait until it is finished, and are not to be read before.
     pub fn begin(&self) {
         self.lock().waiting = Some(Default::default());
     }

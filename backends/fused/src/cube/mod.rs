@@ -16,6 +16,7 @@ mod conv;
 mod device;
 mod dropout;
 mod elementwise;
+mod gathered;
 mod head;
 mod heads;
 mod loss;
@@ -28,7 +29,6 @@ mod norm;
 mod readout;
 mod rotate;
 mod rows;
-mod small;
 mod sums;
 mod team;
 mod update;
@@ -48,9 +48,9 @@ use burn_cubecl::{
 
 pub use self::math::{ln_one_plus, tanh};
 pub(crate) use self::{
+    gathered::Waiting,
     heads::takes_heads,
     readout::takes_readout,
-    small::Waiting,
     sums::square_sums,
     update::{adamw, clip_factor, step_waiting},
 };

@@ -11,19 +11,21 @@ use burn_cubecl::{
 };
 
 use super::{
-    address_type, empty, lift, lower,
-    small::{self, is_small},
+    address_type, empty,
+    gathered::{Squares, is_gathered},
+    lift, lower,
     team::{Team, plane, stage, team_lane, team_row, team_sum},
     vector, with_float,
 };
 
 /// Rows that a unit of [`sum_rows`] adds up, at most.
 const ROWS: usize = 64;
-/// Units of a cube of it, and those that share a column where units can.
+/// Units of a cube of it, and those that share a column where units can: as many as leave a row's neighbours in one piece of 32 bytes, for
+/// with fewer a table of a model's width keeps few of a large device's processors busy, each of them waiting for memory.
 const UNITS: usize = 256;
-const LANES: usize = 8;
+const LANES: usize = 32;
 /// Vectors that a unit adds up.
-pub(super) const STEPS: usize = 16;
+const STEPS: usize = 16;
 
 /// `[width]` of `[rows, width]` in single precision.
 pub(super) fn sum_rows(partial: CubeTensor) -> CubeTensor {
@@ -68,17 +70,20 @@ pub(crate) fn square_sums(tensors: Vec<Tensor<1>>) -> Tensor<1> {
     let len = |tensor: &CubeTensor| tensor.meta.shape().num_elements();
     let runs =
         |tensor: &CubeTensor| (len(tensor) / vector(tensor, len(tensor))).div_ceil(team.vectors);
-    let (mut few, many): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|x| is_small(len(x)));
-    let of_few: usize = few.iter().map(|x| small::runs(len(x), team)).sum();
-    let total = of_few + many.iter().map(runs).sum::<usize>();
-    let like = few.first().or(many.first());
-    let mut sums = empty(like.expect("a tensor"), [total], DType::F32);
-    few.sort_by_key(|x| x.dtype.size());
+    let (gathered, alone): (Vec<_>, Vec<_>) =
+        tensors.into_iter().partition(|x| is_gathered(len(x)));
+    let like = gathered.first().or(alone.first()).cloned();
+    let gathered = Squares::of(gathered, &client);
+    let of_gathered: usize = gathered.iter().map(|squares| squares.runs(team)).sum();
+    let total = of_gathered + alone.iter().map(runs).sum::<usize>();
+    let mut sums = empty(&like.expect("a tensor"), [total], DType::F32);
     let mut offset = 0;
-    for alike in few.chunk_by(|x, y| x.dtype == y.dtype) {
-        offset = small::add_squares(alike, &sums, offset);
+    for squares in gathered {
+        let runs = squares.runs(team);
+        squares.add(&sums, offset, team);
+        offset += runs;
     }
-    for tensor in &many {
+    for tensor in &alone {
         add_runs(tensor, &sums, offset, team, true);
         offset += runs(tensor);
     }
@@ -141,13 +146,16 @@ fn add_rows_of_group(
         let first = group * comptime!(ROWS * lanes);
         let end = min(first + comptime!(ROWS * lanes), rows);
         let mut row = first + lane;
-        // Four loads at once: each by itself would wait for the one before.
-        while row + comptime!(3 * lanes) < end {
+        // Eight loads at once: each by itself would wait for the one before.
+        while row + comptime!(7 * lanes) < end {
             let at = row * width + column;
             let stride = width * lanes;
-            let two = partial[at] + partial[at + stride];
-            sum += two + (partial[at + 2 * stride] + partial[at + 3 * stride]);
-            row += comptime!(4 * lanes);
+            let four = (partial[at] + partial[at + stride])
+                + (partial[at + 2 * stride] + partial[at + 3 * stride]);
+            sum += four
+                + ((partial[at + 4 * stride] + partial[at + 5 * stride])
+                    + (partial[at + 6 * stride] + partial[at + 7 * stride]));
+            row += comptime!(8 * lanes);
         }
         while row < end {
             sum += partial[row * width + column];
@@ -182,22 +190,43 @@ fn add_run<E: Float, N: Size>(
     #[comptime] squared: bool,
 ) {
     let run = team_row(team);
-    let mut part = Vector::<f32, N>::new(0.0f32);
-    #[unroll]
-    for step in 0..STEPS {
-        let at = run * comptime!(team.vectors) + step * comptime!(team.lanes) + team_lane(team);
-        if at < total {
-            let x = Vector::<f32, N>::cast_from(x[at]);
-            if comptime!(squared) {
-                part += x * x;
-            } else {
-                part += x;
-            }
-        }
-    }
+    let part = sum_of_run::<E, N>(x, run, total, team, squared);
     let mut shared = stage(team);
-    let sum = team_sum(part.vector_sum(), &mut shared, team);
+    let sum = team_sum(part, &mut shared, team);
     if run < runs && team_lane(team) == 0 {
         sums[offset + run] = sum;
     }
+}
+
+/// What a unit adds up of its team's run of a tensor of `total` vectors: numbers, or their squares.
+#[cube]
+pub(super) fn sum_of_run<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    run: usize,
+    total: usize,
+    #[comptime] team: Team,
+    #[comptime] squared: bool,
+) -> f32 {
+    let first = run * comptime!(team.vectors) + team_lane(team);
+    let mut part = Vector::<f32, N>::new(0.0f32);
+    // Asked once, so that all loads are issued before the first of them is waited for.
+    if first + comptime!((STEPS - 1) * team.lanes) < total {
+        #[unroll]
+        for step in 0..STEPS {
+            part += counted::<E, N>(x[first + step * comptime!(team.lanes)], squared);
+        }
+    } else {
+        let mut at = first;
+        while at < total {
+            part += counted::<E, N>(x[at], squared);
+            at += comptime!(team.lanes);
+        }
+    }
+    part.vector_sum()
+}
+
+#[cube]
+fn counted<E: Float, N: Size>(x: Vector<E, N>, #[comptime] squared: bool) -> Vector<f32, N> {
+    let x = Vector::<f32, N>::cast_from(x);
+    if comptime!(squared) { x * x } else { x }
 }

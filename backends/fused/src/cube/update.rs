@@ -13,17 +13,17 @@ use burn_cubecl::{
 use kiln_profile::Operation;
 
 use super::{
-    CUBE_UNITS, address_type, empty, lift, lower,
+    CUBE_UNITS, address_type, empty,
+    gathered::{self, Waiting, is_gathered},
+    lift, lower,
     math::{is_finite, nan},
-    packed,
-    small::{self, Waiting, is_small},
-    vector, with_float, writable,
+    packed, vector, with_float, writable,
 };
 use crate::optimizer::Factors;
 
 /// See [`AdamW`](crate::AdamW): parameter and moments after the step, in the same buffers if nothing else holds them. The gradient
-/// counts `scale [1]` times; if that is not finite, nothing changes. A small parameter joins those that wait, where any do: its step is
-/// not taken before [`step_waiting`].
+/// counts `scale [1]` times; if that is not finite, nothing changes. All but the largest parameters join those that wait,
+/// where any do: their steps are not taken before [`step_waiting`].
 pub(crate) fn adamw<const D: usize>(
     factors: Factors,
     values: [Tensor<D>; 3],
@@ -35,7 +35,7 @@ pub(crate) fn adamw<const D: usize>(
     let grad = into_contiguous(lower(grad));
     let client = grad.client.clone();
     let len = grad.shape().num_elements();
-    if let Some(waiting) = waiting.filter(|_| is_small(len)) {
+    if let Some(waiting) = waiting.filter(|_| is_gathered(len)) {
         let values = [parameter, moment_1, moment_2];
         waiting.push(Waiting {
             factors,
@@ -78,7 +78,7 @@ pub(crate) fn adamw<const D: usize>(
 pub(crate) fn step_waiting(waiting: Vec<Waiting>, scale: Option<Tensor<1>>) {
     if let Some(Waiting { grad, .. }) = waiting.first() {
         let scale = scale_or_one(scale, grad);
-        small::step_waiting(waiting, &scale);
+        gathered::step_waiting(waiting, &scale);
     }
 }
 

@@ -1,5 +1,7 @@
-//! The optimizer's work on small tensors, many of them in one launch: a model has hundreds of gains, biases and energies, and a launch of
-//! its own costs each of them more than its numbers do.
+//! The optimizer's work on many tensors in one launch: a model has hundreds of gains, biases and energies, and a launch of its own costs
+//! each of them more than its numbers do. A matrix of half a million numbers by itself does not fill a device either.
+
+use std::cmp::Reverse;
 
 use burn_cubecl::{
     cubecl::{self, prelude::*},
@@ -9,32 +11,64 @@ use burn_cubecl::{
 use super::{
     CUBE_UNITS, address_type,
     math::is_finite,
-    sums::STEPS,
+    sums::sum_of_run,
     team::{Team, stage, team_lane, team_sum},
     update::{FactorsOnDevice, next_moment_1, next_moment_2, next_parameter, operation},
-    with_float,
+    vector, with_float,
 };
 use crate::optimizer::Factors;
 
-/// Numbers up to which a tensor is small: a launch of its own could not fill a device.
-const MOST: usize = 1 << 16;
+/// Numbers up to which a tensor is gathered: a launch of its own for one of four million spends a tenth of its time on filling and
+/// emptying a large device.
+const MOST: usize = 1 << 22;
 /// Most tensors of a launch, each of which is compiled into the kernel.
 const MOST_TENSORS: usize = 16;
+/// How many times as long as its shortest tensor the longest of a launch may be, for each is given cubes for the longest. Tensors below
+/// `SHORT` are alike.
+const SPREAD: usize = 4;
+const SHORT: usize = 1 << 16;
 
-/// Whether a tensor of so many numbers is worth gathering.
-pub(super) fn is_small(len: usize) -> bool {
+/// Whether a tensor of so many numbers is gathered with others.
+pub(super) fn is_gathered(len: usize) -> bool {
     (1..=MOST).contains(&len)
 }
 
-/// Tensors of a launch if each brings `buffers` and all share one.
-fn tensors_of_launch(client: &Client, buffers: usize) -> usize {
+/// What a launch each works on, the longest first, if each brings `buffers` and all share one.
+fn launches<T>(
+    mut all: Vec<T>,
+    client: &Client,
+    buffers: usize,
+    len: impl Fn(&T) -> usize,
+) -> Vec<Vec<T>> {
     let bindings = client.properties().hardware.max_bindings as usize;
-    ((bindings - 1) / buffers).clamp(1, MOST_TENSORS)
+    let most = ((bindings - 1) / buffers).clamp(1, MOST_TENSORS);
+    all.sort_by_key(|x| Reverse(len(x)));
+    let mut launches: Vec<Vec<T>> = Vec::new();
+    for tensor in all {
+        let shortest = len(&tensor).max(SHORT);
+        match launches.last_mut() {
+            Some(launch) if launch.len() < most && len(&launch[0]) <= SPREAD * shortest => {
+                launch.push(tensor);
+            }
+            _ => launches.push(vec![tensor]),
+        }
+    }
+    launches
+}
+
+/// Numbers that a unit reads at once of each of them.
+fn common_vector<'a>(tensors: impl Iterator<Item = &'a CubeTensor>) -> usize {
+    let wide = |tensor: &CubeTensor| vector(tensor, length(tensor));
+    tensors.map(wide).min().unwrap_or(1)
+}
+
+fn length(tensor: &CubeTensor) -> usize {
+    tensor.meta.shape().num_elements()
 }
 
 /// A cube's place is `(piece of the tensor, number of the tensor)`.
-fn cubes(longest: usize, numbers_of_cube: usize, tensors: usize) -> CubeCount {
-    CubeCount::Static(longest.div_ceil(numbers_of_cube) as u32, tensors as u32, 1)
+fn cubes(pieces: usize, tensors: usize) -> CubeCount {
+    CubeCount::Static(pieces as u32, tensors as u32, 1)
 }
 
 /// A parameter that waits for its step. Parameter and moments are written where they lie.
@@ -49,38 +83,39 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     fn len(&self) -> usize {
-        self.grad.meta.shape().num_elements()
+        length(&self.grad)
     }
 }
 
 /// The steps of all of them, whose gradients count `scale [1]` times.
 pub(crate) fn step_waiting(mut waiting: Vec<Waiting>, scale: &CubeTensor) {
-    let most = tensors_of_launch(&scale.client, 4);
     while let Some(first) = waiting.first().cloned() {
         let alike = |x: &Waiting| x.factors == first.factors && x.grad.dtype == first.grad.dtype;
-        let (group, rest): (Vec<_>, _) = waiting.into_iter().partition(alike);
+        let (alike, rest): (Vec<_>, _) = waiting.into_iter().partition(alike);
         waiting = rest;
-        for group in group.chunks(most) {
+        for group in launches(alike, &scale.client, 4, Waiting::len) {
             let numbers = group.iter().map(Waiting::len).sum();
             let of = || operation(numbers, first.grad.dtype);
-            kiln_profile::operation(of, || step_each(group, scale));
+            kiln_profile::operation(of, || step_each(&group, scale));
         }
     }
 }
 
 fn step_each(group: &[Waiting], scale: &CubeTensor) {
-    let longest = group.iter().map(Waiting::len).max().unwrap_or_default();
+    let buffers = |x: &'_ Waiting| [x.values[0].clone(), x.grad.clone()];
+    let wide = common_vector(group.iter().flat_map(buffers).collect::<Vec<_>>().iter());
+    let longest = group.iter().map(Waiting::len).max().unwrap_or_default() / wide;
     let values = |number: usize| group.iter().map(move |x| x.values[number].clone());
     let grads = group.iter().map(|x| x.grad.clone());
-    let lengths = group.iter().map(Waiting::len);
+    let lengths = group.iter().map(|x| x.len() / wide);
     // SAFETY: parameter, moments and gradient of each are packed and of one length, which units stay below.
     unsafe {
-        with_float!(group[0].grad, E => step_small::launch_unchecked::<E>(
+        with_float!(group[0].grad, E => step_gathered::launch_unchecked::<E>(
             &scale.client,
-            cubes(longest, CUBE_UNITS as usize, group.len()),
+            cubes(longest.div_ceil(CUBE_UNITS as usize), group.len()),
             CubeDim::new_1d(CUBE_UNITS),
             address_type!(scale),
-            1,
+            wide,
             values(0).map(CubeTensor::into_buffer_arg).collect(),
             values(1).map(CubeTensor::into_buffer_arg).collect(),
             values(2).map(CubeTensor::into_buffer_arg).collect(),
@@ -94,7 +129,7 @@ fn step_each(group: &[Waiting], scale: &CubeTensor) {
 
 /// Lengths are given, for a buffer may be longer than what is packed in it: a row by itself is padded on CUDA devices.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn step_small<E: Float, N: Size>(
+fn step_gathered<E: Float, N: Size>(
     parameters: &mut Sequence<Box<[Vector<f32, N>]>>,
     moments_1: &mut Sequence<Box<[Vector<f32, N>]>>,
     moments_2: &mut Sequence<Box<[Vector<f32, N>]>>,
@@ -126,28 +161,57 @@ fn step_small<E: Float, N: Size>(
     }
 }
 
-/// Adds up the squares of small tensors of one type, in runs of `STEPS` numbers a unit, from `offset` on in `sums`; returns the place
-/// behind the last sum.
-pub(super) fn add_squares(tensors: &[CubeTensor], sums: &CubeTensor, mut offset: usize) -> usize {
-    let client = &sums.client;
-    let team = Team::plane(client, STEPS);
-    let len = |tensor: &CubeTensor| tensor.meta.shape().num_elements();
-    for group in tensors.chunks(tensors_of_launch(client, 1)) {
-        let longest = group.iter().map(len).max().unwrap_or_default();
-        let offsets = group.iter().map(|tensor| {
-            let first = offset;
-            offset += runs(len(tensor), team);
-            first
+/// Tensors of one type whose squares one launch adds up.
+pub(super) struct Squares {
+    tensors: Vec<CubeTensor>,
+    /// Numbers of a vector.
+    wide: usize,
+}
+
+impl Squares {
+    /// Launches for all of the tensors.
+    pub fn of(mut tensors: Vec<CubeTensor>, client: &Client) -> Vec<Self> {
+        tensors.sort_by_key(|x| x.dtype.size());
+        let types = tensors.chunk_by(|x, y| x.dtype == y.dtype);
+        let launches = types.flat_map(|alike| launches(alike.to_vec(), client, 1, length));
+        launches
+            .map(|tensors| Self {
+                wide: common_vector(tensors.iter()),
+                tensors,
+            })
+            .collect()
+    }
+
+    fn runs_of(&self, tensor: &CubeTensor, team: Team) -> usize {
+        (length(tensor) / self.wide).div_ceil(team.vectors)
+    }
+
+    /// Sums that it leaves.
+    pub fn runs(&self, team: Team) -> usize {
+        let tensors = self.tensors.iter();
+        tensors.map(|tensor| self.runs_of(tensor, team)).sum()
+    }
+
+    /// Adds up the squares in runs of a team's vectors, from `offset` on in `sums`.
+    pub fn add(self, sums: &CubeTensor, mut offset: usize, team: Team) {
+        let client = &sums.client;
+        let (tensors, wide) = (&self.tensors, self.wide);
+        let runs = tensors.iter().map(|tensor| self.runs_of(tensor, team));
+        let most = runs.clone().max().unwrap_or_default();
+        let offsets = runs.map(|runs| {
+            offset += runs;
+            offset - runs
         });
-        let lengths = group.iter().map(len);
+        let lengths = tensors.iter().map(|tensor| length(tensor) / wide);
         // SAFETY: teams stay inside their tensor and write the sum of their own run.
         unsafe {
-            with_float!(group[0], E => add_runs_of_each::launch_unchecked::<E>(
+            with_float!(tensors[0], E => add_runs_of_each::launch_unchecked::<E>(
                 client,
-                cubes(longest, team.vectors * team.count, group.len()),
+                cubes(most.div_ceil(team.count), tensors.len()),
                 CubeDim::new_1d(team.units() as u32),
                 address_type!(sums),
-                group.iter().cloned().map(CubeTensor::into_buffer_arg).collect(),
+                wide,
+                tensors.iter().cloned().map(CubeTensor::into_buffer_arg).collect(),
                 lengths.collect(),
                 offsets.collect(),
                 sums.clone().into_buffer_arg(),
@@ -155,17 +219,11 @@ pub(super) fn add_squares(tensors: &[CubeTensor], sums: &CubeTensor, mut offset:
             ));
         }
     }
-    offset
-}
-
-/// Sums that [`add_squares`] leaves of a tensor of so many numbers.
-pub(super) fn runs(len: usize, team: Team) -> usize {
-    len.div_ceil(team.vectors)
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn add_runs_of_each<E: Float>(
-    tensors: &Sequence<Box<[E]>>,
+fn add_runs_of_each<E: Float, N: Size>(
+    tensors: &Sequence<Box<[Vector<E, N>]>>,
     lengths: &Sequence<usize>,
     offsets: &Sequence<usize>,
     sums: &mut [f32],
@@ -173,7 +231,6 @@ fn add_runs_of_each<E: Float>(
 ) {
     let run =
         CUBE_POS_X as usize * comptime!(team.count) + UNIT_POS as usize / comptime!(team.lanes);
-    let first = run * comptime!(team.vectors) + team_lane(team);
     let mut part = 0.0f32;
     let mut total = 0usize;
     let mut offset = 0usize;
@@ -182,14 +239,7 @@ fn add_runs_of_each<E: Float>(
         if CUBE_POS_Y as usize == number {
             total = lengths[number];
             offset = offsets[number];
-            #[unroll]
-            for step in 0..STEPS {
-                let at = first + step * comptime!(team.lanes);
-                if at < total {
-                    let x = f32::cast_from(tensors[number][at]);
-                    part += x * x;
-                }
-            }
+            part = sum_of_run::<E, N>(&tensors[number], run, total, team, true);
         }
     }
     let mut shared = stage(team);
