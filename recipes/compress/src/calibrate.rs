@@ -9,6 +9,7 @@ use kiln_train::{DeviceBatch, RunConfig, Source, TrainError};
 use kiln_zoo::LanguageModel;
 
 use crate::apply::Calibrated;
+use crate::fisher::of_embedding;
 use crate::layers::EMBEDDING;
 use crate::recipe::Calibration;
 use crate::{CompressError, Gram, MethodError};
@@ -16,8 +17,8 @@ use crate::{CompressError, Gram, MethodError};
 /// A layer's statistics while the sinks of several passes add to them.
 type Shared = Arc<Mutex<Result<Gram, MethodError>>>;
 
-/// Runs windows of the training split through a model and gathers the inputs of the linear layers that are `wanted`, and of the head
-/// where that is the embedding.
+/// Runs windows of the training split through a model and gathers the inputs of the linear layers that are `wanted`; of the embedding
+/// what its rows do to the loss.
 ///
 /// # Errors
 /// No training text, windows without variety, inputs that are not finite, and those of the model.
@@ -29,7 +30,22 @@ pub fn calibrate(
     wanted: &dyn Fn(&str) -> bool,
     device: &Device,
 ) -> Result<Calibrated, CompressError> {
-    let mut batches = Batches::new(source, config, calibration)?;
+    let batches = || Batches::new(source, config, calibration);
+    let mut found = observed(model, batches()?, wanted, device)?;
+    if wanted(EMBEDDING) {
+        let gram = of_embedding(model, batches()?, calibration.seed, device)?;
+        found.insert(EMBEDDING.into(), gram);
+    }
+    Ok(found)
+}
+
+/// The inputs of the linear layers that are wanted.
+fn observed(
+    model: &LanguageModel,
+    mut batches: Batches<'_>,
+    wanted: &dyn Fn(&str) -> bool,
+    device: &Device,
+) -> Result<Calibrated, CompressError> {
     let mut watched = model.clone();
     let mut shared: Vec<(String, Shared)> = Vec::new();
     let linears = watched.linears_mut().into_iter();
@@ -38,21 +54,17 @@ pub fn calibrate(
         shared.push((name, Arc::clone(&gram)));
         layer.observe_inputs(Some(InputSink::new(move |x| add(&gram, x))));
     }
-    let head = Arc::new(Mutex::new(Ok(Gram::new(config.model.backbone.d_model))));
-    let tied = watched.is_tied();
-    if tied && wanted(EMBEDDING) {
-        shared.push((EMBEDDING.into(), Arc::clone(&head)));
+    if shared.is_empty() {
+        return Ok(Calibrated::new());
     }
     while let Some(batch) = batches.next()? {
         let hidden = watched
             .hidden(DeviceBatch::new(&batch, device).inputs)
             .map_err(TrainError::from)?;
-        let [lanes, seq, d_model] = hidden.dims();
-        let rows = watched.head_inputs(hidden.reshape([lanes * seq, d_model]));
-        match tied {
-            true => add(&head, rows),
+        if !watched.is_tied() {
             // A head of its own is a layer like any other, and is only watched when it is applied.
-            false => drop(watched.logits(rows)),
+            let [lanes, seq, d_model] = hidden.dims();
+            drop(watched.logits(watched.head_inputs(hidden.reshape([lanes * seq, d_model]))));
         }
     }
     batches.check_variety()?;

@@ -70,6 +70,38 @@ impl Gram {
         Ok(())
     }
 
+    /// Adds what a device has summed up over rows x that so many tokens left: x x^T `[d_input, d_input]`, |x| and the largest |x|.
+    ///
+    /// # Errors
+    /// A sum that is not finite.
+    pub(crate) fn add_sums(
+        &mut self,
+        [products, sizes, peaks]: [&[f32]; 3],
+        tokens: u64,
+    ) -> Result<(), MethodError> {
+        if let Some(at) = products.iter().position(|value| !value.is_finite()) {
+            return Err(MethodError::OutOfRange {
+                what: "calibration sum",
+                row: at / self.d_input,
+                column: at % self.d_input,
+                value: products[at],
+                most: f32::MAX,
+            });
+        }
+        let add = |sums: &mut [f64], more: &[f32]| {
+            for (sum, more) in sums.iter_mut().zip(more) {
+                *sum += f64::from(*more);
+            }
+        };
+        add(&mut self.products, products);
+        add(&mut self.sizes, sizes);
+        for (peak, more) in self.peaks.iter_mut().zip(peaks) {
+            *peak = peak.max((*more).into());
+        }
+        self.tokens += tokens;
+        Ok(())
+    }
+
     /// Channels of an input.
     pub fn d_input(&self) -> usize {
         self.d_input

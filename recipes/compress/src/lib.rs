@@ -5,6 +5,7 @@
 //! | [`recipe`] | what a compression recipe says |
 //! | [`pipeline`] | from a run to a smaller one, stage by stage |
 //! | [`calibrate`](mod@calibrate) | what the inputs of every layer look like |
+//! | `fisher` | how the loss curves along the embedding |
 //! | [`apply`] | one stage: the layers it works on, and what it makes of them |
 //! | [`judge`] | how good a model is beside the original |
 //! | [`figures`], [`page`] | what every stage cost and saved, as files and tables |
@@ -26,6 +27,7 @@ pub mod calibrate;
 mod error;
 mod factor;
 pub mod figures;
+mod fisher;
 pub mod gram;
 pub mod judge;
 pub mod layers;

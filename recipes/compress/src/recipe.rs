@@ -11,6 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::CompressError;
+use crate::layers::EMBEDDING;
 use crate::prune::Pattern;
 use crate::quantize::Clip;
 pub use integer::Integer;
@@ -316,6 +317,13 @@ impl Work {
             ),
             Self::Recover(_) | Self::Rewind(_) | Self::Half | Self::Float8 => false,
         }
+    }
+
+    /// Whether it goes by what the calibration knows of a layer. AWQ scales inputs, of which an embedding has none.
+    pub fn goes_by(&self, layer: &str) -> bool {
+        let scales_inputs =
+            matches!(self, Self::Quantize(quantize) if quantize.method == QuantizeMethod::Awq);
+        self.is_calibrated() && !(scales_inputs && layer == EMBEDDING)
     }
 }
 

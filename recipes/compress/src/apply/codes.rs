@@ -77,7 +77,7 @@ impl Job<'_> {
     }
 
     /// Codes of a dense matrix. An embedding is taken as the head that it is or could be, so that each token has scales of its
-    /// own; without a head of its own it has no inputs to go by, and is rounded to nearest.
+    /// own; it has no inputs for AWQ to scale, and is rounded to nearest there.
     fn codes(
         &self,
         layer: &Layer,
@@ -95,16 +95,9 @@ impl Job<'_> {
             false => None,
         };
         let weights = head.as_ref().unwrap_or(weights);
-        let method = match (work.method, gram) {
-            (QuantizeMethod::Awq, _) | (_, None) if embedding => QuantizeMethod::RoundToNearest,
-            // A tied embedding is read as it is too, where an error counts alike in every channel: the identity, as large as H.
-            (QuantizeMethod::Gptq { act_order, .. }, Some(_)) if embedding => {
-                QuantizeMethod::Gptq {
-                    damping: 1.0,
-                    act_order,
-                }
-            }
-            (method, _) => method,
+        let method = match work.method {
+            QuantizeMethod::Awq if embedding => QuantizeMethod::RoundToNearest,
+            method => method,
         };
         let rounding = Rounding {
             method,

@@ -66,15 +66,11 @@ impl Job<'_> {
             return Err(self.order(layer, stored, "factorising", why));
         }
         let mut weights = self.method(layer, matrix(stored))?;
-        let embedding = layer.role == Role::Embedding;
-        if embedding {
+        if layer.role == Role::Embedding {
             weights = self.method(layer, transposed(&weights))?;
         }
         let spectrum = match (work.whitened, self.grams.get(&layer.name)) {
             (None, _) => Spectrum::plain(&weights),
-            (Some(_), None) if embedding => Spectrum::plain(&weights),
-            // It is read as it is too, where an error counts alike in every channel: the identity, as large as H.
-            (Some(_), Some(gram)) if embedding => Spectrum::whitened(&weights, gram, 1.0),
             (Some(damping), Some(gram)) => Spectrum::whitened(&weights, gram, damping),
             (Some(_), None) => Err(MethodError::NoTokens),
         };

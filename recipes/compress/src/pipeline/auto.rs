@@ -166,7 +166,10 @@ impl Pipeline<'_> {
         self.view
             .message("measuring how many bits every layer needs");
         let grams = match stage.work.is_calibrated() {
-            true => self.calibrated(&before.model, &|name| stage.layers.has(name))?,
+            true => {
+                let wanted = |name: &str| stage.layers.has(name) && stage.work.goes_by(name);
+                self.calibrated(&before.model, &wanted)?
+            }
             false => Calibrated::new(),
         };
         let reference = self.reference(before, auto)?;

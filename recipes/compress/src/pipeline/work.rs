@@ -69,7 +69,10 @@ impl Pipeline<'_> {
                 model = made.with_precision(before.model.precision());
             }
             let grams = match work.is_calibrated() {
-                true => self.calibrated(&model, &|name| names.iter().any(|other| other == name))?,
+                true => {
+                    let is_here = |name: &str| names.iter().any(|other| other == name);
+                    self.calibrated(&model, &|name| is_here(name) && work.goes_by(name))?
+                }
                 false => Calibrated::new(),
             };
             let part = Stage {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod embedding;
 mod forms;
 mod integer;
 mod pipeline;

@@ -83,20 +83,24 @@ fn eight_bits_are_a_quarter_of_the_file_and_lose_next_to_nothing() {
     }
 }
 
+/// In the blocks, and in the embedding, which both enters and leaves.
 #[test]
 fn gptq_loses_less_than_rounding() {
     for kind in ["transformer", "bk"] {
         let corner = Corner::new(kind);
-        let change = |out: &str, stage: &str| {
-            let stage = format!("{stage}\nexcept = [\"tokens\"]");
-            let compression = corner.compress(out, &[&stage]).unwrap().compression;
-            compression.last().quality.divergence
-        };
-        let (plain, compensated) = (change("plain", INT3), change("gptq", GPTQ3));
-        assert!(
-            compensated < 0.8 * plain,
-            "{kind}: {compensated} against {plain}"
-        );
+        for layers in ["blocks.*", "tokens"] {
+            let change = |method: &str, stage: &str| {
+                let stage = format!("{stage}\nlayers = [{layers:?}]");
+                let out = format!("{method}-{}", &layers[..6]);
+                let compression = corner.compress(&out, &[&stage]).unwrap().compression;
+                compression.last().quality.divergence
+            };
+            let (plain, compensated) = (change("plain", INT3), change("gptq", GPTQ3));
+            assert!(
+                compensated < 0.8 * plain,
+                "{kind}, {layers}: {compensated} against {plain}"
+            );
+        }
     }
 }
 
