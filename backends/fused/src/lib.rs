@@ -111,8 +111,6 @@ pub use attention::{
     AttentionAdjoint, AttentionBackend, attention, attention_with_dropout, drops_in_kernel,
 };
 pub use backend::{FusedAdjoint, FusedBackend};
-#[cfg(feature = "_cube")]
-pub use cube::{ln_one_plus, tanh};
 pub use device::{
     DeviceAdjoint, DeviceBackend, add_residual, add_weighted, scale_written, softplus,
 };

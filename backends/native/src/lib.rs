@@ -12,7 +12,15 @@
 //! | `exp` | the same, of `x log2(e)` | `6e-8 (2 + abs(x))` of the value |
 //! | `reciprocal` | `rcp.approx.ftz.f32` | 1 unit in the last place; denormals are taken for zero |
 //! | `inverse_sqrt` | `rsqrt.approx.ftz.f32` | 2 units in the last place; denormals are taken for zero |
+//!
+//! Of these are made `sigmoid`, `tanh`, `softplus`, `ln_one_plus` and `one_minus_exp`, which keep their digits near zero.
 
+#[cfg(feature = "_cube")]
+#[expect(
+    missing_docs,
+    reason = "the kernel language makes a module of a public function"
+)]
+mod composed;
 #[cfg(feature = "_cube")]
 #[expect(
     missing_docs,
@@ -20,5 +28,7 @@
 )]
 mod functions;
 
+#[cfg(feature = "_cube")]
+pub use composed::{ln_one_plus, one_minus_exp, sigmoid, softplus, tanh};
 #[cfg(feature = "_cube")]
 pub use functions::{exp, exp2, inverse_sqrt, reciprocal};

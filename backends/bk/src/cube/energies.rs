@@ -7,7 +7,7 @@ use burn_cubecl::{
     ops::numeric::{empty_device_contiguous_dtype, zeros_client},
     tensor::CubeTensor,
 };
-use kiln_fused::ln_one_plus;
+use kiln_native::{sigmoid, softplus};
 
 use super::Primitive;
 use crate::energies::{EnergiesAdjoint, EnergiesBackend};
@@ -93,18 +93,6 @@ impl EnergiesAdjoint for Cube {
     }
 }
 
-/// `ln(1 + e^x)`
-#[cube]
-fn softplus(x: f32) -> f32 {
-    max(x, 0.0f32) + ln_one_plus((-x.abs()).exp())
-}
-
-/// The derivative of softplus, `1 / (1 + e^-x)`.
-#[cube]
-fn slope(x: f32) -> f32 {
-    1.0f32 / (1.0f32 + (-x).exp())
-}
-
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn find_energies(
     energy: &[f32],
@@ -138,6 +126,6 @@ fn energies_gradient(
         terminate!();
     }
     d_energy[ABSOLUTE_POS] = d_energies[ABSOLUTE_POS];
-    d_eta[ABSOLUTE_POS] = d_energies[heads + ABSOLUTE_POS] * slope(eta_raw[ABSOLUTE_POS]);
-    d_raw[ABSOLUTE_POS] = d_hopping[ABSOLUTE_POS] * slope(hopping_raw[ABSOLUTE_POS]);
+    d_eta[ABSOLUTE_POS] = d_energies[heads + ABSOLUTE_POS] * sigmoid(eta_raw[ABSOLUTE_POS]);
+    d_raw[ABSOLUTE_POS] = d_hopping[ABSOLUTE_POS] * sigmoid(hopping_raw[ABSOLUTE_POS]);
 }

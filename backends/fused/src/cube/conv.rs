@@ -6,10 +6,10 @@ use burn_cubecl::{
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
+use kiln_native::sigmoid;
 
 use super::{
-    CUBE_UNITS, address_type, empty, empty_like, math::sigmoid, packed, sums::sum_rows, vector,
-    with_float,
+    CUBE_UNITS, address_type, empty, empty_like, packed, sums::sum_rows, vector, with_float,
 };
 
 /// Positions of a run: enough to make up for the rows around it that are read twice.

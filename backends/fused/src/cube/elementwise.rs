@@ -6,12 +6,9 @@ use burn_cubecl::{
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
+use kiln_native::{sigmoid, softplus as softplus_of, tanh};
 
-use super::{
-    CUBE_UNITS, address_type, empty_like,
-    math::{ln_one_plus, normal, sigmoid, tanh},
-    packed, vector, with_float,
-};
+use super::{CUBE_UNITS, address_type, empty_like, math::normal, packed, vector, with_float};
 
 /// Launches a kernel over buffers of one length and type, the vectors of which are units.
 macro_rules! elementwise {
@@ -264,9 +261,7 @@ fn softplus_value<E: Float, N: Size>(
     let mut value = x;
     #[unroll]
     for i in 0..x.vector_size() {
-        let x = x.extract(i);
-        let soft = max(x, 0.0f32) + ln_one_plus((-x.abs()).exp());
-        value.insert(i, soft + floor);
+        value.insert(i, softplus_of(x.extract(i)) + floor);
     }
     y[ABSOLUTE_POS] = Vector::<E, N>::cast_from(value);
 }

@@ -20,10 +20,6 @@ mod gathered;
 mod head;
 mod heads;
 mod loss;
-#[expect(
-    missing_docs,
-    reason = "the kernel language makes a module of a public function"
-)]
 mod math;
 mod norm;
 mod readout;
@@ -46,7 +42,6 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-pub use self::math::{ln_one_plus, tanh};
 pub(crate) use self::{
     gathered::Waiting,
     heads::takes_heads,

@@ -10,12 +10,10 @@ use burn_cubecl::{
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
-use kiln_native::inverse_sqrt;
+use kiln_native::{inverse_sqrt, sigmoid};
 
 use super::{
-    CUBE_UNITS, Primitive, address_type, empty, empty_like,
-    math::sigmoid,
-    packed,
+    CUBE_UNITS, Primitive, address_type, empty, empty_like, packed,
     sums::sum_rows,
     team::{plane, sum_of_part},
     with_float,

@@ -6,11 +6,10 @@ use burn_cubecl::{
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
+use kiln_native::one_minus_exp;
 
 use super::{
-    CUBE_UNITS, address_type, empty, empty_like,
-    math::one_minus_exp,
-    packed,
+    CUBE_UNITS, address_type, empty, empty_like, packed,
     sums::sum_rows,
     team::{Team, stage, team_lane, team_row, team_sum},
     vector, with_float,

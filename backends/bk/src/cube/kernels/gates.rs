@@ -3,7 +3,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use kiln_fused::ln_one_plus;
+use kiln_native::ln_one_plus;
 
 use super::{Dims, Unit};
 use crate::gates::LEAST_KEPT;

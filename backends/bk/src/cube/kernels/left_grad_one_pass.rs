@@ -2,7 +2,7 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
-use kiln_fused::tanh;
+use kiln_native::tanh;
 
 use super::{
     Complex,

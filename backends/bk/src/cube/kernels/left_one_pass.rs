@@ -2,8 +2,7 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
-use kiln_fused::tanh;
-use kiln_native::reciprocal;
+use kiln_native::{reciprocal, tanh};
 
 use super::{
     Complex,

@@ -2,13 +2,12 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
-use kiln_native::inverse_sqrt;
+use kiln_native::{inverse_sqrt, sigmoid};
 
 use super::{
     super::{
         CUBE_UNITS,
         conv::{load_taps, shift, stored_before, weigh},
-        math::sigmoid,
         team::sum_of_part,
     },
     AHEAD, BACK_RUN, Layout, Part, RUN, Rows,

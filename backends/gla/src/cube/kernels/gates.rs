@@ -2,6 +2,7 @@
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
+use kiln_native::one_minus_exp;
 
 use super::{CHUNK, FOUR, Format, Numbers, Place, band::Piece};
 use crate::decay::LEAST_GATE;
@@ -114,17 +115,4 @@ impl Gates {
     pub fn leaving(&self, t: usize) -> f32 {
         self.between(comptime!(CHUNK - 1).runtime(), t)
     }
-}
-
-/// `1 - e^x` for x not positive: seven terms of the series near zero, where the difference would lose digits.
-#[cube]
-fn one_minus_exp(x: f32) -> f32 {
-    let small = max(x, -0.25f32);
-    let p = 1.0f32 + small * 0.142_857_15f32;
-    let p = 1.0f32 + small * 0.166_666_67f32 * p;
-    let p = 1.0f32 + small * 0.2f32 * p;
-    let p = 1.0f32 + small * 0.25f32 * p;
-    let p = 1.0f32 + small * 0.333_333_34f32 * p;
-    let p = 1.0f32 + small * 0.5f32 * p;
-    select(x > -0.25f32, -(small * p), 1.0f32 - x.exp())
 }
