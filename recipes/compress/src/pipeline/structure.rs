@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
-use kiln_train::{Run, StoredModel, load_stored};
+use kiln_train::{Run, StoredModel};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -151,9 +150,7 @@ impl Pipeline<'_> {
                     ..calibration.clone()
                 };
                 let mut batches = Batches::new(self.calibration_source()?, config, &single)?;
-                let training = device.autodiff();
-                let trained = trained(before, stored, &training)?;
-                let scores = scores::taylor(&trained, &sites, &mut batches, &training)?;
+                let scores = scores::taylor(&before.model, &sites, &mut batches, &device)?;
                 (
                     (batches.count() * config.seq) as u64,
                     stage.narrow(&model, &sites, &scores)?,
@@ -183,14 +180,4 @@ impl Pipeline<'_> {
             tokens,
         })
     }
-}
-
-/// The model of a run on a device with autodiff.
-fn trained(
-    run: &Run,
-    stored: &StoredModel,
-    device: &Device,
-) -> Result<kiln_zoo::LanguageModel, CompressError> {
-    let path = run.folder().model();
-    Ok(load_stored(&run.config.model, stored, &path, device)?)
 }

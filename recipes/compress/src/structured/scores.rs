@@ -1,7 +1,8 @@
 //! What units within a layer are worth.
 
-use burn::optim::GradientsParams;
-use burn::tensor::Device;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use kiln_backbone::{Matrix, Weight};
 use kiln_train::{DeviceBatch, StoredModel, TrainError};
 use kiln_zoo::LanguageModel;
 use rand::{Rng, SeedableRng};
@@ -60,15 +61,17 @@ pub(crate) fn taylor(
     batches: &mut Batches<'_>,
     device: &Device,
 ) -> Result<Vec<Vec<f64>>, CompressError> {
-    let mut model = model.clone();
-    let outputs = outputs(&mut model, sites);
+    let training = device.clone().autodiff();
+    // A model that validates on a device with autodiff: nothing is dropped, and only what reads units takes a gradient.
+    let mut model = model.clone().fork(&training);
+    let outputs = leaves(&mut model, sites, &training);
     let mut scores: Vec<Vec<f64>> = sites.iter().map(|site| vec![0.0; site.units]).collect();
     while let Some(batch) = batches.next()? {
-        let batch = DeviceBatch::new(&batch, device);
+        let batch = DeviceBatch::new(&batch, &training);
         let loss = batch.nats(&model).map_err(TrainError::from)?.mean();
-        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        let grads = loss.backward();
         for ((site, weight), scores) in sites.iter().zip(&outputs).zip(&mut scores) {
-            let Some(grad) = grads.get::<2>(weight.id) else {
+            let Some(grad) = weight.val().grad(&grads) else {
                 continue;
             };
             let moved = (grad * weight.val().inner()).sum_dim(1).into_data(); // [rows, 1]
@@ -86,20 +89,17 @@ pub(crate) fn taylor(
     Ok(scores)
 }
 
-/// The weights that read the units of every site. They are dense, or the site could not be cut.
-fn outputs(
-    model: &mut LanguageModel,
-    sites: &[Site],
-) -> Vec<burn::module::Param<burn::tensor::Tensor<2>>> {
-    use kiln_backbone::{Matrix, Weight};
+/// The weights that read the units of every site, as what a gradient is asked for. They are dense, or the site could not be cut.
+fn leaves(model: &mut LanguageModel, sites: &[Site], training: &Device) -> Vec<Param<Tensor<2>>> {
     let mut linears = model.linears_mut();
     let weight = |site: &Site| {
         let named = |(name, _): &&mut (String, _)| site.output.tensor == format!("{name}.weight");
         let (_, layer) = linears.iter_mut().find(named)?;
-        match &layer.weight {
-            Weight::Matrix(Matrix::Dense(weight)) => Some(weight.clone()),
-            _ => None,
-        }
+        let Weight::Matrix(Matrix::Dense(weight)) = &mut layer.weight else {
+            return None;
+        };
+        *weight = Param::from_data(weight.val().into_data(), training);
+        Some(weight.clone())
     };
     sites.iter().filter_map(weight).collect()
 }

@@ -43,6 +43,22 @@ fn taylor_loses_less_than_chance() {
     }
 }
 
+/// What a model drops while it trains has no part in what its units are worth: scored twice they are the same.
+#[test]
+fn a_model_that_drops_is_scored_as_it_validates() {
+    let corner = Corner::new("transformer");
+    let config = corner.path("run/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let dropping = text.replace("\"dropout\": 0.0", "\"dropout\": 0.3");
+    assert_ne!(text, dropping);
+    fs::write(&config, dropping).unwrap();
+    let tensors = |name: &str| {
+        corner.compress(name, &[TAYLOR]).unwrap();
+        fs::read(corner.path(name).join("model.safetensors")).unwrap()
+    };
+    assert_eq!(tensors("once"), tensors("again"));
+}
+
 #[test]
 fn layers_go_by_what_is_lost_without_them() {
     let corner = Corner::new("transformer");
