@@ -103,6 +103,9 @@ fn show(outcome: &Outcome) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     let (compression, folder) = (&outcome.compression, outcome.folder.display());
     writeln!(out, "{}", page::stages(compression).text())?;
+    if let Some(decoding) = page::decoding(compression) {
+        writeln!(out, "{}", decoding.text())?;
+    }
     if outcome.interrupted {
         let stages = compression.stages.len();
         writeln!(

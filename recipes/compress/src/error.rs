@@ -126,6 +126,21 @@ pub enum CompressError {
         /// The token.
         token: u32,
     },
+    /// A weight of the original that is no finite number.
+    #[error(
+        "`{tensor}` of {run} holds {value} at place {place}: that run diverged or its file was changed; compress a run whose weights are \
+         finite"
+    )]
+    WeightNotFinite {
+        /// Folder of the run.
+        run: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+        /// Its index, counted row by row.
+        place: usize,
+    },
     /// Scores that are not numbers.
     #[error(
         "the loss after stage {stage} is not finite (stage 0 is the original, whose weights come from a diverged run then); \

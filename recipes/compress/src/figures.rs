@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kiln_cost::Pace;
+use kiln_cost::{ColdStart, Pace};
 use kiln_run::{FileError, atomic_write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -37,8 +37,11 @@ pub struct StageFigures {
     pub weights: String,
     /// Scores on the validation split.
     pub quality: Quality,
-    /// Decoding of one sequence; none for a bidirectional model, and where it was not asked for.
+    /// Decoding of one sequence, warm; none for a bidirectional model, and where it was not asked for.
     pub decode: Option<Pace>,
+    /// Its first tokens, from the folder on, where decoding was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<ColdStart>,
     /// What became of every layer that the stage worked on.
     pub layers: Vec<LayerFigures>,
     /// What every number of bits was found to cost in every layer, where a budget decided.

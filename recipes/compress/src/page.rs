@@ -89,6 +89,57 @@ pub(crate) fn row(stage: &StageFigures, original: &StageFigures) -> Vec<String> 
     ]
 }
 
+/// How fast every stage writes text, and what it takes for it; none where that was not measured.
+pub fn decoding(compression: &Compression) -> Option<Table> {
+    let columns = [
+        "stage",
+        "what",
+        "first token, ms",
+        "cold tok/s",
+        "of original",
+        "memory",
+        "warm tok/s",
+        "of original",
+        "J/token",
+    ];
+    let original = &compression.original;
+    original.decode?;
+    let stages = || [original].into_iter().chain(&compression.stages);
+    let cell = |text: Option<String>| text.unwrap_or(format::NONE.into());
+    let rate = |rate: Option<f64>| cell(rate.map(format::count));
+    let beside = |of: &dyn Fn(&StageFigures) -> Option<f64>, stage: &StageFigures| {
+        let ratio = of(stage).zip(of(original)).filter(|_| stage.number > 0);
+        cell(ratio.map(|(after, before)| format!("{:.2}x", after / before)))
+    };
+    let cold = |stage: &StageFigures| stage.cold.map(|cold| cold.tokens_per_second);
+    let warm = |stage: &StageFigures| stage.decode.map(|decode| decode.tokens_per_second);
+    let row = |stage: &StageFigures| {
+        let first = stage.cold.map(|cold| cold.first_token_seconds);
+        let memory = stage.cold.and_then(|cold| cold.memory_bytes);
+        let energy = stage.decode.and_then(|decode| decode.energy);
+        vec![
+            stage.number.to_string(),
+            stage.what.clone(),
+            cell(first.map(|seconds| format::number(1e3 * seconds))),
+            rate(cold(stage)),
+            beside(&cold, stage),
+            cell(memory.map(format::bytes)),
+            rate(warm(stage)),
+            beside(&warm, stage),
+            cell(energy.map(|energy| format::number(energy.joules_per_token))),
+        ]
+    };
+    Some(Table {
+        title: "Decoding".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: stages().map(row).collect(),
+        note: "One sequence. Cold: from the folder on, the file read and the prompt taken in, 32 tokens at most; memory: what that took beyond \
+               what was in use before. Warm: a token after the other. Energy: of the whole device, where it has a counter."
+            .into(),
+        ..Table::default()
+    })
+}
+
 /// What became of every layer of a stage, the one that lost most first.
 pub fn layers(stage: &StageFigures) -> Table {
     let columns = [
@@ -184,10 +235,9 @@ pub fn bits(stage: &StageFigures) -> Option<Table> {
 /// # Errors
 /// A folder that cannot be written.
 pub fn write(compression: &Compression, path: &Path) -> Result<(), FileError> {
-    let mut parts = vec![
-        Part::Table(stages(compression)),
-        Part::Chart(chart(compression)),
-    ];
+    let mut parts = vec![Part::Table(stages(compression))];
+    parts.extend(decoding(compression).map(Part::Table));
+    parts.push(Part::Chart(chart(compression)));
     let worked = compression
         .stages
         .iter()

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
-use kiln_cost::{Pace, Subject, decoding};
+use kiln_cost::{Decoding, decoding};
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Mode, RunFolder, View};
 use kiln_text::DataEnv;
@@ -76,6 +76,7 @@ pub fn compress(request: Request<'_>) -> Result<Outcome, CompressError> {
     let mut view = View::new(0, request.view);
     let device = &request.device.device;
     let run = Run::open(Path::new(&recipe.from), device)?;
+    check_weights(&run)?;
     let source = Source::open(&run.data_recipe(None)?, request.data, &mut view)?;
     let folder = match request.resume {
         true => Folder::resume(&request, &run)?,
@@ -120,6 +121,22 @@ pub fn compress(request: Request<'_>) -> Result<Outcome, CompressError> {
         compression,
         interrupted,
     })
+}
+
+/// Weights that are no numbers are told by name before anything is written.
+fn check_weights(run: &Run) -> Result<(), CompressError> {
+    for (tensor, stored) in &run.stored()?.tensors {
+        let values = stored.values();
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            return Err(CompressError::WeightNotFinite {
+                run: run.folder().path().into(),
+                tensor: tensor.clone(),
+                value: values[place],
+                place,
+            });
+        }
+    }
+    Ok(())
 }
 
 struct Pipeline<'a> {
@@ -231,6 +248,7 @@ impl Pipeline<'_> {
         if number > 0 {
             self.folder.write_windows(number, &windows)?;
         }
+        let decoding = self.decoding(run)?;
         Ok(StageFigures {
             version: COMPRESS_VERSION,
             number,
@@ -241,7 +259,8 @@ impl Pipeline<'_> {
             memory_bytes: run.model.weight_bytes(),
             weights: run.config.weights.clone(),
             quality,
-            decode: self.decode(run)?,
+            decode: decoding.map(|decoding| decoding.warm),
+            cold: decoding.map(|decoding| decoding.cold),
             layers: work.layers,
             bits: work.bits,
         })
@@ -285,15 +304,14 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    fn decode(&self, run: &Run) -> Result<Option<Pace>, CompressError> {
+    fn decoding(&self, run: &Run) -> Result<Option<Decoding>, CompressError> {
         let seconds = self.recipe.measure.decode_seconds;
         if seconds == 0.0 {
             return Ok(None);
         }
-        let device = self.request.device;
-        let subject = Subject::of_run(run.folder().path(), &device.device)?;
         // Learned positions must leave room for what is decoded.
         let length = PROMPT.min(run.config.seq / 2).max(1);
-        Ok(decoding(&subject, device, length, seconds)?)
+        let device = self.request.device;
+        Ok(decoding(run.folder().path(), device, length, seconds)?)
     }
 }

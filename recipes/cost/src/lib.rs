@@ -9,6 +9,7 @@
 //! | [`subject`] | what is measured: a run's model, a recipe's, a preset's |
 //! | [`settings`] | lengths, batches and time |
 //! | [`mod@measure`] | the measurement: a training step, then row by row |
+//! | [`mod@decoding`] | decoding from a run's folder on, cold and warm |
 //! | [`mod@crossover`] | the length from which one model is cheaper than another |
 //! | [`page`] | tables, and `cost.html` |
 //! | [`ops`] | times of single operations |
@@ -21,6 +22,7 @@
 mod clock;
 pub mod cost;
 pub mod crossover;
+pub mod decoding;
 mod error;
 pub mod measure;
 mod meters;
@@ -36,7 +38,8 @@ pub use cost::{
     TrainingCost, Weights,
 };
 pub use crossover::{Crossover, Figure, crossover};
+pub use decoding::{ColdStart, Decoding, decoding};
 pub use error::CostError;
-pub use measure::{Bench, decoding, measure};
+pub use measure::{Bench, measure};
 pub use meters::EnergyMeter;
 pub use subject::{Lesson, Subject};

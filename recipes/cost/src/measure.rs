@@ -101,44 +101,11 @@ pub fn measure(
     Ok(cost)
 }
 
-/// The pace of decoding alone: one sequence, a token a step, from a random prompt of `length` tokens on, for about `seconds`. None for
-/// a bidirectional model, and where learned positions end with the prompt.
-///
-/// # Errors
-/// [`CostError::Decoding`] with what the model or the backend said.
-pub fn decoding(
-    subject: &Subject,
-    device: &OpenDevice,
-    length: usize,
-    seconds: f64,
-) -> Result<Option<Pace>, CostError> {
-    if !subject.model.is_causal() {
-        return Ok(None);
-    }
-    let worker = Worker {
-        subject,
-        device: &device.device,
-        energy: EnergyMeter::open(&device.device),
-    };
-    let decoded = outcome(|| {
-        let start = subject.model.initial_state(1, worker.device)?;
-        let prompt = worker.prompt([1, length]);
-        let (_, state) = subject.model.forward_with_state(prompt, start)?;
-        worker.decode(1, &state, seconds)
-    });
-    match decoded {
-        Outcome::Measured(pace) => Ok(pace),
-        Outcome::LeftOut { reason } | Outcome::Failed { reason } => {
-            Err(CostError::Decoding(reason))
-        }
-    }
-}
-
 /// A model on its device.
-struct Worker<'a> {
-    subject: &'a Subject,
-    device: &'a Device,
-    energy: EnergyMeter,
+pub(crate) struct Worker<'a> {
+    pub subject: &'a Subject,
+    pub device: &'a Device,
+    pub energy: EnergyMeter,
 }
 
 impl Worker<'_> {
@@ -265,22 +232,27 @@ impl Worker<'_> {
         })
     }
 
+    /// Tokens that fit behind a prompt, at most so many.
+    pub fn places(&self, prompt: &ModelState, most: usize) -> usize {
+        let backbone = &self.subject.config.backbone;
+        match backbone.positions {
+            Positions::Learned => most.min(backbone.max_seq - prompt.position),
+            Positions::None => most,
+        }
+    }
+
     /// One step after another from a prompt's state; none where learned positions end with the prompt.
-    fn decode(
+    pub fn decode(
         &self,
         batch: usize,
         prompt: &ModelState,
         share: f64,
     ) -> Result<Option<Pace>, Trouble> {
-        let backbone = &self.subject.config.backbone;
-        let places = match backbone.positions {
-            Positions::Learned => backbone.max_seq - prompt.position,
-            Positions::None => DECODED,
-        };
+        let places = self.places(prompt, DECODED);
         if places == 0 {
             return Ok(None);
         }
-        let end = prompt.position + places.min(DECODED);
+        let end = prompt.position + places;
         let token: Tensor<1, Int> = self.prompt([batch, 1]).squeeze_dim(1); // [batch]
         let mut state = None;
         let pace = self.pace(share, batch, || {
@@ -342,7 +314,8 @@ impl Worker<'_> {
         })
     }
 
-    fn prompt(&self, shape: [usize; 2]) -> Tensor<2, Int> {
+    /// Tokens `[batch, length]`, drawn evenly.
+    pub fn prompt(&self, shape: [usize; 2]) -> Tensor<2, Int> {
         let batch = random_batch(shape, self.subject.config.backbone.vocab_size, 0);
         let ids: Vec<i32> = batch.inputs.iter().map(|&id| id as i32).collect();
         Tensor::from_data(TensorData::new(ids, shape), self.device)

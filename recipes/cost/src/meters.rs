@@ -13,6 +13,8 @@ pub(crate) struct MemoryMeter<'a> {
     device: &'a Device,
     /// Whether a peak read later belongs to what came in between.
     known: bool,
+    /// Bytes in use when it was made.
+    before: Option<u64>,
 }
 
 impl<'a> MemoryMeter<'a> {
@@ -25,7 +27,20 @@ impl<'a> MemoryMeter<'a> {
             }
             None => hardware::reset_memory_peak(),
         };
-        Self { device, known }
+        let before = match device.memory_pool_usage() {
+            Some(usage) => Some(usage.bytes_reserved),
+            None => hardware::memory().resident,
+        };
+        Self {
+            device,
+            known,
+            before,
+        }
+    }
+
+    /// Bytes of the peak beyond what was in use before.
+    pub fn growth(&self) -> Option<u64> {
+        Some(self.peak()?.saturating_sub(self.before?))
     }
 
     /// Bytes: reserved by the device's allocator, or the peak resident set of the process.

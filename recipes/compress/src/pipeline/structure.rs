@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kiln_train::{Run, StoredModel};
+use kiln_loader::TokenBatch;
+use kiln_train::{Run, RunConfig, StoredModel};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -156,14 +157,16 @@ impl Pipeline<'_> {
                     stage.narrow(&model, &sites, &scores)?,
                 )
             }
+            Importance::Loss if work.part != Part::Layers => {
+                let sites = stage.sites(&model)?;
+                stage.narrow(&model, &sites, &scores::random(&sites, 0))?;
+                let windows = self.windows(config, calibration)?;
+                let scores = scores::measured(&before.model, &sites, &windows, &device)?;
+                (seen(windows.len()), stage.narrow(&model, &sites, &scores)?)
+            }
             Importance::Loss | Importance::Cosine => {
                 let stay = stage.layers(&model)?;
-                let mut batches = Batches::new(self.calibration_source()?, config, calibration)?;
-                let mut windows = Vec::new();
-                while let Some(batch) = batches.next()? {
-                    windows.push(batch);
-                }
-                batches.check_variety()?;
+                let windows = self.windows(config, calibration)?;
                 let kept = match work.importance {
                     Importance::Loss => depth::by_loss(&before.model, &windows, stay, &device)?,
                     _ => best(&depth::influence(&before.model, &windows, &device)?, stay),
@@ -179,5 +182,20 @@ impl Pipeline<'_> {
             bits: Vec::new(),
             tokens,
         })
+    }
+
+    /// The batches of a calibration, all of them at once.
+    fn windows(
+        &mut self,
+        config: &RunConfig,
+        calibration: &Calibration,
+    ) -> Result<Vec<TokenBatch>, CompressError> {
+        let mut batches = Batches::new(self.calibration_source()?, config, calibration)?;
+        let mut windows = Vec::new();
+        while let Some(batch) = batches.next()? {
+            windows.push(batch);
+        }
+        batches.check_variety()?;
+        Ok(windows)
     }
 }

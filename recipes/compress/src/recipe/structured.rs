@@ -33,7 +33,7 @@ pub enum Importance {
     Magnitude,
     /// What the loss moves by without it, to first order.
     Taylor,
-    /// The loss without it, measured; of layers.
+    /// The loss without it, measured: of a layer with what went before it gone, of others with all of them there.
     Loss,
     /// How much it turns the residual stream; of layers.
     Cosine,
@@ -64,6 +64,7 @@ impl Part {
             Self::Mlp | Self::Heads => &[
                 ("magnitude", Importance::Magnitude),
                 ("taylor", Importance::Taylor),
+                ("loss", Importance::Loss),
                 ("random", Importance::Random),
             ],
             Self::Layers => &[

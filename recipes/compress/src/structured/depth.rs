@@ -82,7 +82,7 @@ fn of_layers(model: &LanguageModel, kept: &[usize]) -> LanguageModel {
 }
 
 /// Mean loss of the batches in nats a target.
-fn loss(
+pub(super) fn loss(
     model: &LanguageModel,
     batches: &[TokenBatch],
     device: &Device,

@@ -1,13 +1,15 @@
 //! What units within a layer are worth.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
-use kiln_backbone::{Matrix, Weight};
+use burn::tensor::{Device, Tensor, TensorData};
+use kiln_backbone::{Matrix, NamedLinears, Weight};
+use kiln_loader::TokenBatch;
 use kiln_train::{DeviceBatch, StoredModel, TrainError};
 use kiln_zoo::LanguageModel;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::depth::loss;
 use super::units::Site;
 use crate::CompressError;
 use crate::calibrate::Batches;
@@ -89,17 +91,55 @@ pub(crate) fn taylor(
     Ok(scores)
 }
 
-/// The weights that read the units of every site, as what a gradient is asked for. They are dense, or the site could not be cut.
+/// The loss without a unit, all others being there, measured for one unit after the other.
+///
+/// # Cost
+/// A forward pass of all batches for each unit of every site.
+///
+/// # Errors
+/// Those of the model.
+pub(crate) fn measured(
+    model: &LanguageModel,
+    sites: &[Site],
+    batches: &[TokenBatch],
+    device: &Device,
+) -> Result<Vec<Vec<f64>>, CompressError> {
+    let without = |site: &Site, unit: usize| {
+        let mut model = model.clone();
+        if let Some(weight) = reader(&mut model.linears_mut(), site) {
+            let [rows, _] = weight.val().dims();
+            let mut stays = vec![1.0_f32; rows];
+            site.output
+                .of(unit, site.units)
+                .for_each(|row| stays[row] = 0.0);
+            let stays = Tensor::from_data(TensorData::new(stays, [rows, 1]), device);
+            *weight = Param::from_tensor(weight.val() * stays);
+        }
+        let loss = loss(&model, batches, device)?;
+        // A loss that is no number is no reason to take a unit away.
+        Ok(if loss.is_finite() { loss } else { f64::MAX })
+    };
+    let of = |site: &Site| (0..site.units).map(|unit| without(site, unit)).collect();
+    sites.iter().map(of).collect()
+}
+
+/// The weights that read the units of every site, as what a gradient is asked for.
 fn leaves(model: &mut LanguageModel, sites: &[Site], training: &Device) -> Vec<Param<Tensor<2>>> {
     let mut linears = model.linears_mut();
     let weight = |site: &Site| {
-        let named = |(name, _): &&mut (String, _)| site.output.tensor == format!("{name}.weight");
-        let (_, layer) = linears.iter_mut().find(named)?;
-        let Weight::Matrix(Matrix::Dense(weight)) = &mut layer.weight else {
-            return None;
-        };
+        let weight = reader(&mut linears, site)?;
         *weight = Param::from_data(weight.val().into_data(), training);
         Some(weight.clone())
     };
     sites.iter().filter_map(weight).collect()
+}
+
+/// The weights that read the units of a site. They are dense, or the site could not be cut.
+fn reader<'a>(linears: &'a mut NamedLinears<'_>, site: &Site) -> Option<&'a mut Param<Tensor<2>>> {
+    let named = |(name, _): &&mut (String, _)| site.output.tensor == format!("{name}.weight");
+    let (_, layer) = linears.iter_mut().find(named)?;
+    match &mut layer.weight {
+        Weight::Matrix(Matrix::Dense(weight)) => Some(weight),
+        _ => None,
+    }
 }

@@ -149,6 +149,72 @@ fn what_a_stage_did_is_in_the_final_file() {
     assert_eq!(compression.last().file_bytes, files);
 }
 
+/// Units that went stay away, zeros stay zeros through training and rounding, and what was rounded is in the file.
+#[test]
+fn no_stage_of_a_longer_chain_undoes_one_before() {
+    const UNITS: &str =
+        "kind = \"structured\"\npart = \"mlp\"\nmethod = \"magnitude\"\nshare = 0.3\nmultiple = 32";
+    const RECOVER: &str = "kind = \"recover\"\nsteps = 3\nlearning_rate = 1e-3";
+    const QAT: &str = "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\ngroup = 32\nsteps = 3\nlearning_rate = 1e-3";
+    for kind in ["transformer", "bk"] {
+        let corner = Corner::new(kind);
+        corner
+            .compress("small", &[UNITS, PRUNE, RECOVER, QAT, HALF])
+            .unwrap();
+        let pruned = corner.open("small/stages/2-prune").stored().unwrap();
+        let recovered = corner.open("small/stages/3-recover").stored().unwrap();
+        let last = corner.open("small").stored().unwrap();
+        assert_eq!(last.tensors["blocks.0.mlp.up.weight"].shape(), [64, 64]);
+        let mut zeros = 0;
+        for (name, before) in &pruned.tensors {
+            let Stored::Sparse(_) = before else { continue };
+            assert!(matches!(last.tensors[name], Stored::Packed(_)), "{name}");
+            let values = [&recovered, &last].map(|model| model.tensors[name].values());
+            for (at, _) in before
+                .values()
+                .iter()
+                .enumerate()
+                .filter(|(_, w)| **w == 0.0)
+            {
+                zeros += 1;
+                assert_eq!([values[0][at], values[1][at]], [0.0; 2], "{name}");
+            }
+            assert_ne!(before.values(), values[0], "{name} was not trained");
+        }
+        assert!(zeros > 10_000, "{zeros}");
+    }
+}
+
+/// What a stage is decoded at, cold and warm, is in the figures and on the page.
+#[test]
+fn decoding_is_timed_from_the_folder_on() {
+    let corner = Corner::new("bk");
+    let set = ["measure.decode_seconds=0.05"];
+    let outcome = corner.start("small", false, &[INT8], &set, Interrupt::none());
+    let compression = outcome.unwrap().compression;
+    for stage in [&compression.original, compression.last()] {
+        let (cold, warm) = (stage.cold.unwrap(), stage.decode.unwrap());
+        assert!(cold.first_token_seconds > 0.0, "{cold:?}");
+        // Opening a run takes far longer than a token of so small a model.
+        assert!(
+            cold.tokens_per_second < warm.tokens_per_second,
+            "{cold:?} {warm:?}"
+        );
+        let all = 32.0 / cold.tokens_per_second;
+        assert!(all > cold.first_token_seconds, "{cold:?}");
+    }
+    let table = kiln_compress::page::decoding(&compression).unwrap();
+    assert_eq!(table.rows.len(), 2);
+    assert!(
+        table
+            .rows
+            .iter()
+            .all(|row| row.len() == table.columns.len())
+    );
+    let report = fs::read_to_string(corner.path("small/report.html")).unwrap();
+    assert!(report.contains("cold tok/s"));
+}
+
 #[test]
 fn factors_are_computed_from_and_can_be_packed() {
     let corner = Corner::new("transformer");

@@ -4,7 +4,7 @@ use std::fs;
 
 use burn::tensor::Device;
 use kiln_run::Interrupt;
-use kiln_train::Run;
+use kiln_train::{Run, Stored, hash_file};
 
 use crate::common::Corner;
 
@@ -108,11 +108,14 @@ fn text_without_variety_is_no_calibration() {
     let text = corner.path("same.txt");
     fs::write(&text, "e".repeat(5000)).unwrap();
     let corpus = format!("calibration.corpus=text:{}", text.display());
+    let before = fs::read(corner.path("run/model.safetensors")).unwrap();
     let words = refused(&corner, &[GPTQ], &[&corpus]);
     assert!(
         words.contains("the calibration windows are all the same token"),
         "{words}"
     );
+    let after = fs::read(corner.path("run/model.safetensors")).unwrap();
+    assert_eq!(before, after);
 }
 
 #[test]
@@ -180,28 +183,31 @@ fn a_damaged_artifact_is_not_opened() {
     corner.open("small");
 }
 
+/// A weight that is no number is told with its tensor, before a folder is made.
 #[test]
 fn a_model_of_weights_that_are_no_numbers_is_refused() {
     let corner = Corner::new("transformer");
     let run = corner.open("run");
     let mut stored = run.stored().unwrap();
-    if let Some(kiln_train::Stored::Float { values, .. }) =
-        stored.tensors.get_mut("blocks.0.mlp.up.weight")
-    {
-        values[3] = f32::NAN;
+    match stored.tensors.get_mut("blocks.0.mlp.up.weight") {
+        Some(Stored::Float { values, .. }) => values[3] = f32::NAN,
+        other => panic!("{other:?}"),
     }
     let weights = corner.path("run/model.safetensors");
     stored.write(&weights).unwrap();
-    let hash = kiln_train::hash_file(&weights).unwrap();
+    let hash = hash_file(&weights).unwrap();
     let config = fs::read_to_string(corner.path("run/config.json")).unwrap();
     fs::write(
         corner.path("run/config.json"),
         config.replace(&run.config.weights, &hash),
     )
     .unwrap();
+    let before = fs::read(&weights).unwrap();
     let words = refused(&corner, &[INT4], &[]);
     assert!(
-        words.contains("the loss after stage 0 is not finite"),
+        words.contains("`blocks.0.mlp.up.weight` of ") && words.contains("NaN at place 3"),
         "{words}"
     );
+    assert!(!corner.path("small").exists());
+    assert_eq!(fs::read(&weights).unwrap(), before);
 }
