@@ -136,6 +136,7 @@ mod error;
 mod flex;
 mod gates;
 mod ops;
+mod piece;
 pub mod reference;
 mod rule;
 
@@ -151,4 +152,5 @@ pub use ops::{
     BkLeft, BkSolveCausal, SolveState, bk_diagonal, bk_diagonal_with_rule, bk_left,
     bk_left_with_rule, bk_solve, bk_solve_causal, check_parameters,
 };
+pub use piece::{BkDiagonalPiece, bk_diagonal_piece};
 pub use rule::{GradRule, HYP7_FLOOR};

@@ -303,7 +303,7 @@ pub(crate) fn nothing_before(batch: usize, heads: usize, device: &Device) -> Ten
     }
 }
 
-fn check_inputs(
+pub(crate) fn check_inputs(
     op: &'static str,
     potential: &Tensor<3>,
     hopping: &Tensor<1>,
@@ -350,7 +350,7 @@ fn check_solve(
     Ok(dims)
 }
 
-fn check_argument<const D: usize>(
+pub(crate) fn check_argument<const D: usize>(
     op: &'static str,
     name: &'static str,
     axes: &'static str,

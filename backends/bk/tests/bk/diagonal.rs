@@ -1,6 +1,9 @@
 //! `bk_diagonal`.
 
-use kiln_bk::{GradRule, adjoint, bk_diagonal, bk_diagonal_with_rule, reference};
+use burn::tensor::Tensor;
+use kiln_bk::{
+    GradRule, adjoint, bk_diagonal, bk_diagonal_piece, bk_diagonal_with_rule, bk_left, reference,
+};
 
 use crate::{
     common::{
@@ -139,4 +142,100 @@ fn every_rule_equals_the_tensor_form() {
         assert_close(&what, &found[1], &widen(&exact[1]), SAME_SUM);
         assert_eq!(found[0] == exact[0], rule == GradRule::Exact);
     }
+}
+
+/// A sequence in pieces, each between what the others leave it, is the sequence: values, the states at its ends, and all gradients.
+#[test]
+fn pieces_between_their_neighbours_are_the_whole() {
+    let device = device().autodiff();
+    for (batch, seq, heads, cuts) in [
+        (2, 41, 3, &[0, 1, 17, 41][..]),
+        (1, 6, 16, &[0, 2, 6]),
+        (3, 5, 2, &[0, 5]),
+    ] {
+        let problem = Problem::random(batch, seq, heads, false);
+        let weights = problem.weights(&device);
+        let whole = problem.tensors(&device).require_grad();
+        let (a, hopping, energy) = (
+            whole.potential.clone(),
+            whole.hopping.clone(),
+            whole.energy.clone(),
+        );
+        let features = bk_diagonal(a, hopping, energy).unwrap();
+        let expected = vector(features.clone());
+        let gradients = whole.gradients((features * weights.clone()).sum());
+
+        let inputs = problem.tensors(&device).require_grad();
+        let parameters = || (inputs.hopping.clone(), inputs.energy.clone());
+        let part = |from: usize, to: usize| inputs.potential.clone().narrow(1, from, to - from);
+        // What every piece is entered with from the right: a walk from the end.
+        let mut rights: Vec<Option<Tensor<2>>> = vec![None];
+        for ends in cuts.windows(2).skip(1).rev() {
+            let (hopping, energy) = parameters();
+            let entering = rights.last().cloned().flatten();
+            let reversed = part(ends[0], ends[1]).flip([1]);
+            let left = bk_left(reversed, hopping, energy, entering).unwrap();
+            rights.push(Some(left.state));
+        }
+        let mut left = None;
+        let mut pieces = Vec::new();
+        for (ends, right) in cuts.windows(2).zip(rights.iter().rev()) {
+            let (hopping, energy) = parameters();
+            let a = part(ends[0], ends[1]);
+            let piece = bk_diagonal_piece(a, hopping, energy, left, right.clone()).unwrap();
+            left = Some(piece.left);
+            pieces.push(piece.features);
+        }
+        let name = format!("batch {batch} seq {seq} heads {heads}");
+        let features = Tensor::cat(pieces, 1);
+        let error = relative_error(&vector(features.clone()), &widen(&expected), 2 * heads);
+        assert!(error <= VALUE_TOLERANCE, "{name}: {error:.1e}");
+        let found = inputs.gradients((features * weights).sum());
+        for (found, (what, expected)) in found
+            .iter()
+            .zip(["potential", "hopping", "energy"].iter().zip(&gradients))
+        {
+            let what = format!("{name}: {what}");
+            assert_close(&what, found, &widen(expected), GRADIENT_TOLERANCE);
+        }
+    }
+}
+
+/// R of a piece's first position is what the piece left of it needs, and states of another shape are refused by name.
+#[test]
+fn states_of_a_piece_are_those_of_its_ends() {
+    let device = device();
+    let problem = Problem::random(2, 9, 3, true);
+    let inputs = problem.tensors(&device);
+    let piece = |left: Option<Tensor<2>>, right: Option<Tensor<2>>| {
+        let (a, hopping, energy) = (
+            inputs.potential.clone(),
+            inputs.hopping.clone(),
+            inputs.energy.clone(),
+        );
+        bk_diagonal_piece(a, hopping, energy, left, right)
+    };
+    let walk = |potential: Tensor<3>, state: Tensor<2>| {
+        let (hopping, energy) = (inputs.hopping.clone(), inputs.energy.clone());
+        vector(
+            bk_left(potential, hopping, energy, Some(state))
+                .unwrap()
+                .state,
+        )
+    };
+    let state = inputs.state.clone();
+    let found = piece(Some(state.clone()), Some(state.clone())).unwrap();
+    assert_eq!(
+        vector(found.left),
+        walk(inputs.potential.clone(), state.clone())
+    );
+    assert_eq!(
+        vector(found.right),
+        walk(inputs.potential.clone().flip([1]), state.clone())
+    );
+    let narrow = state.narrow(1, 0, 3);
+    assert_eq!(
+        piece(None, Some(narrow)).unwrap_err().to_string(),
+        "bk_diagonal_piece: right must have shape [batch, 2 * heads] = [2, 6], not [2, 3]"
+    );
 }
