@@ -137,6 +137,7 @@ mod flex;
 mod gates;
 mod ops;
 pub mod reference;
+mod rows;
 mod rule;
 
 pub use attention::{
@@ -151,4 +152,5 @@ pub use ops::{
     BkLeft, BkSolveCausal, SolveState, bk_diagonal, bk_diagonal_with_rule, bk_left,
     bk_left_with_rule, bk_solve, bk_solve_causal, check_parameters,
 };
+pub use rows::{RowMeasure, row_weights};
 pub use rule::{GradRule, HYP7_FLOOR};

@@ -78,7 +78,7 @@ impl Loss<'_> {
             None => (on_device.logits(model)?, None),
             Some(teacher) => {
                 let mut own = model.trace(on_device.inputs.clone())?;
-                let features = tutor.features(model, &own, teacher);
+                let features = tutor.features(model, &own, teacher)?;
                 // A trace has one entry more than there are layers.
                 let hidden = own.swap_remove(own.len() - 1);
                 (on_device.logits_of(model, hidden), features)

@@ -143,6 +143,10 @@ impl Prepared {
             true => None,
             false => Some(first_model(&resolved, &data.source, &device)?),
         };
+        if let (Some(tutor), Some(first)) = (&tutor, &first) {
+            let lanes = resolved.recipe.value.train.batch;
+            tutor.check_student(&first.model, [lanes, resolved.seq])?;
+        }
         let folder = match self.resume {
             true => RunFolder::resume(&self.out)?,
             false => RunFolder::create(&self.out)?,

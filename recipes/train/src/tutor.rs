@@ -1,29 +1,28 @@
 //! The teacher of a run: its model, its answers, and what they cost.
 
 mod cache;
+mod features;
 mod text;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use kiln_distill::{
-    DistillConfig, FeatureConfig, FeatureKind, Target, relation_error, relative_error,
-};
+use kiln_distill::{DistillConfig, Target};
 use kiln_loader::TokenBatch;
 use kiln_run::{View, format};
-use kiln_zoo::{BackboneConfig, LanguageModel, Positions};
+use kiln_zoo::{LanguageModel, Positions};
 
 use crate::TrainError;
 use crate::data::Source;
 use crate::init;
 use crate::loss::DeviceBatch;
-use crate::projection::project;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::Run;
 
 use cache::Cache;
 pub(crate) use cache::cache_layout;
+use features::{check_weights, matched_layers};
 
 /// A teacher that is asked for its answers, without gradients.
 pub struct Tutor {
@@ -137,6 +136,16 @@ impl Tutor {
             None => Vec::new(),
             Some(features) => matched_layers(features, own, teacher)?,
         };
+        if let Some(features) = &config.features {
+            let lanes = resolved.recipe.value.train.batch;
+            check_weights(
+                features,
+                "teacher",
+                &run.model,
+                &layers,
+                [lanes, resolved.seq],
+            )?;
+        }
         Ok(Some(Self {
             layers,
             cost: TeacherCost::new(&config.teacher, &run, resolved.seq),
@@ -223,36 +232,6 @@ impl Tutor {
         divergence.mul_scalar(temperature * temperature)
     }
 
-    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. Traces are those of
-    /// [`LanguageModel::trace`].
-    pub(crate) fn features(
-        &self,
-        student: &LanguageModel,
-        own: &[Tensor<3>],
-        teacher: &[Tensor<3>],
-    ) -> Option<(Tensor<1>, f64)> {
-        let config = self.config.features.as_ref()?;
-        let distances = self.layers.iter().enumerate().map(|(layer, &of)| {
-            let (after, expected) = (own[layer + 1].clone(), teacher[of + 1].clone());
-            match config.kind {
-                FeatureKind::Mixers => {
-                    let given = teacher[of].clone();
-                    let expected = self.run.model.blocks[of].mix(given.clone());
-                    let given = given.cast(student.precision().dtype());
-                    relative_error(student.blocks[layer].mix(given), expected)
-                }
-                FeatureKind::Hidden if config.project => {
-                    let [_, _, width] = expected.dims();
-                    relative_error(project(student, layer, after, width), expected)
-                }
-                FeatureKind::Hidden => relative_error(after, expected),
-                FeatureKind::Relations => relation_error(after, expected),
-            }
-        });
-        let distances: Vec<_> = distances.collect();
-        Some((Tensor::cat(distances, 0).mean(), config.weight))
-    }
-
     /// Time of its answers since this was last called.
     pub(crate) fn take_time(&mut self) -> Duration {
         std::mem::take(&mut self.took)
@@ -267,37 +246,4 @@ fn tell_shard(view: &mut View, began: Instant, [done, all]: [usize; 2], what: &s
         "teacher: {done} of {all} {what}, {} left",
         format::duration(seconds)
     ));
-}
-
-/// The teacher's layer for each of the student's.
-fn matched_layers(
-    features: &FeatureConfig,
-    student: &BackboneConfig,
-    teacher: &BackboneConfig,
-) -> Result<Vec<usize>, TrainError> {
-    let [own, there] = [student, teacher].map(|backbone| backbone.d_model);
-    if own != there && features.kind != FeatureKind::Relations && !features.project {
-        let why = format!(
-            "the model is {own} wide and the teacher {there}: only `relations` can be matched then, and `hidden` with `project = true`"
-        );
-        return Err(TrainError::setting(
-            "distill.features.kind",
-            "between vectors",
-            why,
-        ));
-    }
-    let [own, there] = [student, teacher].map(|backbone| backbone.n_layers);
-    let same = || (0..own).collect::<Vec<_>>();
-    let layers = features.layers.clone().unwrap_or_else(same);
-    let fits = layers.len() == own && layers.iter().all(|layer| *layer < there);
-    match fits && (features.layers.is_some() || own == there) {
-        true => Ok(layers),
-        false => Err(TrainError::setting(
-            "distill.features.layers",
-            format!("{:?}", features.layers.as_deref().unwrap_or_default()),
-            format!(
-                "it takes a number below {there}, a layer of the teacher, for each of the {own} layers of the model"
-            ),
-        )),
-    }
 }

@@ -111,10 +111,18 @@ fn features_are_learned() {
     ];
     let half = ["model.backbone.n_layers=1", "distill.features.layers=[1]"];
     let narrow = ["model.backbone.d_model=16", "distill.features.layers=[0,1]"];
+    let bk = [
+        "model.preset=resnet-bk-tiny",
+        "model.backbone.n_layers=1",
+        "model.backbone.d_model=16",
+        "distill.features.layers=[1]",
+    ];
     for (kind, student) in [
         ("mixers", &other[..]),
         ("hidden", &half),
         ("relations", &narrow),
+        ("attention", &bk),
+        ("matrices", &other),
     ] {
         let kind_set = format!("distill.features.kind={kind}");
         let alone = [
@@ -162,13 +170,14 @@ fn features_are_a_share_of_the_loss() {
         let value = |key| corner.series(name, Kind::Train, key)[0].1;
         [value("objective"), value("loss"), value("distill_loss")]
     };
-    for kind in ["mixers", "hidden", "relations"] {
+    for kind in ["mixers", "hidden", "relations", "attention", "matrices"] {
         let kind_set = format!("distill.features.kind={kind}");
         let features = |share: &'static str| vec![&kind_set[..], share];
         let name = |what: &str| format!("{kind}-{what}");
         let copy = with(&features("distill.features.weight=1.0"), &[&from]);
         let copied = objective(&name("copy"), &copy);
-        assert!(copied[0].abs() < 1e-9, "{kind}: {copied:?}");
+        // Rows of weights add up to one by rounding only.
+        assert!(copied[0].abs() < 1e-7, "{kind}: {copied:?}");
         let [alone, ..] = objective(&name("alone"), &features("distill.features.weight=1.0"));
         let [mixed, nats, answers] =
             objective(&name("mixed"), &features("distill.features.weight=0.25"));
@@ -361,7 +370,31 @@ fn what_cannot_teach_is_refused() {
                 "distill.features.kind=mixers",
                 "model.backbone.d_model=16",
             ],
-            "the model is 16 wide and the teacher 32: only `relations` can be matched then, and `hidden` with",
+            "the model is 16 wide and the teacher 32: only `relations` and `attention` can be matched then, and `hidden` with",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=matrices",
+                "model.backbone.d_model=16",
+            ],
+            "`distill.features.kind` is matrices, but the model is 16 wide",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=attention",
+                "model.pattern=[\"attention\", \"conv\"]",
+            ],
+            "`distill.features.kind` is attention, but layer 1 of the model has no weights of positions (attention, resolvent and causal bk layers do): take `mixers`",
+        ),
+        (
+            vec![
+                &teacher,
+                "distill.features.kind=attention",
+                "train.batch=300000",
+            ],
+            "weights are a square of the sequence: layer 0 of the teacher has ",
         ),
         (
             vec![

@@ -1,0 +1,152 @@
+//! What stands between the layers of teacher and student, compared.
+
+use burn::tensor::Tensor;
+use kiln_backbone::Mixer;
+use kiln_distill::{FeatureConfig, FeatureKind, relation_error, relative_error, weight_divergence};
+use kiln_run::format;
+use kiln_zoo::{BackboneConfig, LanguageModel};
+
+use super::Tutor;
+use crate::TrainError;
+use crate::projection::project;
+
+/// Most bytes of the weights of one layer, all lanes and heads, before the mean over heads: they are a square of the sequence, and
+/// training keeps several such tensors of every layer.
+const MOST_WEIGHT_BYTES: u64 = 1 << 30;
+
+impl Tutor {
+    /// Refuses a student whose layers have nothing to be compared.
+    ///
+    /// # Errors
+    /// Names the layer.
+    pub(crate) fn check_student(
+        &self,
+        student: &LanguageModel,
+        [batch, seq]: [usize; 2],
+    ) -> Result<(), TrainError> {
+        let Some(config) = &self.config.features else {
+            return Ok(());
+        };
+        let layers: Vec<usize> = (0..self.layers.len()).collect();
+        check_weights(config, "model", student, &layers, [batch, seq])
+    }
+
+    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. Traces are those of
+    /// [`LanguageModel::trace`].
+    ///
+    /// # Errors
+    /// A layer without weights, of a kind that compares them.
+    pub(crate) fn features(
+        &self,
+        student: &LanguageModel,
+        own: &[Tensor<3>],
+        teacher: &[Tensor<3>],
+    ) -> Result<Option<(Tensor<1>, f64)>, TrainError> {
+        let Some(config) = &self.config.features else {
+            return Ok(None);
+        };
+        let kind = config.kind;
+        let weights = |whose, model: &LanguageModel, layer: usize, x: Tensor<3>| {
+            let weights = model.blocks[layer].weights(x);
+            weights.ok_or_else(|| without_weights(kind, whose, layer))
+        };
+        let mut distances = Vec::with_capacity(self.layers.len());
+        for (layer, &of) in self.layers.iter().enumerate() {
+            let (after, expected) = (own[layer + 1].clone(), teacher[of + 1].clone());
+            let given = teacher[of].clone();
+            // As the student would have it, had it stood there.
+            let as_own = || given.clone().cast(student.precision().dtype());
+            distances.push(match kind {
+                FeatureKind::Mixers => {
+                    let expected = self.run.model.blocks[of].mix(given.clone());
+                    relative_error(student.blocks[layer].mix(as_own()), expected)
+                }
+                FeatureKind::Hidden if config.project => {
+                    let [_, _, width] = expected.dims();
+                    relative_error(project(student, layer, after, width), expected)
+                }
+                FeatureKind::Hidden => relative_error(after, expected),
+                FeatureKind::Relations => relation_error(after, expected),
+                FeatureKind::Attention => {
+                    let expected = weights("teacher", &self.run.model, of, given)?;
+                    let found = weights("model", student, layer, own[layer].clone())?;
+                    weight_divergence(found, expected)
+                }
+                FeatureKind::Matrices => {
+                    let found = weights("model", student, layer, as_own())?;
+                    let expected = weights("teacher", &self.run.model, of, given)?;
+                    relative_error(found, expected)
+                }
+            });
+        }
+        Ok(Some((Tensor::cat(distances, 0).mean(), config.weight)))
+    }
+}
+
+/// The teacher's layer for each of the student's.
+pub(super) fn matched_layers(
+    features: &FeatureConfig,
+    student: &BackboneConfig,
+    teacher: &BackboneConfig,
+) -> Result<Vec<usize>, TrainError> {
+    let [own, there] = [student, teacher].map(|backbone| backbone.d_model);
+    if own != there && features.kind.needs_equal_widths() && !features.project {
+        let why = format!(
+            "the model is {own} wide and the teacher {there}: only `relations` and `attention` can be matched then, and `hidden` with `project = true`"
+        );
+        let kind = features.kind.name();
+        return Err(TrainError::setting("distill.features.kind", kind, why));
+    }
+    let [own, there] = [student, teacher].map(|backbone| backbone.n_layers);
+    let same = || (0..own).collect::<Vec<_>>();
+    let layers = features.layers.clone().unwrap_or_else(same);
+    let fits = layers.len() == own && layers.iter().all(|layer| *layer < there);
+    match fits && (features.layers.is_some() || own == there) {
+        true => Ok(layers),
+        false => Err(TrainError::setting(
+            "distill.features.layers",
+            format!("{:?}", features.layers.as_deref().unwrap_or_default()),
+            format!(
+                "it takes a number below {there}, a layer of the teacher, for each of the {own} layers of the model"
+            ),
+        )),
+    }
+}
+
+/// Refuses layers that have no weights, or too many, where weights are compared; `whose` is `teacher` or `model`.
+pub(super) fn check_weights(
+    features: &FeatureConfig,
+    whose: &'static str,
+    model: &LanguageModel,
+    layers: &[usize],
+    [batch, seq]: [usize; 2],
+) -> Result<(), TrainError> {
+    let kind = features.kind;
+    if !kind.compares_weights() {
+        return Ok(());
+    }
+    for &layer in layers {
+        let heads = model.blocks[layer].mixer.weighing_heads();
+        if heads == 0 {
+            return Err(without_weights(kind, whose, layer));
+        }
+        let bytes = (batch * heads * seq * seq * size_of::<f32>()) as u64;
+        if bytes > MOST_WEIGHT_BYTES {
+            let why = format!(
+                "weights are a square of the sequence: layer {layer} of the {whose} has {} in a batch of {batch} x {seq} with {heads} heads, and more than {} is refused; set a smaller `train.batch` or `train.seq`, or take `mixers`, which is linear in it",
+                format::bytes(bytes),
+                format::bytes(MOST_WEIGHT_BYTES)
+            );
+            let kind = kind.name();
+            return Err(TrainError::setting("distill.features.kind", kind, why));
+        }
+    }
+    Ok(())
+}
+
+fn without_weights(kind: FeatureKind, whose: &'static str, layer: usize) -> TrainError {
+    let why = format!(
+        "layer {layer} of the {whose} has no weights of positions (attention, resolvent and causal bk layers do): take `mixers`, `hidden` or `relations`, or other layers by `distill.features.layers`"
+    );
+    TrainError::setting("distill.features.kind", kind.name(), why)
+}
