@@ -162,11 +162,12 @@ impl Plan {
     fn teacher_lines(&self) -> Vec<(&'static str, String)> {
         let teacher = self.teacher.as_ref().map(|teacher| {
             let line = format!(
-                "{}: {} parameters, {}, {} forward FLOPs a token",
+                "{}: {} parameters, {}, {} forward FLOPs a token, in {}",
                 teacher.path.display(),
                 format::count(teacher.params as f64),
                 format::bytes(teacher.weight_bytes),
-                format::count(teacher.flops_per_token as f64)
+                format::count(teacher.flops_per_token as f64),
+                teacher.precision.name()
             );
             ("teacher", line)
         });

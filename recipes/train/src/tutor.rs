@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_distill::{DistillConfig, Target};
 use kiln_loader::TokenBatch;
 use kiln_run::{View, format};
-use kiln_zoo::{LanguageModel, Positions};
+use kiln_zoo::{LanguageModel, Positions, Precision};
 
 use crate::TrainError;
 use crate::data::Source;
@@ -55,6 +55,8 @@ pub struct TeacherCost {
     pub weight_bytes: u64,
     /// Its forward operations a token.
     pub flops_per_token: u64,
+    /// What it computes in.
+    pub precision: Precision,
 }
 
 impl TeacherCost {
@@ -65,6 +67,7 @@ impl TeacherCost {
             params,
             weight_bytes: run.model.weight_bytes(),
             flops_per_token: run.config.model.flops_per_token(&run.model, seq),
+            precision: run.model.precision(),
         }
     }
 
@@ -80,7 +83,7 @@ impl TeacherCost {
         let Some(distill) = &recipe.distill else {
             return Ok(None);
         };
-        let run = init::teacher(distill).open(device)?;
+        let run = init::teacher(distill).open_in(device, distill.precision)?;
         Ok(Some(Self::new(&distill.teacher, &run, seq)))
     }
 }
@@ -100,7 +103,7 @@ impl Tutor {
             return Ok(None);
         };
         let named = init::teacher(config);
-        let run = named.open(device)?;
+        let run = named.open_in(device, config.precision)?;
         named.check_tokens(&run, source)?;
         let refused = |why: String| Err(named.refused(why));
         let (own, teacher) = (&resolved.model.backbone, &run.config.model.backbone);
@@ -175,6 +178,15 @@ impl Tutor {
     /// Its model, without autodiff.
     pub(crate) fn model(&self) -> &LanguageModel {
         &self.run.model
+    }
+
+    /// Names its weights and, if it computes in another precision than it was trained in, that: what its answers follow from.
+    fn named(&self) -> String {
+        let (config, precision) = (&self.run.config, self.run.model.precision());
+        match precision == config.precision {
+            true => config.weights.clone(),
+            false => format!("{} in {}", config.weights, precision.name()),
+        }
     }
 
     fn ask(&self, batch: &DeviceBatch) -> Result<Answers, TrainError> {
