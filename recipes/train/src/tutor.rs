@@ -22,6 +22,7 @@ use crate::run::Run;
 
 use cache::Cache;
 pub(crate) use cache::cache_layout;
+pub(crate) use features::Lesson;
 use features::{check_weights, matched_layers};
 
 /// A teacher that is asked for its answers, without gradients.
@@ -29,7 +30,10 @@ pub struct Tutor {
     config: DistillConfig,
     run: Run,
     cost: TeacherCost,
+    /// Where it computes.
     device: Device,
+    /// Where its student is, if it has a device of its own: answers go there through the host.
+    elsewhere: Option<Device>,
     cache: Option<Cache>,
     /// Its layer that each of the student's is matched with, if features are.
     layers: Vec<usize>,
@@ -40,8 +44,30 @@ pub struct Tutor {
 pub(crate) struct Answers {
     /// Its distribution where targets count.
     pub target: Target,
-    /// Its residual stream, if features are matched.
-    pub trace: Option<Vec<Tensor<3>>>,
+    /// What it has for each layer of the student's, if features are matched.
+    pub lessons: Option<Vec<Lesson>>,
+}
+
+impl Answers {
+    fn carried(self, to: &Device) -> Self {
+        let Target { log_probs, kept } = self.target;
+        let target = Target {
+            log_probs: carried(log_probs, to),
+            // Numbers of tokens have one type a device.
+            kept: kept.map(|kept| Tensor::from_data(kept.into_data(), to)),
+        };
+        let lessons = self.lessons.map(|lessons| {
+            let lessons = lessons.into_iter();
+            lessons.map(|lesson| lesson.carried(to)).collect()
+        });
+        Self { target, lessons }
+    }
+}
+
+/// On another device, by way of the host.
+fn carried<const D: usize>(x: Tensor<D>, to: &Device) -> Tensor<D> {
+    let dtype = x.dtype();
+    Tensor::from_data(x.into_data(), (to, dtype))
 }
 
 /// What a teacher costs beside its student.
@@ -89,7 +115,7 @@ impl TeacherCost {
 }
 
 impl Tutor {
-    /// Opens the teacher of a recipe; none without one.
+    /// Opens the teacher of a recipe, on a device of its own or on its student's; none without one.
     ///
     /// # Errors
     /// A run that is not there, not finished or damaged; one that reads other tokens, predicts something else, or cannot take
@@ -97,8 +123,10 @@ impl Tutor {
     pub fn open(
         resolved: &Resolved,
         source: &Source,
-        device: &Device,
+        student: &Device,
+        apart: Option<&Device>,
     ) -> Result<Option<Self>, TrainError> {
+        let device = apart.unwrap_or(student);
         let Some(config) = &resolved.recipe.value.distill else {
             return Ok(None);
         };
@@ -155,6 +183,7 @@ impl Tutor {
             config: config.clone(),
             run,
             device: device.clone(),
+            elsewhere: apart.map(|_| student.clone()),
             cache: None,
             took: Duration::ZERO,
         }))
@@ -175,9 +204,27 @@ impl Tutor {
         &self.cost
     }
 
-    /// Its model, without autodiff.
-    pub(crate) fn model(&self) -> &LanguageModel {
-        &self.run.model
+    /// Its model, without autodiff, and where it computes.
+    pub(crate) fn model(&self) -> (&LanguageModel, &Device) {
+        (&self.run.model, &self.device)
+    }
+
+    /// Its scores where targets of a batch count, `[counted, vocab]`, on the device of `on_device`.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub(crate) fn logits(
+        &self,
+        batch: &TokenBatch,
+        on_device: &DeviceBatch,
+    ) -> Result<Tensor<2>, TrainError> {
+        Ok(match &self.elsewhere {
+            None => on_device.logits(&self.run.model)?,
+            Some(to) => carried(
+                DeviceBatch::new(batch, &self.device).logits(&self.run.model)?,
+                to,
+            ),
+        })
     }
 
     /// Names its weights and, if it computes in another precision than it was trained in, that: what its answers follow from.
@@ -203,7 +250,8 @@ impl Tutor {
             temperature, top_k, ..
         } = self.config;
         let target = Target::new(scores, temperature, top_k);
-        Ok(Answers { target, trace })
+        let lessons = trace.map(|trace| self.lessons(&trace)).transpose()?;
+        Ok(Answers { target, lessons })
     }
 
     /// Its answers where targets of a batch count, on the device of `on_device` without autodiff.
@@ -215,11 +263,20 @@ impl Tutor {
         let began = Instant::now();
         let answers = match &self.cache {
             Some(cache) => Answers {
-                target: cache.target(batch, self.config.top_k, &self.device)?,
-                trace: None,
+                target: cache.target(
+                    batch,
+                    self.config.top_k,
+                    self.elsewhere.as_ref().unwrap_or(&self.device),
+                )?,
+                lessons: None,
             },
             None => {
-                let answers = self.ask(&on_device.inner())?;
+                let answers = match &self.elsewhere {
+                    None => self.ask(&on_device.inner())?,
+                    Some(to) => self
+                        .ask(&DeviceBatch::new(batch, &self.device))?
+                        .carried(to),
+                };
                 // Only then is its time its own, on devices that work behind the program's back.
                 self.device
                     .sync()

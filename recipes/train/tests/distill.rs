@@ -8,24 +8,10 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 
-use common::{Corner, with};
+use common::{Corner, KEPT, STUDENT, agreement, with};
 use kiln_run::{Interrupt, Kind};
-use kiln_train::{HeldOut, Stop};
-
-/// A student smaller than the teacher, which learns from its answers alone.
-const STUDENT: [&str; 5] = [
-    "seed=8",
-    "model.backbone.n_layers=1",
-    "distill.weight=1.0",
-    "distill.temperature=1.5",
-    "train.order=fixed",
-];
-
-fn agreement(held_out: &HeldOut) -> f64 {
-    held_out.teacher.unwrap().agreement()
-}
+use kiln_train::Stop;
 
 /// Without ever seeing a target, the student predicts what the teacher does. Every loss teaches.
 #[test]
@@ -77,58 +63,6 @@ fn a_copy_has_no_divergence() {
     let first = corner.series("copy", Kind::Train, "distill_loss")[0].1;
     assert!(first.abs() < 1e-6, "{first}");
     assert!(corner.series("copy", Kind::Train, "grad_norm")[0].1 < 1e-4);
-}
-
-/// A teacher in another precision answers nearly the same, and not the same; its own precision is the default.
-#[test]
-fn the_teachers_precision_can_be_chosen() {
-    let (corner, teacher) = Corner::taught();
-    let from = teacher.replace("distill.teacher", "init.from");
-    let still = ["optimizer.learning_rate=1e-30", "train.steps=1"];
-    let still = with(&still, &[&teacher, &from]);
-    let kept = with(&still, &with(&KEPT, &["train.order=fixed"]));
-    let found = |name: &str, changes: &[&str]| {
-        let held_out = corner.finish(name, changes).validation;
-        let loss = held_out.teacher.unwrap().teacher.loss();
-        assert!(agreement(&held_out) > 0.98, "{name}");
-        [
-            loss,
-            held_out.score.loss(),
-            corner.series(name, Kind::Train, "distill_loss")[0].1,
-        ]
-    };
-    let trained = found("trained", &still);
-    assert_eq!(
-        found("f32", &with(&still, &["distill.precision=f32"])),
-        trained
-    );
-    assert_eq!(shards(&corner).len(), 0);
-    found("kept", &kept);
-    let one = shards(&corner).len();
-    found("kept-f32", &with(&kept, &["distill.precision=f32"]));
-    assert_eq!(shards(&corner).len(), one, "the same answers");
-    for (more, precision) in ["bf16", "f16"].into_iter().enumerate() {
-        let set = format!("distill.precision={precision}");
-        let [teacher, student, divergence] = found(precision, &with(&still, &[&set]));
-        // The student has the same weights, and stays in f32.
-        assert_eq!(student, trained[1]);
-        let report = fs::read_to_string(corner.path(precision).join("report.html")).unwrap();
-        for part in [
-            "weights of the teacher",
-            &format!("a token, in {precision}"),
-        ] {
-            assert!(report.contains(part), "{part}");
-        }
-        let apart = (teacher / trained[0] - 1.0).abs();
-        assert!(apart > 0.0 && apart < 0.02, "{precision}: {apart}");
-        assert!(
-            divergence > trained[2].abs() && divergence < 0.01,
-            "{precision}: {divergence}"
-        );
-        // Kept answers of another precision are others.
-        found(&format!("kept-{precision}"), &with(&kept, &[&set]));
-        assert_eq!(shards(&corner).len(), (more + 2) * one);
-    }
 }
 
 /// The weight mixes: at the start of its way it is the one loss, at the end the other.
@@ -241,19 +175,6 @@ fn features_are_a_share_of_the_loss() {
     }
 }
 
-const KEPT: [&str; 2] = ["distill.cache=true", "distill.top_k=4"];
-
-fn shards(corner: &Corner) -> Vec<PathBuf> {
-    let caches = fs::read_dir(corner.path("cache/teachers"));
-    let files = caches
-        .into_iter()
-        .flatten()
-        .flat_map(|cache| fs::read_dir(cache.unwrap().path()).unwrap());
-    let mut shards: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-    shards.retain(|path| path.extension().is_some_and(|ext| ext == "bin"));
-    shards
-}
-
 /// Kept answers are the answers: the same run to the last digits of f32, which sums in another order for a batch of windows.
 #[test]
 fn kept_answers_are_the_answers() {
@@ -295,7 +216,7 @@ fn a_damaged_cache_is_found() {
     let (corner, teacher) = Corner::taught();
     let changes = with(&with(&STUDENT, &[&teacher]), &KEPT);
     corner.start("first", &changes).unwrap();
-    let shard = shards(&corner).pop().unwrap();
+    let shard = corner.shards().pop().unwrap();
     let mut bytes = fs::read(&shard).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

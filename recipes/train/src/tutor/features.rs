@@ -1,18 +1,35 @@
 //! What stands between the layers of teacher and student, compared.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use kiln_backbone::Mixer;
 use kiln_distill::{FeatureConfig, FeatureKind, relation_error, relative_error, weight_divergence};
 use kiln_run::format;
 use kiln_zoo::{BackboneConfig, LanguageModel};
 
-use super::Tutor;
+use super::{Tutor, carried};
 use crate::TrainError;
 use crate::projection::project;
 
 /// Most bytes of the weights of one layer, all lanes and heads, before the mean over heads: they are a square of the sequence, and
 /// training keeps several such tensors of every layer.
 const MOST_WEIGHT_BYTES: u64 = 1 << 30;
+
+/// What a layer of a student's is to be like.
+pub(crate) struct Lesson {
+    /// The teacher's residual stream before the layer, where the student's is given it too.
+    given: Option<Tensor<3>>,
+    /// What the teacher makes of it.
+    expected: Tensor<3>,
+}
+
+impl Lesson {
+    pub(super) fn carried(self, to: &Device) -> Self {
+        Self {
+            given: self.given.map(|given| carried(given, to)),
+            expected: carried(self.expected, to),
+        }
+    }
+}
 
 impl Tutor {
     /// Refuses a student whose layers have nothing to be compared.
@@ -31,8 +48,34 @@ impl Tutor {
         check_weights(config, "model", student, &layers, [batch, seq])
     }
 
-    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. Traces are those of
-    /// [`LanguageModel::trace`].
+    /// What each layer of the student's is to be like, of a trace of [`LanguageModel::trace`]; where the teacher computes.
+    ///
+    /// # Errors
+    /// A layer without weights, of a kind that compares them.
+    pub(super) fn lessons(&self, trace: &[Tensor<3>]) -> Result<Vec<Lesson>, TrainError> {
+        let Some(config) = &self.config.features else {
+            return Ok(Vec::new());
+        };
+        let (kind, model) = (config.kind, &self.run.model);
+        let of_layer = |&of: &usize| {
+            let given = trace[of].clone();
+            let expected = match kind {
+                FeatureKind::Mixers => model.blocks[of].mix(given.clone()),
+                FeatureKind::Hidden | FeatureKind::Relations => trace[of + 1].clone(),
+                FeatureKind::Attention | FeatureKind::Matrices => {
+                    weights(kind, "teacher", model, of, given.clone())?
+                }
+            };
+            let is_given = matches!(kind, FeatureKind::Mixers | FeatureKind::Matrices);
+            Ok(Lesson {
+                given: is_given.then_some(given),
+                expected,
+            })
+        };
+        self.layers.iter().map(of_layer).collect()
+    }
+
+    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. `own` is the student's trace.
     ///
     /// # Errors
     /// A layer without weights, of a kind that compares them.
@@ -40,27 +83,22 @@ impl Tutor {
         &self,
         student: &LanguageModel,
         own: &[Tensor<3>],
-        teacher: &[Tensor<3>],
+        lessons: Vec<Lesson>,
     ) -> Result<Option<(Tensor<1>, f64)>, TrainError> {
         let Some(config) = &self.config.features else {
             return Ok(None);
         };
         let kind = config.kind;
-        let weights = |whose, model: &LanguageModel, layer: usize, x: Tensor<3>| {
-            let weights = model.blocks[layer].weights(x);
-            weights.ok_or_else(|| without_weights(kind, whose, layer))
-        };
-        let mut distances = Vec::with_capacity(self.layers.len());
-        for (layer, &of) in self.layers.iter().enumerate() {
-            let (after, expected) = (own[layer + 1].clone(), teacher[of + 1].clone());
-            let given = teacher[of].clone();
-            // As the student would have it, had it stood there.
-            let as_own = || given.clone().cast(student.precision().dtype());
+        let mut distances = Vec::with_capacity(lessons.len());
+        for (layer, Lesson { given, expected }) in lessons.into_iter().enumerate() {
+            let after = own[layer + 1].clone();
+            // What goes into the layer: the teacher's stream, as the student would have it, or its own.
+            let before = match given {
+                Some(given) => given.cast(student.precision().dtype()),
+                None => own[layer].clone(),
+            };
             distances.push(match kind {
-                FeatureKind::Mixers => {
-                    let expected = self.run.model.blocks[of].mix(given.clone());
-                    relative_error(student.blocks[layer].mix(as_own()), expected)
-                }
+                FeatureKind::Mixers => relative_error(student.blocks[layer].mix(before), expected),
                 FeatureKind::Hidden if config.project => {
                     let [_, _, width] = expected.dims();
                     relative_error(project(student, layer, after, width), expected)
@@ -68,19 +106,26 @@ impl Tutor {
                 FeatureKind::Hidden => relative_error(after, expected),
                 FeatureKind::Relations => relation_error(after, expected),
                 FeatureKind::Attention => {
-                    let expected = weights("teacher", &self.run.model, of, given)?;
-                    let found = weights("model", student, layer, own[layer].clone())?;
-                    weight_divergence(found, expected)
+                    weight_divergence(weights(kind, "model", student, layer, before)?, expected)
                 }
                 FeatureKind::Matrices => {
-                    let found = weights("model", student, layer, as_own())?;
-                    let expected = weights("teacher", &self.run.model, of, given)?;
-                    relative_error(found, expected)
+                    relative_error(weights(kind, "model", student, layer, before)?, expected)
                 }
             });
         }
         Ok(Some((Tensor::cat(distances, 0).mean(), config.weight)))
     }
+}
+
+fn weights(
+    kind: FeatureKind,
+    whose: &'static str,
+    model: &LanguageModel,
+    layer: usize,
+    x: Tensor<3>,
+) -> Result<Tensor<3>, TrainError> {
+    let weights = model.blocks[layer].weights(x);
+    weights.ok_or_else(|| without_weights(kind, whose, layer))
 }
 
 /// The teacher's layer for each of the student's.
