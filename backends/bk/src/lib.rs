@@ -138,6 +138,7 @@ mod gates;
 mod ops;
 mod piece;
 pub mod reference;
+mod rows;
 mod rule;
 
 pub use attention::{
@@ -153,4 +154,5 @@ pub use ops::{
     bk_left_with_rule, bk_solve, bk_solve_causal, check_parameters,
 };
 pub use piece::{BkDiagonalPiece, bk_diagonal_piece};
+pub use rows::{RowMeasure, row_weights};
 pub use rule::{GradRule, HYP7_FLOOR};

@@ -233,17 +233,27 @@ pub fn attend(
     map_weights: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<3> {
     let [batch, heads, seq, d_head] = q.dims();
+    let weights = attention_weights([q, k], mask).cast(v.dtype());
+    let mixed = map_weights(weights).matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
+    mixed.reshape([batch, seq, heads * d_head])
+}
+
+/// `softmax_j(q_i . k_j / sqrt(d_head))` over the positions j that the mask lets i see, in f32 at least.
+///
+/// # Shapes
+/// - q `[batch, heads, seq, d_head]`, k with `past + seq` positions
+/// - returns `[batch, heads, seq, past + seq]`
+pub fn attention_weights([q, k]: [Tensor<4>; 2], mask: AttentionMask) -> Tensor<4> {
+    let [_, _, seq, d_head] = q.dims();
     let past = k.dims()[2] - seq;
     let scale = (d_head as f64).powf(-0.5);
-    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3)); // [batch, heads, seq, past + seq]
+    let scores = q.mul_scalar(scale).matmul(k.swap_dims(2, 3));
     let wide = wide(scores.dtype());
     let mut scores = scores.cast(wide);
     if let Some(hidden) = hidden(mask, [seq, past], &scores.device()) {
         scores = scores.mask_fill(hidden.unsqueeze(), f32::NEG_INFINITY);
     }
-    let weights = softmax(scores, 3).cast(v.dtype());
-    let mixed = map_weights(weights).matmul(v).swap_dims(1, 2); // [batch, seq, heads, d_head]
-    mixed.reshape([batch, seq, heads * d_head])
+    softmax(scores, 3)
 }
 
 /// True where a query does not see a key, `[seq, past + seq]`; none where all see all.

@@ -55,6 +55,15 @@ impl<M: Mixer> Block<M> {
         self.mixer.forward(self.norm_mixer.forward(x), None).0
     }
 
+    /// How strongly its mixer reads each position at each, from the residual stream before the block; see [`Mixer::weights`].
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`
+    /// - returns `[batch, seq, seq]`
+    pub fn weights(&self, x: Tensor<3>) -> Option<Tensor<3>> {
+        self.mixer.weights(self.norm_mixer.forward(x))
+    }
+
     pub(crate) fn step(&self, x: Tensor<2>, state: M::State) -> (Tensor<2>, M::State) {
         let (mixed, state) = self.mixer.step(self.norm_mixer.forward(x.clone()), state);
         (self.mlp(x + mixed), state)

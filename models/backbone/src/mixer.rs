@@ -60,6 +60,21 @@ pub trait Mixer: Module {
         paths.filter(|path| !path.ends_with("output")).collect()
     }
 
+    /// How strongly each position is read at each, the mean over heads: not negative, and rows add up to one. For comparing mixers with
+    /// each other, at a cost quadratic in seq; none where the mixer has no such weights.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]`, already normalised
+    /// - returns `[batch, seq, seq]` in f32: the position that reads, the position that is read
+    fn weights(&self, _x: Tensor<3>) -> Option<Tensor<3>> {
+        None
+    }
+
+    /// Heads that [`Mixer::weights`] is the mean of; 0 where there are no weights.
+    fn weighing_heads(&self) -> usize {
+        0
+    }
+
     /// Multiplications and additions a token in a sequence of `seq` tokens costs forward.
     fn flops_per_token(&self, seq: usize) -> u64;
 

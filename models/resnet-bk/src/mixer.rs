@@ -10,7 +10,7 @@ use kiln_backbone::{
     BackboneConfig, Direction, InitRng, Linear, Mixer, ModelError, NamedLinears, fields,
     inverse_softplus, project, single, spread_energies, tensor_bytes,
 };
-use kiln_bk::{GradRule, bk_diagonal_with_rule, bk_left_with_rule};
+use kiln_bk::{GradRule, RowMeasure, bk_diagonal_with_rule, bk_left_with_rule, row_weights};
 use kiln_fused::{cayley, soft_bound, softplus, swiglu};
 use serde::{Deserialize, Serialize};
 
@@ -319,6 +319,27 @@ impl Mixer for BkMixer {
 
     fn is_causal(&self) -> bool {
         self.direction == Direction::Causal
+    }
+
+    /// |G_ij| over its row, of causal heads that read their own resolvent: how far L_i feels a_j is |G_ij|^2.
+    fn weights(&self, x: Tensor<3>) -> Option<Tensor<3>> {
+        if self.weighing_heads() == 0 {
+            return None;
+        }
+        // Shapes agree by construction, so the operations' shape errors cannot occur here.
+        const AGREE: &str = "mixer shapes agree by construction";
+        let (hopping, rule) = (self.hopping(), self.grad_rule);
+        let left = bk_left_with_rule(self.diagonal(x), hopping.clone(), self.z(), None, rule);
+        let left = left.expect(AGREE).features;
+        let rows = row_weights(left, hopping, RowMeasure::Modulus).expect(AGREE);
+        Some(rows.mean_dim(1).squeeze_dim(1))
+    }
+
+    fn weighing_heads(&self) -> usize {
+        match (self.direction, self.control) {
+            (Direction::Causal, Control::None) => self.heads,
+            _ => 0,
+        }
     }
 
     /// Two for each weight of the projections; about 12 a head for a complex multiply, subtract and reciprocal,

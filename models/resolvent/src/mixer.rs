@@ -16,12 +16,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kiln_backbone::{
     BackboneConfig, ConvHistory, InitRng, Linear, Mixer, ModelError, NamedLinears, QueryKeyValue,
     QueryKeyValueConfig, Readout, attention_operand, below, dropout, fields, inverse_softplus,
-    spread_energies, tensor_bytes, unit_spread,
+    project, single, spread_energies, tensor_bytes, unit_spread,
 };
 use kiln_bk::{
-    ResolventAttention, ResolventForm, ResolventInputs, ResolventState, energies,
-    resolvent_attention, resolvent_attention_output,
+    ResolventAttention, ResolventForm, ResolventInputs, ResolventState, RowMeasure, bk_left,
+    energies, resolvent_attention, resolvent_attention_output, row_weights,
 };
+use kiln_fused::soft_bound;
 
 use crate::config::ETA_FLOOR;
 use crate::{Boundary, ResolventConfig};
@@ -251,6 +252,27 @@ impl Mixer for ResolventMixer {
 
     fn is_causal(&self) -> bool {
         true
+    }
+
+    /// P_ij, without queries and keys, which multiply it and have signs; of the complex form the squared moduli. An open boundary takes
+    /// what stands before the first token out of the row.
+    fn weights(&self, x: Tensor<3>) -> Option<Tensor<3>> {
+        let [batch, ..] = x.dims();
+        let potential = single(project(&self.potential, x));
+        let potential = match self.potential_bound {
+            0.0 => potential,
+            bound => soft_bound(potential, bound),
+        };
+        let (energy, hopping) = self.energies();
+        // Shapes agree by construction, so the operations' shape errors cannot occur here.
+        const AGREE: &str = "mixer shapes agree by construction";
+        let left = bk_left(potential, hopping.clone(), energy, self.left(batch)).expect(AGREE);
+        let rows = row_weights(left.features, hopping, RowMeasure::Born).expect(AGREE);
+        Some(rows.mean_dim(1).squeeze_dim(1))
+    }
+
+    fn weighing_heads(&self) -> usize {
+        self.heads
     }
 
     /// Two for each weight; in the recurrent form five for each entry of T (decay, write, read), and about 12 a head for L.

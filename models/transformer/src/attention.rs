@@ -309,6 +309,16 @@ impl Mixer for SelfAttention {
         self.mask != AttentionMask::Full
     }
 
+    fn weights(&self, x: Tensor<3>) -> Option<Tensor<3>> {
+        let [q, k, _] = reference::unpack(self.pack(x, 0), self.heads);
+        let weights = reference::attention_weights([q, k], self.mask); // [batch, heads, seq, seq]
+        Some(weights.mean_dim(1).squeeze_dim(1))
+    }
+
+    fn weighing_heads(&self) -> usize {
+        self.heads
+    }
+
     /// Projections: 2 for each weight. Scores and mixing: 2 * 2 * keys * d, over the whole square as kernels compute it
     /// (Chowdhery et al., arXiv 2204.02311, appendix B), or over window and sinks.
     fn flops_per_token(&self, seq: usize) -> u64 {
@@ -335,6 +345,8 @@ impl Mixer for SelfAttention {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
 
     fn mixer(config: AttentionConfig) -> SelfAttention {
@@ -349,6 +361,32 @@ mod tests {
             sinks,
             ..Default::default()
         })
+    }
+
+    /// Of one head, the weights times the values are what is projected, whatever is seen.
+    #[test]
+    fn weights_are_those_that_values_are_mixed_with() {
+        let device = Device::flex();
+        for (direction, window, sinks) in [
+            (Direction::Causal, 0, 0),
+            (Direction::Causal, 4, 1),
+            (Direction::Bidirectional, 0, 0),
+        ] {
+            let mixer = mixer(AttentionConfig {
+                heads: 1,
+                direction,
+                window,
+                sinks,
+                ..Default::default()
+            });
+            let x = InitRng::new(2).normal(2 * 9 * mixer.d_head, 1.0);
+            let x = Tensor::<3>::from_data(TensorData::new(x, [2, 9, mixer.d_head]), &device);
+            let [_, _, v] = reference::unpack(mixer.pack(x.clone(), 0), 1);
+            let mixed = mixer.weights(x.clone()).unwrap().matmul(v.squeeze_dim(1));
+            let apart = project(&mixer.output, mixed) - mixer.forward(x, None).0;
+            let apart: f32 = apart.abs().max().into_scalar();
+            assert!(apart < 1e-6, "{direction:?} {window}: {apart}");
+        }
     }
 
     /// The cache holds what `state_bytes` says, however the tokens came in, and stops growing at a window.

@@ -164,6 +164,28 @@ impl Mixer for AnyMixer {
         }
     }
 
+    fn weights(&self, x: Tensor<3>) -> Option<Tensor<3>> {
+        match self {
+            Self::Attention(mixer) => mixer.weights(x),
+            Self::Bk(mixer) => mixer.weights(x),
+            Self::Resolvent(mixer) => mixer.weights(x),
+            Self::Conv(mixer) => mixer.weights(x),
+            Self::Gla(mixer) => mixer.weights(x),
+            Self::Fnet(mixer) => mixer.weights(x),
+        }
+    }
+
+    fn weighing_heads(&self) -> usize {
+        match self {
+            Self::Attention(mixer) => mixer.weighing_heads(),
+            Self::Bk(mixer) => mixer.weighing_heads(),
+            Self::Resolvent(mixer) => mixer.weighing_heads(),
+            Self::Conv(mixer) => mixer.weighing_heads(),
+            Self::Gla(mixer) => mixer.weighing_heads(),
+            Self::Fnet(mixer) => mixer.weighing_heads(),
+        }
+    }
+
     fn flops_per_token(&self, seq: usize) -> u64 {
         match self {
             Self::Attention(mixer) => mixer.flops_per_token(seq),

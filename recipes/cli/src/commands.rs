@@ -129,6 +129,23 @@ fn open_all(args: &Train) -> Result<Vec<OpenDevice>, CommandError> {
     (0..args.devices as usize).map(open).collect()
 }
 
+/// Opens the device of the teacher, if it has one of its own.
+fn open_teacher(args: &Train, recipe: &TrainRecipe) -> Result<Option<OpenDevice>, CommandError> {
+    let Some(number) = args.teacher_device else {
+        return Ok(None);
+    };
+    if recipe.distill.is_none() {
+        let why = "--teacher-device is for recipes with a [distill] section, and this one has no teacher: leave the option out";
+        return Err(CommandError::Usage(why.into()));
+    }
+    if number == args.compute.device {
+        return Ok(None);
+    }
+    let backend = Backend::from_str(&args.compute.backend)
+        .map_err(|error| CommandError::Usage(error.to_string()))?;
+    Ok(Some(backend.open(number).map_err(TrainError::from)?))
+}
+
 fn dry_run(args: &Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, CommandError> {
     // How large a cache gets follows from the text.
     let is_cached = recipe.value.distill.as_ref().is_some_and(|it| it.cache);
@@ -142,6 +159,7 @@ fn dry_run(args: &Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comman
     let resolved = Resolved::new(recipe, vocab)?;
     let devices = open_all(args)?;
     check_shared(&resolved.recipe.value, &devices)?;
+    open_teacher(args, &resolved.recipe.value)?;
     let plan = Plan::new(&resolved, source.as_ref(), &devices[0].device)?;
     let mut out = io::stdout().lock();
     let written = resolved.written_out()?;
@@ -165,6 +183,7 @@ pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comma
     let mut devices = open_all(&args)?;
     let beside = devices.split_off(1);
     let device = devices.swap_remove(0);
+    let teacher = open_teacher(&args, &recipe.value)?;
     let meter = EnergyMeter::open(&device.device);
     let out = args
         .out
@@ -175,6 +194,7 @@ pub fn train(args: Train, recipe: Recipe<TrainRecipe>) -> Result<ExitCode, Comma
         resume: args.resume,
         device,
         beside,
+        teacher,
         data: &place::data(&args.folders),
         source: &place::workspace(),
         versions: place::versions(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kiln_backbone::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{FeatureConfig, ResponseLoss, WrittenConfig};
@@ -16,6 +17,9 @@ use crate::{FeatureConfig, ResponseLoss, WrittenConfig};
 pub struct DistillConfig {
     /// Folder of the teacher's finished run, absolute or relative to where the command is given.
     pub teacher: PathBuf,
+    /// What the teacher computes in; without it, what it was trained in. Its weights are f32 in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
     /// Divergence from the teacher.
     #[serde(default)]
     pub loss: ResponseLoss,
@@ -59,6 +63,7 @@ impl DistillConfig {
     pub fn new(teacher: PathBuf) -> Self {
         Self {
             teacher,
+            precision: None,
             loss: ResponseLoss::default(),
             temperature: default_temperature(),
             weight: default_weight(),
@@ -91,9 +96,10 @@ mod tests {
     fn the_section_is_strict_has_defaults_and_round_trips() {
         let config: DistillConfig = toml::from_str("teacher = 'runs/a'").unwrap();
         assert_eq!(config, DistillConfig::new("runs/a".into()));
-        let text = "teacher = 'runs/a'\nloss = { jensen-shannon = 0.3 }\nfinal_weight = 0.0";
+        let text = "teacher = 'runs/a'\nprecision = 'bf16'\nloss = { jensen-shannon = 0.3 }\nfinal_weight = 0.0";
         let config: DistillConfig = toml::from_str(text).unwrap();
         assert_eq!(config.loss, ResponseLoss::JensenShannon(0.3));
+        assert_eq!(config.precision, Some(Precision::Bf16));
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<DistillConfig>(&text).unwrap(), config);
         assert!(toml::from_str::<DistillConfig>("teacher = 'a'\ntemprature = 1.0").is_err());

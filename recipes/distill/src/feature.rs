@@ -4,6 +4,7 @@
 //! mixers, hidden    |s - t|^2 / |t|^2                                        FitNets' hints, relative        arXiv 1412.6550
 //! relations         mean over i, j of (cos(s_i, s_j) - cos(t_i, t_j))^2      similarities are preserved      arXiv 1907.09682
 //! ```
+//! Of `matrices` s and t are rows of weights, of which [`weight_divergence`](crate::weight_divergence) is another distance.
 //! s and t are the student's and the teacher's vectors at every position of a lane. Relations are between positions, so the two
 //! may be of different widths. Axes: batch, seq, d_model.
 
@@ -21,6 +22,35 @@ pub enum FeatureKind {
     Hidden,
     /// The cosines between the positions of the residual stream after each layer.
     Relations,
+    /// How strongly each mixer reads each position, as distributions: MiniLM's attention transfer (arXiv 2002.10957), the mean over
+    /// heads. Needs mixers that have such weights, on both sides.
+    Attention,
+    /// The same weights as matrices, each mixer given the teacher's residual stream: MOHAWK's first stage (arXiv 2408.10189). Needs
+    /// equal widths as well.
+    Matrices,
+}
+
+impl FeatureKind {
+    /// The name that recipes use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mixers => "mixers",
+            Self::Hidden => "hidden",
+            Self::Relations => "relations",
+            Self::Attention => "attention",
+            Self::Matrices => "matrices",
+        }
+    }
+
+    /// Whether it compares how strongly positions are read.
+    pub fn compares_weights(self) -> bool {
+        matches!(self, Self::Attention | Self::Matrices)
+    }
+
+    /// Whether the two models must be of one width, unless there are projections.
+    pub fn needs_equal_widths(self) -> bool {
+        matches!(self, Self::Mixers | Self::Hidden | Self::Matrices)
+    }
 }
 
 /// Settings of features.
@@ -48,7 +78,7 @@ fn default_weight() -> f64 {
 /// Squared distance relative to the teacher's squared length, over the whole batch.
 ///
 /// # Shapes
-/// - both `[batch, seq, d_model]`
+/// - both `[batch, seq, d_model]`, or `[batch, seq, seq]` of weights
 /// - returns `[1]`
 pub fn relative_error(student: Tensor<3>, teacher: Tensor<3>) -> Tensor<1> {
     let [student, teacher] = [student, teacher].map(|x| x.cast(DType::F32));

@@ -10,6 +10,7 @@ mod feature;
 mod response;
 mod target;
 mod text;
+mod weights;
 
 pub use cache::{CacheError, CacheLayout, CacheReader, CacheWriter, Rows, WindowIndex};
 pub use config::DistillConfig;
@@ -17,3 +18,4 @@ pub use feature::{FeatureConfig, FeatureKind, relation_error, relative_error};
 pub use response::ResponseLoss;
 pub use target::Target;
 pub use text::{MixedWindows, WrittenConfig};
+pub use weights::weight_divergence;

@@ -74,11 +74,11 @@ impl Loss<'_> {
             return Ok(BatchLoss::of_hidden(model, &on_device, hidden, options));
         };
         let answers = tutor.answers(batch, &on_device)?;
-        let (logits, features) = match &answers.trace {
+        let (logits, features) = match answers.lessons {
             None => (on_device.logits(model)?, None),
-            Some(teacher) => {
+            Some(lessons) => {
                 let mut own = model.trace(on_device.inputs.clone())?;
-                let features = tutor.features(model, &own, teacher);
+                let features = tutor.features(model, &own, lessons)?;
                 // A trace has one entry more than there are layers.
                 let hidden = own.swap_remove(own.len() - 1);
                 (on_device.logits_of(model, hidden), features)

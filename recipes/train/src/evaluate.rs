@@ -13,6 +13,7 @@ use crate::TrainError;
 use crate::loss::DeviceBatch;
 use crate::recipe::Objective;
 use crate::sweep::{Choice, walk};
+use crate::tutor::Tutor;
 
 /// Sums over the targets of some windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -234,24 +235,28 @@ impl Evaluator<'_> {
     /// [`Evaluator::sequential`] score.
     pub(crate) fn beside(
         &self,
-        [student, teacher]: [&LanguageModel; 2],
+        student: &LanguageModel,
+        tutor: &Tutor,
         windows: &Arc<dyn Windows>,
         batch: usize,
         choice: Choice,
     ) -> Result<TeacherScore, TrainError> {
         let counts = |score: &TeacherScore| score.teacher.tokens > 0;
         let scores = self.sweep(windows, batch, choice, counts, |batch| {
-            self.lanes_beside([student, teacher], batch)
+            self.lanes_beside(student, tutor, batch)
         })?;
         Ok(TeacherScore::total(&scores))
     }
 
     fn lanes_beside(
         &self,
-        [student, teacher]: [&LanguageModel; 2],
+        student: &LanguageModel,
+        tutor: &Tutor,
         batch: &TokenBatch,
     ) -> Result<Vec<TeacherScore>, TrainError> {
-        let scores = self.lanes(teacher, batch)?;
+        let (teacher, device) = tutor.model();
+        let own = Evaluator { device, ..*self };
+        let scores = own.lanes(teacher, batch)?;
         let mut lanes: Vec<_> = scores
             .into_iter()
             .map(|teacher| TeacherScore {
@@ -263,7 +268,8 @@ impl Evaluator<'_> {
             return Ok(lanes);
         }
         let on_device = DeviceBatch::new(batch, self.device);
-        let (student, teacher) = (on_device.logits(student)?, on_device.logits(teacher)?);
+        let teacher = tutor.logits(batch, &on_device)?;
+        let student = on_device.logits(student)?;
         let same = student.clone().argmax(1).equal(teacher.clone().argmax(1));
         let student = Target::new(student, 1.0, 0).log_probs;
         let teacher = Target::new(teacher, 1.0, 0).log_probs;

@@ -52,9 +52,8 @@ pub(crate) fn finish(
     let beside = |windows: &Arc<dyn Windows>| match tutor {
         None => Ok(None),
         Some(tutor) => {
-            let models = [&model, tutor.model()];
             let batch = recipe.train.batch;
-            let scored = evaluator.beside(models, windows, batch, choice(setup))?;
+            let scored = evaluator.beside(&model, tutor, windows, batch, choice(setup))?;
             Ok::<_, TrainError>(Some(scored))
         }
     };

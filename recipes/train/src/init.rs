@@ -51,15 +51,15 @@ pub(crate) struct Named<'a> {
 }
 
 impl Named<'_> {
-    /// Opens it.
+    /// Opens it, computing in a precision, or in the one that it was trained in.
     ///
     /// # Errors
     /// [`TrainError::Setting`] if it is not there or not finished, or its weights are not the wanted ones.
-    pub(crate) fn open(&self, device: &Device) -> Result<Run, TrainError> {
-        self.open_in(device, None)
-    }
-
-    fn open_in(&self, device: &Device, precision: Option<Precision>) -> Result<Run, TrainError> {
+    pub(crate) fn open_in(
+        &self,
+        device: &Device,
+        precision: Option<Precision>,
+    ) -> Result<Run, TrainError> {
         let run =
             Run::open_in(self.path, device, precision).map_err(|error| self.missing(&error))?;
         self.check_weights(&run.config)?;
@@ -69,7 +69,7 @@ impl Named<'_> {
     /// SHA-256 of its weights, as it says itself; they are not read.
     ///
     /// # Errors
-    /// As [`Named::open`].
+    /// As [`Named::open_in`].
     pub(crate) fn find_weights(&self) -> Result<String, TrainError> {
         let config = RunFolder::open(self.path)
             .map_err(TrainError::from)

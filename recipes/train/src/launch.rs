@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub device: OpenDevice,
     /// More devices of the same backend, which share every batch with the first one; see [`train`].
     pub beside: Vec<OpenDevice>,
+    /// Where the teacher computes, if not where the model is trained.
+    pub teacher: Option<OpenDevice>,
     /// Where data comes from.
     pub data: &'a DataEnv,
     /// Folder of the source, for its commit.
@@ -67,6 +69,7 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         resume,
         device,
         beside,
+        teacher,
         data,
         source,
         versions,
@@ -81,12 +84,20 @@ pub fn train(request: Request<'_>) -> Result<Outcome, TrainError> {
         check_precision(&open.device, recipe.value.precision)?;
     }
     check_shared(&recipe.value, &devices)?;
+    if let (Some(teacher), None) = (&teacher, &recipe.value.distill) {
+        let why = format!(
+            "there is no teacher to be on `{}`: name one, or leave its device out",
+            teacher.name
+        );
+        return Err(TrainError::setting("distill.teacher", "not stated", why));
+    }
     let meeting = Arc::new(Meeting::new(devices.len()));
     let run = Prepared {
         recipe,
         out,
         resume,
         devices,
+        teacher,
         meeting: Arc::clone(&meeting),
         data: data.clone(),
         source: source.into(),
@@ -108,6 +119,7 @@ struct Prepared {
     resume: bool,
     /// The first is that of rank 0.
     devices: Vec<OpenDevice>,
+    teacher: Option<OpenDevice>,
     meeting: Arc<Meeting>,
     data: DataEnv,
     source: PathBuf,
@@ -137,17 +149,27 @@ impl Prepared {
         let resolved = Resolved::new(recipe, source.vocab_size()?)?;
         let data = Data::new(source, resolved.seq)?;
         let device = self.devices[0].device.clone();
-        let mut tutor = Tutor::open(&resolved, &data.source, &device)?;
+        let of_teacher = self.teacher.as_ref().map(|open| &open.device);
+        let mut tutor = Tutor::open(&resolved, &data.source, &device, of_teacher)?;
         // What the recipe's runs do not fit is found before there is a folder.
         let first = match self.resume {
             true => None,
             false => Some(first_model(&resolved, &data.source, &device)?),
         };
+        if let (Some(tutor), Some(first)) = (&tutor, &first) {
+            let lanes = resolved.recipe.value.train.batch;
+            tutor.check_student(&first.model, [lanes, resolved.seq])?;
+        }
         let folder = match self.resume {
             true => RunFolder::resume(&self.out)?,
             false => RunFolder::create(&self.out)?,
         };
-        let names: Vec<&str> = self.devices.iter().map(|open| open.name.as_str()).collect();
+        let teacher = self
+            .teacher
+            .as_ref()
+            .map(|open| format!("{} for the teacher", open.name));
+        let names = self.devices.iter().map(|open| open.name.clone());
+        let names: Vec<String> = names.chain(teacher).collect();
         let mut setup = Setup {
             checkpoints: folder.checkpoints(),
             resolved,

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use kiln_fused::CHUNK_BYTES;
 use kiln_loader::Split;
 use kiln_run::format;
-use kiln_zoo::{MixerKind, Precision};
+use kiln_zoo::{MixerKind, ModelConfig, Precision};
 
 use crate::TrainError;
 use crate::constraint::Constraint;
@@ -162,11 +162,12 @@ impl Plan {
     fn teacher_lines(&self) -> Vec<(&'static str, String)> {
         let teacher = self.teacher.as_ref().map(|teacher| {
             let line = format!(
-                "{}: {} parameters, {}, {} forward FLOPs a token",
+                "{}: {} parameters, {}, {} forward FLOPs a token, in {}",
                 teacher.path.display(),
                 format::count(teacher.params as f64),
                 format::bytes(teacher.weight_bytes),
-                format::count(teacher.flops_per_token as f64)
+                format::count(teacher.flops_per_token as f64),
+                teacher.precision.name()
             );
             ("teacher", line)
         });
@@ -198,11 +199,21 @@ pub fn written_tokens(recipe: &TrainRecipe, seq: usize) -> u64 {
     text.map_or(0, |text| text.windows * (seq as u64 + 1))
 }
 
+/// Heads of a layer whose weights can be compared with a teacher's.
+fn weighing_heads(model: &ModelConfig, layer: usize) -> usize {
+    match model.mixer(layer) {
+        MixerKind::Attention => model.attention.heads,
+        MixerKind::Bk => model.bk.heads,
+        MixerKind::Resolvent => model.resolvent.heads,
+        MixerKind::Conv | MixerKind::Gla | MixerKind::Fnet => 0,
+    }
+}
+
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
 /// hidden width, for attention four of the width and two of every score, for BK eight a head, for resolvent attention six of the
 /// width, eight of all keys' and four a head, for the convolution four of the width, for gated linear attention five of the width,
 /// six of all keys' and three a head, for Fourier mixing three of the width; then a chunk of logits, or with a teacher all of them and
-/// their softmax. What is counted a head and the softmax are f32 in every precision.
+/// their softmax, and four of every weight that is compared with the teacher's. What is counted a head and the softmax are f32 in every precision.
 fn activation_bytes(resolved: &Resolved) -> u64 {
     let model = &resolved.model;
     let backbone = &model.backbone;
@@ -225,7 +236,18 @@ fn activation_bytes(resolved: &Resolved) -> u64 {
         }
         MixerKind::Fnet => [3 * backbone.d_model, 0],
     };
-    let mixers = (0..backbone.n_layers).map(mixer);
+    let features = resolved.recipe.value.distill.as_ref();
+    let features = features.and_then(|distill| distill.features.as_ref());
+    let compares_weights = features.is_some_and(|features| features.kind.compares_weights());
+    // Scores, those that are seen, their softmax and its mean, in f32.
+    let weights = |layer| match compares_weights {
+        true => 4 * weighing_heads(model, layer) * resolved.seq,
+        false => 0,
+    };
+    let mixers = (0..backbone.n_layers).map(|layer| {
+        let [own, scalars] = mixer(layer);
+        [own, scalars + weights(layer)]
+    });
     let [mixers, scalars] = mixers.fold([0, 0], |sum, of| [sum[0] + of[0], sum[1] + of[1]]);
     let layers = backbone.n_layers * (10 * backbone.d_model + 3 * backbone.d_hidden);
     let recipe = &resolved.recipe.value;

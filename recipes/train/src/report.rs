@@ -1,5 +1,7 @@
 //! `report.html` of a training run.
 
+mod sides;
+
 use kiln_loader::Split;
 use kiln_run::report::{Chart, Sample, Series, Style, Table};
 use kiln_run::{Kind, Record, Report, format, metrics};
@@ -37,7 +39,7 @@ pub(crate) fn write(
         highlights: highlights(result, position),
         facts: facts(setup, model, position, result)?
             .into_iter()
-            .chain(tutor.map(teacher_fact))
+            .chain(sides::facts(model, tutor))
             .collect(),
         charts: charts(&records, setup, result),
         tables: [table(result)]
@@ -164,18 +166,6 @@ fn facts(
         ));
     }
     Ok(facts)
-}
-
-fn teacher_fact(tutor: &Tutor) -> (String, String) {
-    let cost = tutor.cost();
-    let text = format!(
-        "{}: {} parameters, {} of weights, {} forward FLOPs a token",
-        cost.path.display(),
-        format::count(cost.params as f64),
-        format::bytes(cost.weight_bytes),
-        format::count(cost.flops_per_token as f64)
-    );
-    ("teacher".into(), text)
 }
 
 fn charts(records: &[Record], setup: &Setup, result: &RunResult) -> Vec<Chart> {

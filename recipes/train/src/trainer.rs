@@ -315,10 +315,9 @@ impl<'a> Loop<'a> {
                         batches: train.eval_batches,
                         seed,
                     };
-                    let models = [&model, tutor.model()];
                     let windows = &setup.data.validation;
                     let evaluator = setup.evaluator();
-                    Some(evaluator.beside(models, windows, train.batch, choice)?)
+                    Some(evaluator.beside(&model, tutor, windows, train.batch, choice)?)
                 }
             },
         };

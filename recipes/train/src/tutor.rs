@@ -1,36 +1,39 @@
 //! The teacher of a run: its model, its answers, and what they cost.
 
 mod cache;
+mod features;
 mod text;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use kiln_distill::{
-    DistillConfig, FeatureConfig, FeatureKind, Target, relation_error, relative_error,
-};
+use kiln_distill::{DistillConfig, Target};
 use kiln_loader::TokenBatch;
 use kiln_run::{View, format};
-use kiln_zoo::{BackboneConfig, LanguageModel, Positions};
+use kiln_zoo::{LanguageModel, Positions, Precision};
 
 use crate::TrainError;
 use crate::data::Source;
 use crate::init;
 use crate::loss::DeviceBatch;
-use crate::projection::project;
 use crate::recipe::{Resolved, TrainRecipe};
 use crate::run::Run;
 
 use cache::Cache;
 pub(crate) use cache::cache_layout;
+pub(crate) use features::Lesson;
+use features::{check_weights, matched_layers};
 
 /// A teacher that is asked for its answers, without gradients.
 pub struct Tutor {
     config: DistillConfig,
     run: Run,
     cost: TeacherCost,
+    /// Where it computes.
     device: Device,
+    /// Where its student is, if it has a device of its own: answers go there through the host.
+    elsewhere: Option<Device>,
     cache: Option<Cache>,
     /// Its layer that each of the student's is matched with, if features are.
     layers: Vec<usize>,
@@ -41,8 +44,30 @@ pub struct Tutor {
 pub(crate) struct Answers {
     /// Its distribution where targets count.
     pub target: Target,
-    /// Its residual stream, if features are matched.
-    pub trace: Option<Vec<Tensor<3>>>,
+    /// What it has for each layer of the student's, if features are matched.
+    pub lessons: Option<Vec<Lesson>>,
+}
+
+impl Answers {
+    fn carried(self, to: &Device) -> Self {
+        let Target { log_probs, kept } = self.target;
+        let target = Target {
+            log_probs: carried(log_probs, to),
+            // Numbers of tokens have one type a device.
+            kept: kept.map(|kept| Tensor::from_data(kept.into_data(), to)),
+        };
+        let lessons = self.lessons.map(|lessons| {
+            let lessons = lessons.into_iter();
+            lessons.map(|lesson| lesson.carried(to)).collect()
+        });
+        Self { target, lessons }
+    }
+}
+
+/// On another device, by way of the host.
+fn carried<const D: usize>(x: Tensor<D>, to: &Device) -> Tensor<D> {
+    let dtype = x.dtype();
+    Tensor::from_data(x.into_data(), (to, dtype))
 }
 
 /// What a teacher costs beside its student.
@@ -56,6 +81,8 @@ pub struct TeacherCost {
     pub weight_bytes: u64,
     /// Its forward operations a token.
     pub flops_per_token: u64,
+    /// What it computes in.
+    pub precision: Precision,
 }
 
 impl TeacherCost {
@@ -66,6 +93,7 @@ impl TeacherCost {
             params,
             weight_bytes: run.model.weight_bytes(),
             flops_per_token: run.config.model.flops_per_token(&run.model, seq),
+            precision: run.model.precision(),
         }
     }
 
@@ -81,13 +109,13 @@ impl TeacherCost {
         let Some(distill) = &recipe.distill else {
             return Ok(None);
         };
-        let run = init::teacher(distill).open(device)?;
+        let run = init::teacher(distill).open_in(device, distill.precision)?;
         Ok(Some(Self::new(&distill.teacher, &run, seq)))
     }
 }
 
 impl Tutor {
-    /// Opens the teacher of a recipe; none without one.
+    /// Opens the teacher of a recipe, on a device of its own or on its student's; none without one.
     ///
     /// # Errors
     /// A run that is not there, not finished or damaged; one that reads other tokens, predicts something else, or cannot take
@@ -95,13 +123,15 @@ impl Tutor {
     pub fn open(
         resolved: &Resolved,
         source: &Source,
-        device: &Device,
+        student: &Device,
+        apart: Option<&Device>,
     ) -> Result<Option<Self>, TrainError> {
+        let device = apart.unwrap_or(student);
         let Some(config) = &resolved.recipe.value.distill else {
             return Ok(None);
         };
         let named = init::teacher(config);
-        let run = named.open(device)?;
+        let run = named.open_in(device, config.precision)?;
         named.check_tokens(&run, source)?;
         let refused = |why: String| Err(named.refused(why));
         let (own, teacher) = (&resolved.model.backbone, &run.config.model.backbone);
@@ -137,12 +167,23 @@ impl Tutor {
             None => Vec::new(),
             Some(features) => matched_layers(features, own, teacher)?,
         };
+        if let Some(features) = &config.features {
+            let lanes = resolved.recipe.value.train.batch;
+            check_weights(
+                features,
+                "teacher",
+                &run.model,
+                &layers,
+                [lanes, resolved.seq],
+            )?;
+        }
         Ok(Some(Self {
             layers,
             cost: TeacherCost::new(&config.teacher, &run, resolved.seq),
             config: config.clone(),
             run,
             device: device.clone(),
+            elsewhere: apart.map(|_| student.clone()),
             cache: None,
             took: Duration::ZERO,
         }))
@@ -163,9 +204,36 @@ impl Tutor {
         &self.cost
     }
 
-    /// Its model, without autodiff.
-    pub(crate) fn model(&self) -> &LanguageModel {
-        &self.run.model
+    /// Its model, without autodiff, and where it computes.
+    pub(crate) fn model(&self) -> (&LanguageModel, &Device) {
+        (&self.run.model, &self.device)
+    }
+
+    /// Its scores where targets of a batch count, `[counted, vocab]`, on the device of `on_device`.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub(crate) fn logits(
+        &self,
+        batch: &TokenBatch,
+        on_device: &DeviceBatch,
+    ) -> Result<Tensor<2>, TrainError> {
+        Ok(match &self.elsewhere {
+            None => on_device.logits(&self.run.model)?,
+            Some(to) => carried(
+                DeviceBatch::new(batch, &self.device).logits(&self.run.model)?,
+                to,
+            ),
+        })
+    }
+
+    /// Names its weights and, if it computes in another precision than it was trained in, that: what its answers follow from.
+    fn named(&self) -> String {
+        let (config, precision) = (&self.run.config, self.run.model.precision());
+        match precision == config.precision {
+            true => config.weights.clone(),
+            false => format!("{} in {}", config.weights, precision.name()),
+        }
     }
 
     fn ask(&self, batch: &DeviceBatch) -> Result<Answers, TrainError> {
@@ -182,7 +250,8 @@ impl Tutor {
             temperature, top_k, ..
         } = self.config;
         let target = Target::new(scores, temperature, top_k);
-        Ok(Answers { target, trace })
+        let lessons = trace.map(|trace| self.lessons(&trace)).transpose()?;
+        Ok(Answers { target, lessons })
     }
 
     /// Its answers where targets of a batch count, on the device of `on_device` without autodiff.
@@ -194,11 +263,20 @@ impl Tutor {
         let began = Instant::now();
         let answers = match &self.cache {
             Some(cache) => Answers {
-                target: cache.target(batch, self.config.top_k, &self.device)?,
-                trace: None,
+                target: cache.target(
+                    batch,
+                    self.config.top_k,
+                    self.elsewhere.as_ref().unwrap_or(&self.device),
+                )?,
+                lessons: None,
             },
             None => {
-                let answers = self.ask(&on_device.inner())?;
+                let answers = match &self.elsewhere {
+                    None => self.ask(&on_device.inner())?,
+                    Some(to) => self
+                        .ask(&DeviceBatch::new(batch, &self.device))?
+                        .carried(to),
+                };
                 // Only then is its time its own, on devices that work behind the program's back.
                 self.device
                     .sync()
@@ -223,36 +301,6 @@ impl Tutor {
         divergence.mul_scalar(temperature * temperature)
     }
 
-    /// Mean distance between the layers, `[1]`, and its share of the loss; none without features. Traces are those of
-    /// [`LanguageModel::trace`].
-    pub(crate) fn features(
-        &self,
-        student: &LanguageModel,
-        own: &[Tensor<3>],
-        teacher: &[Tensor<3>],
-    ) -> Option<(Tensor<1>, f64)> {
-        let config = self.config.features.as_ref()?;
-        let distances = self.layers.iter().enumerate().map(|(layer, &of)| {
-            let (after, expected) = (own[layer + 1].clone(), teacher[of + 1].clone());
-            match config.kind {
-                FeatureKind::Mixers => {
-                    let given = teacher[of].clone();
-                    let expected = self.run.model.blocks[of].mix(given.clone());
-                    let given = given.cast(student.precision().dtype());
-                    relative_error(student.blocks[layer].mix(given), expected)
-                }
-                FeatureKind::Hidden if config.project => {
-                    let [_, _, width] = expected.dims();
-                    relative_error(project(student, layer, after, width), expected)
-                }
-                FeatureKind::Hidden => relative_error(after, expected),
-                FeatureKind::Relations => relation_error(after, expected),
-            }
-        });
-        let distances: Vec<_> = distances.collect();
-        Some((Tensor::cat(distances, 0).mean(), config.weight))
-    }
-
     /// Time of its answers since this was last called.
     pub(crate) fn take_time(&mut self) -> Duration {
         std::mem::take(&mut self.took)
@@ -267,37 +315,4 @@ fn tell_shard(view: &mut View, began: Instant, [done, all]: [usize; 2], what: &s
         "teacher: {done} of {all} {what}, {} left",
         format::duration(seconds)
     ));
-}
-
-/// The teacher's layer for each of the student's.
-fn matched_layers(
-    features: &FeatureConfig,
-    student: &BackboneConfig,
-    teacher: &BackboneConfig,
-) -> Result<Vec<usize>, TrainError> {
-    let [own, there] = [student, teacher].map(|backbone| backbone.d_model);
-    if own != there && features.kind != FeatureKind::Relations && !features.project {
-        let why = format!(
-            "the model is {own} wide and the teacher {there}: only `relations` can be matched then, and `hidden` with `project = true`"
-        );
-        return Err(TrainError::setting(
-            "distill.features.kind",
-            "between vectors",
-            why,
-        ));
-    }
-    let [own, there] = [student, teacher].map(|backbone| backbone.n_layers);
-    let same = || (0..own).collect::<Vec<_>>();
-    let layers = features.layers.clone().unwrap_or_else(same);
-    let fits = layers.len() == own && layers.iter().all(|layer| *layer < there);
-    match fits && (features.layers.is_some() || own == there) {
-        true => Ok(layers),
-        false => Err(TrainError::setting(
-            "distill.features.layers",
-            format!("{:?}", features.layers.as_deref().unwrap_or_default()),
-            format!(
-                "it takes a number below {there}, a layer of the teacher, for each of the {own} layers of the model"
-            ),
-        )),
-    }
 }

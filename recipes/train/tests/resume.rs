@@ -204,6 +204,7 @@ fn child_trains_until_killed() {
             name: "flex".into(),
         },
         beside: Vec::new(),
+        teacher: None,
         data: &kiln_text::DataEnv {
             cache_dir: folder.join("cache"),
             data_dir: None,

@@ -199,7 +199,7 @@ impl Exact {
 }
 
 /// Row n of the inverse of the leading n x n block, by Gaussian elimination of its transpose with pivots.
-fn last_row(matrix: &[Vec<C>], n: usize) -> Vec<C> {
+pub fn last_row(matrix: &[Vec<C>], n: usize) -> Vec<C> {
     let mut a: Vec<Vec<C>> = (0..n)
         .map(|i| (0..n).map(|j| matrix[j][i]).collect())
         .collect();

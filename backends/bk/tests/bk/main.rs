@@ -23,6 +23,7 @@ mod long;
 mod oracle;
 mod properties;
 mod recorded;
+mod rows;
 mod solve;
 mod solve_chain;
 mod solve_oracle;

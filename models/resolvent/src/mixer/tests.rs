@@ -52,6 +52,40 @@ fn two_tokens_by_hand() {
     }
 }
 
+/// The same head's weights, before a wall and behind an endless chain: L_0 = i (sqrt(13) - 1) / 6 is what the recurrence leaves as it is,
+/// and p = 1 / (1 + 3 Im L_0) then of every token, so that the second row is (1 - p, 1) over 2 - p.
+#[test]
+fn weights_of_two_tokens_by_hand() {
+    let device = Device::flex();
+    let p = 1.0 / (1.0 + 3.0 * (13.0_f32.sqrt() - 1.0) / 6.0);
+    for (boundary, second) in [
+        (Boundary::Wall, [0.75, 0.25]),
+        (Boundary::Open, [(1.0 - p) / (2.0 - p), 1.0 / (2.0 - p)]),
+    ] {
+        for form in [ResolventForm::Born, ResolventForm::Complex] {
+            let config = ResolventConfig {
+                heads: 1,
+                d_key: 1,
+                energy: [0.0, 0.0],
+                eta: [1.0, 1.0],
+                hopping: 3.0,
+                form,
+                boundary,
+                ..Default::default()
+            };
+            let mixer = config.init(&backbone(2), &mut InitRng::new(1), &device);
+            let weights = mixer.unwrap().weights(Tensor::zeros([1, 2, 2], &device));
+            let found: Vec<f32> = weights.unwrap().into_data().try_to_vec().unwrap();
+            for (found, exact) in found.iter().zip([[1.0, 0.0], second].concat()) {
+                assert!(
+                    (found - exact).abs() < 1e-5,
+                    "{boundary:?}: {found} {exact}"
+                );
+            }
+        }
+    }
+}
+
 /// Anderson localisation, from the mixer's own settings: of two heads that differ in the spread of their potentials alone, the
 /// milder one still reads what stands 64 tokens back, and the other, at the default, has lost it.
 #[test]

@@ -15,3 +15,4 @@ mod precision;
 mod sequence;
 mod sizes;
 mod training;
+mod weights;

@@ -113,6 +113,20 @@ fn without_a_teacher_there_is_no_student() {
             "Train one with --out nowhere",
         ],
     );
+    let apart = ["--teacher-device", "1"];
+    let alone = [&["train", &recipe, "--out", "student"][..], &apart].concat();
+    corner.kiln(&alone).expect(
+        2,
+        &["--teacher-device is for recipes with a [distill] section"],
+    );
+    for more in [
+        &["--teacher", "run"][..],
+        &["--teacher", "run", "--dry-run"],
+    ] {
+        let absent = [more, &apart].concat();
+        let said = corner.kiln(&distill(&recipe, "student", &absent));
+        said.expect(1, &["backend `flex` has no device 1 on this machine"]);
+    }
     assert!(!corner.path("student").exists());
 }
 

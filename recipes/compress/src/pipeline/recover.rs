@@ -86,6 +86,7 @@ impl Pipeline<'_> {
                 name: request.device.name.clone(),
             },
             beside: Vec::new(),
+            teacher: None,
             data: request.data,
             source: request.source,
             versions: request.versions.clone(),

@@ -167,6 +167,7 @@ fn trained(kind: &str) -> PathBuf {
             resume: false,
             device: device(),
             beside: Vec::new(),
+            teacher: None,
             data: &env(&folder),
             source: &folder,
             versions: Default::default(),

@@ -134,6 +134,7 @@ fn what_is_left_is_a_run() {
             resume: false,
             device: device(),
             beside: Vec::new(),
+            teacher: None,
             data: &corner.data(),
             source: &from,
             versions: Default::default(),

@@ -87,7 +87,7 @@ impl Tutor {
     fn cache_key(&self, layout: &CacheLayout, source: &Source) -> Result<String, TrainError> {
         let text = format!(
             "{} {} {} {} {} {} {}",
-            self.run.config.weights,
+            self.named(),
             source.name()?,
             source.hash()?,
             layout.windows,

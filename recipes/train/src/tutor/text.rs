@@ -183,7 +183,7 @@ impl Tutor {
         } = config;
         let text = format!(
             "written {} {} {} {seq} {windows} {prompt} {temperature} {top_p} {seed}",
-            self.run.config.weights,
+            self.named(),
             source.name()?,
             source.hash()?,
         );

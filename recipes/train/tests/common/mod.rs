@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_run::recipe::Recipe;
 use kiln_run::{Interrupt, Kind, Mode, Record};
 use kiln_text::DataEnv;
-use kiln_train::{OpenDevice, Outcome, Request, RunResult, TrainError, TrainRecipe};
+use kiln_train::{HeldOut, OpenDevice, Outcome, Request, RunResult, TrainError, TrainRecipe};
 use kiln_zoo::LanguageModel;
 
 /// The smallest run that has everything: evaluations, checkpoints, a sweep and a sample.
@@ -39,8 +39,32 @@ pub const TINY: [&str; 19] = [
 /// What differs for a ResNet-BK of about the same size.
 pub const BK: [&str; 2] = ["model.preset=resnet-bk-tiny", "model.bk.heads=24"];
 
+/// A student smaller than the teacher, which learns from its answers alone.
+pub const STUDENT: [&str; 5] = [
+    "seed=8",
+    "model.backbone.n_layers=1",
+    "distill.weight=1.0",
+    "distill.temperature=1.5",
+    "train.order=fixed",
+];
+
+/// Answers of the teacher are kept.
+pub const KEPT: [&str; 2] = ["distill.cache=true", "distill.top_k=4"];
+
 /// The deterministic stream: every character says which one follows.
 pub const CYCLE: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
+
+/// Share of targets where student and teacher score the same token highest.
+pub fn agreement(held_out: &HeldOut) -> f64 {
+    held_out.teacher.unwrap().agreement()
+}
+
+fn flex() -> OpenDevice {
+    OpenDevice {
+        device: Device::flex(),
+        name: "flex".into(),
+    }
+}
 
 /// A folder that is gone with the value.
 pub struct Corner {
@@ -111,6 +135,12 @@ impl Corner {
         self.train_on(1, out, resume, changes, interrupt)
     }
 
+    /// With a device for the teacher, which is the same processor: its answers are copied nevertheless.
+    pub fn start_apart(&self, out: &str, changes: &[&str]) -> Result<Outcome, TrainError> {
+        let interrupt = Interrupt::none();
+        self.train_beside(1, Some(flex()), out, false, changes, interrupt)
+    }
+
     /// On so many replicas.
     pub fn train_on(
         &self,
@@ -120,16 +150,25 @@ impl Corner {
         changes: &[&str],
         interrupt: Interrupt,
     ) -> Result<Outcome, TrainError> {
-        let device = |_| OpenDevice {
-            device: Device::flex(),
-            name: "flex".into(),
-        };
+        self.train_beside(replicas, None, out, resume, changes, interrupt)
+    }
+
+    fn train_beside(
+        &self,
+        replicas: usize,
+        teacher: Option<OpenDevice>,
+        out: &str,
+        resume: bool,
+        changes: &[&str],
+        interrupt: Interrupt,
+    ) -> Result<Outcome, TrainError> {
         kiln_train::train(Request {
             recipe: self.recipe(changes),
             out: self.path(out),
             resume,
-            device: device(0),
-            beside: (1..replicas).map(device).collect(),
+            device: flex(),
+            beside: (1..replicas).map(|_| flex()).collect(),
+            teacher,
             data: &self.data(),
             source: self.folder.path(),
             versions: Default::default(),
@@ -137,6 +176,18 @@ impl Corner {
             interrupt,
             energy: None,
         })
+    }
+
+    /// Files of answers that are kept.
+    pub fn shards(&self) -> Vec<PathBuf> {
+        let caches = fs::read_dir(self.path("cache/teachers"));
+        let files = caches
+            .into_iter()
+            .flatten()
+            .flat_map(|cache| fs::read_dir(cache.unwrap().path()).unwrap());
+        let mut shards: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        shards.retain(|path| path.extension().is_some_and(|ext| ext == "bin"));
+        shards
     }
 
     pub fn data(&self) -> DataEnv {
