@@ -163,7 +163,8 @@ fn features_are_a_share_of_the_loss() {
         let copy = with(&features("distill.features.weight=1.0"), &[&from]);
         let copied = objective(&name("copy"), &copy);
         // Rows of weights add up to one by rounding only.
-        assert!(copied[0].abs() < 1e-7, "{kind}: {copied:?}");
+        let most = if kind == "attention" { 1e-7 } else { 1e-9 };
+        assert!(copied[0].abs() < most, "{kind}: {copied:?}");
         let [alone, ..] = objective(&name("alone"), &features("distill.features.weight=1.0"));
         let [mixed, nats, answers] =
             objective(&name("mixed"), &features("distill.features.weight=0.25"));
