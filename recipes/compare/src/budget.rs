@@ -30,6 +30,8 @@ pub enum Length {
     Seconds(f64),
     /// Nothing: an arm that counts reads its text once.
     Whole,
+    /// Nothing: its runs were made before.
+    Loaded,
     /// The time that another cell's chosen point took with the first seed.
     TimeOf(usize),
 }
@@ -37,6 +39,9 @@ pub enum Length {
 impl Length {
     /// The length of an arm on a task, but for that of an arm that waits for another.
     pub(crate) fn of(arm: &Arm, budget: Option<&Budget>, allow: &[Difference]) -> Self {
+        if arm.runs.is_some() {
+            return Self::Loaded;
+        }
         let Some(budget) = budget else {
             return Self::Recipe;
         };
@@ -53,15 +58,16 @@ impl Length {
         by_tokens.or(by_flops).or(by_time).unwrap_or(Self::Recipe)
     }
 
-    /// Whether nobody knows the runs' tokens before, because time or the text ends them.
+    /// Whether nobody knows the runs' tokens before, because time or the text ends them, or it was made before.
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Seconds(_) | Self::TimeOf(_) | Self::Whole)
+        let by_time = matches!(self, Self::Seconds(_) | Self::TimeOf(_));
+        by_time || matches!(self, Self::Whole | Self::Loaded)
     }
 
     /// `--set` arguments of a budget that is known from the start.
     pub(crate) fn overrides(self) -> Vec<String> {
         match self {
-            Self::Recipe => Vec::new(),
+            Self::Recipe | Self::Loaded => Vec::new(),
             // As many steps as it pays for are counted later.
             Self::Flops(_) => vec![
                 "train.steps=1".into(),

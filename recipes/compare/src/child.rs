@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kiln_run::{FileError, Kind, Record};
 
 use crate::events::Running;
+use crate::study::CostPlan;
 use crate::{Launch, Layout, RunId};
 
 /// Lines of a failed run's log that are shown.
@@ -55,9 +56,30 @@ impl Job {
         device: usize,
     ) -> Result<Self, FileError> {
         let log = layout.log(run);
+        Self::spawn(run, device, log, command(layout, run, launch, device))
+    }
+
+    /// Starts to measure what a finished run's model costs. It has all threads: nothing else runs meanwhile.
+    pub fn measure(
+        layout: &Layout,
+        run: RunId,
+        plan: &CostPlan,
+        launch: &Launch,
+    ) -> Result<Self, FileError> {
+        let device = launch.devices.first().copied().unwrap_or(0);
+        let log = layout.log(run).with_extension("cost.log");
+        let command = cost_command(layout, run, plan, launch, device);
+        Self::spawn(run, device, log, command)
+    }
+
+    fn spawn(
+        run: RunId,
+        device: usize,
+        log: PathBuf,
+        mut command: Command,
+    ) -> Result<Self, FileError> {
         let above = log.parent().unwrap_or(Path::new(""));
         fs::create_dir_all(above).map_err(FileError::io("create", above))?;
-        let mut command = command(layout, run, launch, device);
         let mut file = File::options()
             .create(true)
             .append(true)
@@ -72,7 +94,7 @@ impl Job {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command
             .spawn()
-            .map_err(FileError::io("start", &launch.program))?;
+            .map_err(FileError::io("start", command.get_program().as_ref()))?;
         Ok(Self {
             run,
             device,
@@ -143,28 +165,63 @@ impl Drop for Job {
 }
 
 /// `kiln train RECIPE --device N --set ... --out FOLDER`, with a share of the processor's threads; `kiln count RECIPE --order N ...`
-/// for a run that counts.
+/// for a run that counts, `kiln score RUN RECIPE ...` for one that was made before.
 fn command(layout: &Layout, run: RunId, launch: &Launch, device: usize) -> Command {
     let folder = layout.folder(run);
     let mut command = Command::new(&launch.program);
     let recipe = &layout.cells[run.cell].recipe;
-    match layout.ngram(run) {
-        Some(order) => command.args(["count", recipe, "--order", &order.to_string()]),
-        None => command
-            .args(["train", recipe])
+    let trains = layout.study.arm[layout.cells[run.cell].arm].trains();
+    if let Some(order) = layout.ngram(run) {
+        command.args(["count", recipe, "--order", &order.to_string()]);
+    } else {
+        match layout.loaded(run) {
+            Some(made) => command.arg("score").arg(made).arg(recipe),
+            None => command.args(["train", recipe]),
+        };
+        command
             .args(&launch.arguments)
-            .args(["--device", &device.to_string()]),
-    };
+            .args(["--device", &device.to_string()]);
+    }
     command.args(&launch.data);
     let seed = format!("seed={}", run.seed);
     for text in layout.point(run).overrides.iter().chain([&seed]) {
         command.args(["--set", text]);
     }
     command.arg("--plain").arg("--out").arg(&folder);
-    if folder.join("recipe.toml").is_file() && layout.ngram(run).is_none() {
+    if folder.join("recipe.toml").is_file() && trains {
         command.arg("--resume");
     }
     command.env(THREADS, launch.threads().to_string());
+    command
+}
+
+/// `kiln cost RUN --device N --lengths ... --out FOLDER`, with all of the processor's threads.
+fn cost_command(
+    layout: &Layout,
+    run: RunId,
+    plan: &CostPlan,
+    launch: &Launch,
+    device: usize,
+) -> Command {
+    let list = |values: &[usize]| {
+        let words: Vec<_> = values.iter().map(usize::to_string).collect();
+        words.join(",")
+    };
+    let folder = layout.folder(run);
+    let mut command = Command::new(&launch.program);
+    command
+        .arg("cost")
+        .arg(layout.loaded(run).unwrap_or(&folder))
+        .args(&launch.arguments)
+        .args(["--device", &device.to_string()])
+        .args(["--lengths", &list(&plan.lengths)])
+        .args(["--batches", &list(&plan.batches)])
+        .args(["--seconds", &plan.seconds.to_string()])
+        .arg("--out")
+        .arg(&folder)
+        .arg("--json")
+        .arg(folder.join("cost.json"))
+        .env(THREADS, launch.cores.max(1).to_string());
     command
 }
 
@@ -268,6 +325,14 @@ mod tests {
         fs::write(run_folder.join("recipe.toml"), "").unwrap();
         assert_eq!(shown(), format!("{expected} --resume"));
         assert_eq!(quoted("it's"), r"'it'\''s'");
+        let plan: CostPlan =
+            toml::from_str("lengths = [64, 256]\nbatches = [1, 8]\nseconds = 2.5").unwrap();
+        let cost = line(&cost_command(&layout, run, &plan, &launch, 1));
+        assert_eq!(
+            cost.replace(&*folder.path().to_string_lossy(), "OUT"),
+            "RAYON_NUM_THREADS=5 kiln cost OUT/runs/a/default/seed-4 --backend flex --device 1 --lengths 64,256 --batches 1,8 \
+             --seconds 2.5 --out OUT/runs/a/default/seed-4 --json OUT/runs/a/default/seed-4/cost.json"
+        );
     }
 
     /// Each of two processes notes that it was asked, takes a while, and notes its end.

@@ -1,5 +1,7 @@
 //! Runs the protocol: child processes side by side, stopped and resumed cleanly.
 
+mod cost;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -100,7 +102,8 @@ fn note_finished(state: &mut State, layout: &Layout, runs: &[RunId]) -> Result<(
     Ok(())
 }
 
-/// Makes every run of the protocol that is not finished, `launch.jobs` at once on each device.
+/// Makes every run of the protocol that is not finished, `launch.jobs` at once on each device, and then measures what chosen models
+/// cost, where the study asks for that.
 ///
 /// # Errors
 /// A process that cannot be started, a folder that is not the study's. A run that fails is no error: it is in
@@ -204,8 +207,9 @@ pub fn execute(
         }
         std::thread::sleep(PAUSE);
     }
+    let unmeasured = cost::measure(&timed, launch, &state, &mut failures, report)?;
     Ok(Execution {
-        interrupted: stopping && !state.wanted(stated).is_empty(),
+        interrupted: unmeasured || stopping && !state.wanted(stated).is_empty(),
         state,
         failures,
     })

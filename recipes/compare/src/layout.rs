@@ -221,6 +221,13 @@ impl Layout {
         }
     }
 
+    /// The finished run that is scored in place of training one.
+    pub fn loaded(&self, run: RunId) -> Option<&Path> {
+        let runs = self.study.arm[self.cells[run.cell].arm].runs.as_ref()?;
+        let place = self.study.seeds.iter().position(|seed| *seed == run.seed)?;
+        runs.get(place).map(PathBuf::as_path)
+    }
+
     /// The order of a run that counts.
     pub fn ngram(&self, run: RunId) -> Option<u32> {
         self.point(run).ngram

@@ -49,6 +49,8 @@ fn of_task(results: &Results, task: &TaskResult) -> String {
         Some(tables::arms(results, task)),
         tables::verdicts(task),
         tables::costs(task),
+        tables::by_length(task),
+        tables::crossovers(task),
         tables::contexts(task),
         Some(tables::grids(results, task)),
         tables::gradients(task),

@@ -12,11 +12,14 @@ use toml::Value;
 use crate::CompareError;
 
 mod budget;
+mod cost;
+mod loaded;
 mod ngram;
 mod task;
 
 pub use budget::Budget;
 pub(crate) use budget::has_own_length;
+pub use cost::CostPlan;
 pub use task::{Quality, Task};
 
 /// Dotted keys of a recipe with their values.
@@ -49,6 +52,9 @@ pub struct Study {
     /// What every arm may spend; without it, recipes say how long they train.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
+    /// What is measured of every arm's chosen model; without it, nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostPlan>,
     /// The tasks that every arm runs; without any, the arms' recipes are the one task.
     #[serde(default)]
     pub task: Vec<Task>,
@@ -83,9 +89,17 @@ pub struct Arm {
     /// Orders of n-gram models to count in place of the recipe's model: the arm's grid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ngram: Option<Vec<u32>>,
+    /// Folders of finished runs to score in place of training, one for each of the study's seeds: compressed models, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Vec<PathBuf>>,
 }
 
 impl Arm {
+    /// Whether the arm trains models.
+    pub fn trains(&self) -> bool {
+        self.ngram.is_none() && self.runs.is_none()
+    }
+
     /// Whether the arm runs a task.
     pub fn runs(&self, task: &Task) -> bool {
         let names = self.tasks.as_ref();
@@ -207,6 +221,7 @@ impl Study {
         check_grid("grid", &self.grid)?;
         task::validate(self)?;
         budget::validate(self)?;
+        cost::validate(self)?;
         for arm in &self.arm {
             check_name("arm.name", &arm.name)?;
             check_settings("arm.set", &arm.set)?;
@@ -214,6 +229,7 @@ impl Study {
                 check_grid("arm.grid", grid)?;
             }
             ngram::validate(self, arm)?;
+            loaded::validate(self, arm)?;
         }
         Ok(())
     }
@@ -226,7 +242,9 @@ impl Study {
             let orders = orders.iter().map(|order| Value::Integer((*order).into()));
             Grid::from([(ORDER.to_string(), orders.collect())])
         });
-        let own = orders.as_ref().or(arm.grid.as_ref());
+        // What is loaded was trained with settings of its own.
+        let loaded = arm.runs.as_ref().map(|_| Grid::new());
+        let own = orders.as_ref().or(loaded.as_ref()).or(arm.grid.as_ref());
         let grid = own.or_else(of_task).unwrap_or(&self.grid);
         let mut settings = vec![Settings::new()];
         for (key, values) in grid {
