@@ -223,7 +223,9 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
     if let Some(plan) = &layout.study.cost {
         let measured = |cell: &&kiln_compare::layout::Cell| {
             let task = layout.tasks[cell.task].name.as_deref();
-            plan.asks(task) && layout.study.arm[cell.arm].ngram.is_none()
+            let of_another = matches!(cell.length, Length::ModelsOf(_));
+            let counts = layout.study.arm[cell.arm].ngram.is_some();
+            plan.asks(task) && !of_another && !counts
         };
         writeln!(
             out,
@@ -253,6 +255,7 @@ fn time_words(layout: &Layout, cell: usize) -> String {
         Length::TimeOf(of) => format!("  as long as {}", layout.cells[of].title),
         Length::Whole => "  the text once".into(),
         Length::Loaded => "  a finished run, scored".into(),
+        Length::ModelsOf(of) => format!("  models of {}, scored", layout.cells[of].title),
         Length::Recipe | Length::Tokens(_) | Length::Flops(_) => String::new(),
     }
 }

@@ -6,7 +6,7 @@ use kiln_run::RunFolder;
 use crate::protocol::State;
 use crate::results::chosen_runs;
 use crate::study::CostPlan;
-use crate::{CompareError, Layout, RunId};
+use crate::{CompareError, Layout, Length, RunId};
 
 /// The measurement that a study asks for of an arm on a task.
 fn plan(layout: &Layout, cell: usize) -> Option<&CostPlan> {
@@ -31,7 +31,9 @@ pub fn wanted<'a>(
             continue;
         };
         let run = RunId { cell, point, seed };
-        if layout.ngram(run).is_some() || !state.is_decided(layout, cell) {
+        // A model that is scored on a second task is measured on its own.
+        let of_another = matches!(layout.cells[cell].length, Length::ModelsOf(_));
+        if of_another || layout.ngram(run).is_some() || !state.is_decided(layout, cell) {
             continue;
         }
         let found = of_run(&RunFolder::open(layout.folder(run)))?;

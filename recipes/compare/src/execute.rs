@@ -77,10 +77,13 @@ pub struct Execution {
 /// Those of [`crate::figures::read`] and [`check_data`].
 pub fn finished(layout: &Layout) -> Result<State, CompareError> {
     let mut state = State::default();
-    let waits = |run: &RunId| matches!(layout.cells[run.cell].length, Length::TimeOf(_));
+    let waits = |run: &RunId| {
+        let length = layout.cells[run.cell].length;
+        matches!(length, Length::TimeOf(_) | Length::ModelsOf(_))
+    };
     let (later, first): (Vec<_>, Vec<_>) = layout.all().partition(waits);
     note_finished(&mut state, layout, &first)?;
-    // What an arm's recipe is follows from the time that another took.
+    // What an arm's recipe is follows from the time that another took, and what it loads from what another chose.
     let timed = layout.timed(&state);
     let known = later.into_iter();
     let known: Vec<_> = known

@@ -104,6 +104,15 @@ const SCORES: [(Option<Measure>, Score); 10] = [
     ),
 ];
 
+/// From this on decimals say nothing: perplexities per word of a model that has learnt little.
+const MANY: f64 = 1000.0;
+
+/// Mean and deviation in a few digits.
+fn in_digits(summary: &Summary) -> String {
+    let deviation = summary.sd.map(|sd| format!(" ± {}", format::number(sd)));
+    format::number(summary.mean) + &deviation.unwrap_or_default()
+}
+
 /// Scores and costs of every arm on a task.
 pub fn arms(results: &Results, task: &TaskResult) -> Table {
     let is_shown = |measure: Option<Measure>, score: &Score| {
@@ -141,6 +150,11 @@ pub fn arms(results: &Results, task: &TaskResult) -> Table {
             loaded.join(", ")
         );
     }
+    let mut stated = results.study.task.iter();
+    let of = stated.find(|stated| Some(&stated.name) == task.name.as_ref());
+    if let Some(of) = of.and_then(|stated| stated.of.as_ref()) {
+        table.note = format!("Nothing is trained: the chosen models of {of} are scored.");
+    }
     for (number, arm) in task.arms.iter().enumerate() {
         let all = results.study.seeds.len();
         let seeds = match arm.complete {
@@ -155,6 +169,7 @@ pub fn arms(results: &Results, task: &TaskResult) -> Table {
                 table.bold.push((number, row.len()));
             }
             row.push(match summary {
+                Some(summary) if summary.mean >= MANY => in_digits(&summary),
                 Some(summary) => summary.to_string(),
                 None if *measure == Some(task.measure) => arm.shown(task.measure),
                 None => format::NONE.into(),

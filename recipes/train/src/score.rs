@@ -12,7 +12,8 @@ use kiln_run::recipe::Recipe;
 use kiln_run::{
     FileError, Kind, MetricsWriter, Mode, Record, RunFolder, View, atomic_write, format,
 };
-use kiln_text::DataEnv;
+use kiln_tasks::TaskConfig;
+use kiln_text::{DataConfig, DataEnv};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -196,27 +197,35 @@ fn size(path: &Path) -> Result<u64, FileError> {
 /// Refuses a run that would be scored on something else than it was trained for: on text that it has seen, or in other tokens.
 fn check(run: &Run, recipe: &TrainRecipe, source: &Source) -> Result<(), TrainError> {
     let made = run.recipe()?;
-    let text = |config: &kiln_text::DataConfig| match recipe.task {
-        Some(_) => String::new(),
-        None => format!("{} ({} bytes at most)", config.name, config.max_bytes),
+    let text =
+        |config: &DataConfig| format!("{} ({} bytes at most)", config.name, config.max_bytes);
+    let texts = match &recipe.task {
+        // Examples of another length are drawn alike: that is what is asked of a model beyond the length it knows.
+        Some(task) => {
+            let seq = task.seq()?;
+            let alike = |task: &TaskConfig| format!("{:?}", task.clone().with_seq(seq));
+            [made.task.as_ref().map_or("text".into(), alike), alike(task)]
+        }
+        None if made.task.is_some() => [run.config.corpus.clone(), text(&recipe.data)],
+        None => [text(&made.data), text(&recipe.data)],
     };
+    let hashes = match recipe.task {
+        Some(_) => Default::default(),
+        None => [run.config.corpus_hash.clone(), source.hash()?.to_string()],
+    };
+    let pair = |what: &'static str, [found, wanted]: [String; 2]| (what, found, wanted);
     let tokenizer = source.text().map(|text| text.tokenizer.hash().to_string());
     let or_none = |hash: &Option<String>| hash.clone().unwrap_or("none".into());
     let objective = |of: &TrainRecipe| format!("{:?}", of.objective);
     for (what, found, wanted) in [
-        ("seed", made.seed.to_string(), recipe.seed.to_string()),
-        ("text", text(&made.data), text(&recipe.data)),
-        (
-            "text",
-            run.config.corpus_hash.clone(),
-            source.hash()?.to_string(),
-        ),
-        (
+        pair("seed", [made.seed.to_string(), recipe.seed.to_string()]),
+        pair("text", texts),
+        pair("text", hashes),
+        pair(
             "tokenizer",
-            or_none(&run.config.tokenizer),
-            or_none(&tokenizer),
+            [or_none(&run.config.tokenizer), or_none(&tokenizer)],
         ),
-        ("objective", objective(&made), objective(recipe)),
+        pair("objective", [objective(&made), objective(recipe)]),
     ] {
         if found != wanted {
             return Err(TrainError::OtherRun {

@@ -166,3 +166,108 @@ fn a_run_of_something_else_is_refused() {
         compare(&with_study(&STUDY.replacen(from, to, 1)), &[]).expect(1, &[message]);
     }
 }
+
+const LENGTHS: &str = r#"
+seeds = [1, 2]
+grid = { "optimizer.learning_rate" = [1e-3, 1e-2] }
+[[task]]
+name = "heads-8"
+set = { "task.induction-heads.length" = 8 }
+measure = "accuracy"
+length = 8
+[[task]]
+name = "heads-32"
+of = "heads-8"
+set = { "task.induction-heads.length" = 32 }
+measure = "accuracy"
+length = 32
+[[arm]]
+name = "a"
+recipe = "./heads.toml"
+"#;
+
+const HEADS: &str = r#"
+[task]
+held_out_examples = 16
+[model]
+preset = "transformer-tiny"
+[model.backbone]
+d_model = 16
+n_layers = 1
+d_hidden = 32
+[train]
+steps = 6
+batch = 4
+eval_every = 3
+eval_batches = 1
+checkpoint_every = 6
+"#;
+
+#[test]
+fn models_of_one_task_are_scored_on_another() {
+    let corner = Corner::new();
+    fs::write(corner.path("study.toml"), LENGTHS).unwrap();
+    fs::write(corner.path("heads.toml"), HEADS).unwrap();
+    compare(&corner, &["--dry-run"]).expect(
+        0,
+        &[
+            "models of heads-8/a, scored",
+            "runs        5 = 3 of the grids + 2 arms on tasks x 1 more seeds",
+        ],
+    );
+    compare(&corner, &[]).expect(0, &["5/5 runs"]);
+    let found = results(&corner);
+    let (short, long) = (&found["tasks"][0]["arms"][0], &found["tasks"][1]["arms"][0]);
+    assert_eq!(
+        (&found["complete"], &long["chosen"]),
+        (&true.into(), &"default".into())
+    );
+    let weights = |task: &str, point: &serde_json::Value| {
+        let runs = found["runs"].as_array().unwrap().iter();
+        let of = runs.filter(|run| run["task"] == task && run["point"] == *point);
+        of.map(|run| run["weights"].clone()).collect::<Vec<_>>()
+    };
+    let trained = weights("heads-8", &short["chosen"]);
+    assert_eq!(trained.len(), 2);
+    assert_eq!(weights("heads-32", &long["chosen"]), trained);
+    let scored = run(&corner, "heads-32/a/default/seed-2/recipe.toml");
+    assert!(fs::read_to_string(scored).unwrap().contains("length = 32"));
+    let page = fs::read_to_string(corner.path("out/report.html")).unwrap();
+    for text in [
+        "heads: accuracy against length",
+        "the chosen models of heads-8 are scored",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+    let said = compare(&corner, &[]).expect(0, &["5 runs are finished already"]);
+    assert!(!said.err.contains("start "), "{said:?}");
+    // In another folder they are the same runs.
+    fs::rename(corner.path("out"), corner.path("moved")).unwrap();
+    let study = corner.text("study.toml");
+    corner
+        .kiln(&["compare", &study, "--out", "moved", "--report-only"])
+        .expect(0, &["results   moved/results.md"]);
+
+    for (from, to, message) in [
+        ("of = \"heads-8\"", "of = \"none\"", "there is no such task"),
+        (
+            "of = \"heads-8\"",
+            "of = \"heads-32\"",
+            "it trains nothing that",
+        ),
+        (
+            "length = 32\n[[arm]]",
+            "length = 32\ngrid = {}\n[[arm]]",
+            "leave `grid` and `budget`",
+        ),
+        (
+            "name = \"a\"",
+            "name = \"b\"\nrecipe = \"./heads.toml\"\ntasks = [\"heads-32\"]\n[[arm]]\nname = \"a\"",
+            "arm `b` does not run it",
+        ),
+    ] {
+        assert!(LENGTHS.contains(from), "{from}");
+        fs::write(corner.path("study.toml"), LENGTHS.replacen(from, to, 1)).unwrap();
+        compare(&corner, &["--dry-run"]).expect(1, &[message]);
+    }
+}

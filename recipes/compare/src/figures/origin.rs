@@ -7,7 +7,7 @@ use kiln_run::RunFolder;
 use kiln_train::{RunConfig, read_ngram, read_scored};
 
 use super::read_json;
-use crate::{CompareError, Layout, RunId};
+use crate::{CompareError, Layout, Length, RunId};
 
 /// Where a run's model came from, and how large it is.
 pub(super) struct Origin {
@@ -57,7 +57,9 @@ impl Origin {
             }));
         }
         if let Some(path) = layout.loaded(run) {
-            return Self::scored(path, folder);
+            // The study's own folders may have been copied to another place.
+            let is_named = matches!(layout.cells[run.cell].length, Length::Loaded);
+            return Self::scored(path, is_named, folder);
         }
         if !folder.config().is_file() {
             return Ok(None);
@@ -76,11 +78,15 @@ impl Origin {
     }
 
     /// Of a run that was made before. None where it was not scored yet, or was made anew since.
-    fn scored(path: &Path, folder: &RunFolder) -> Result<Option<Self>, CompareError> {
+    fn scored(
+        path: &Path,
+        is_named: bool,
+        folder: &RunFolder,
+    ) -> Result<Option<Self>, CompareError> {
         let Some(scored) = read_scored(folder)? else {
             return Ok(None);
         };
-        if scored.run != path {
+        if is_named && scored.run != path {
             return Err(CompareError::AnotherRun {
                 path: folder.path().into(),
                 key: "runs".into(),

@@ -292,7 +292,7 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> Result<ArmResult, 
         // What a loaded run was trained on is its own affair.
         tokens: runs
             .first()
-            .filter(|_| layout.study.arm[laid.arm].runs.is_none())
+            .filter(|_| layout.trains(cell) || layout.study.arm[laid.arm].ngram.is_some())
             .map(|figures| figures.tokens),
         step_seconds: middle(|figures| figures.step_seconds),
         tokens_per_second: middle(|figures| figures.tokens_per_second),

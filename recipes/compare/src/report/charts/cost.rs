@@ -64,6 +64,7 @@ fn chart(task: &TaskResult, marks: &[usize], figure: Figure, batch: usize) -> Op
     };
     let mut series = Vec::new();
     let mut verticals = Vec::new();
+    let mut than = None;
     for (arm, &mark) in task.arms.iter().zip(marks) {
         let Some(cost) = &arm.cost else {
             continue;
@@ -79,8 +80,9 @@ fn chart(task: &TaskResult, marks: &[usize], figure: Figure, batch: usize) -> Op
         let crossover = cost.crossover(figure, batch);
         verticals.extend(crossover.and_then(|crossover| {
             let at = crossover.found.place()?;
+            than = Some(&crossover.than);
             Some(Vertical {
-                name: format!("{} less than {} from {at:.0} on", arm.name, crossover.than),
+                name: format!("{} from {at:.0} on", arm.name),
                 at,
                 color: Some(mark),
             })
@@ -90,8 +92,11 @@ fn chart(task: &TaskResult, marks: &[usize], figure: Figure, batch: usize) -> Op
         Figure::State => String::new(),
         _ => format!(", batch {batch}"),
     };
+    let lines = than.map_or(String::new(), |than| {
+        format!(". Lines: less than {than} from there on")
+    });
     (!series.is_empty()).then(|| Chart {
-        title: format!("{title}{beside}"),
+        title: format!("{title}{beside}{lines}"),
         x_label: "tokens before".into(),
         y_label: y_label.into(),
         series,
