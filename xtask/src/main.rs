@@ -35,6 +35,7 @@ Run (builds the kiln binary for the backend, then passes all arguments on):
   compare STUDY          run several arms under one protocol, over a grid and seeds
   leaderboard DIR        write the pages of committed results
   eval RUN               evaluate a trained model
+  score RUN RECIPE       score a trained model as a run of the recipe would be
   cost RUN               measure a model's time, state, memory and energy by length
   bench step RECIPE      time the parts of a training step on random tokens
   bench ops              time the operations that models are made of
@@ -56,7 +57,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
 
 /// Commands of the `kiln` binary that `cargo xtask` passes on to it.
-const KILN_COMMANDS: [&str; 12] = [
+const KILN_COMMANDS: [&str; 13] = [
     "recipes",
     "train",
     "count",
@@ -65,6 +66,7 @@ const KILN_COMMANDS: [&str; 12] = [
     "compare",
     "leaderboard",
     "eval",
+    "score",
     "cost",
     "bench",
     "generate",

@@ -2,6 +2,7 @@
 
 mod count;
 mod devices;
+mod score;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use kiln_zoo::Precision;
 pub use count::Count;
 pub use devices::Devices;
 use devices::devices;
+pub use score::Score;
 
 /// Train, evaluate and sample efficient sequence models.
 #[derive(Debug, Parser)]
@@ -44,6 +46,8 @@ pub enum Command {
     Leaderboard(Leaderboard),
     /// Score a finished run on held-out text
     Eval(Eval),
+    /// Score a finished run as a run of a recipe would be, into a folder of its own
+    Score(Score),
     /// Measure what a model costs: time, state, memory and energy by length
     Cost(Cost),
     /// Time the parts of what Kiln does
@@ -262,6 +266,9 @@ pub struct Cost {
     /// Folder of the page, and of what has no run folder; the default is the run folder, or runs/cost-NAME
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// File of the figures; the default is cost.json of the run
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

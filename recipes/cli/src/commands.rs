@@ -72,6 +72,7 @@ pub fn run(args: Args) -> Result<ExitCode, CommandError> {
         Command::Compare(args) => crate::compare::compare(&args),
         Command::Leaderboard(args) => crate::compare::leaderboard(&args),
         Command::Eval(args) => crate::eval::eval(&args),
+        Command::Score(args) => crate::score::score(args),
         Command::Cost(args) => crate::cost::cost(&args),
         Command::Bench(args) => crate::bench::bench(&args),
         Command::Generate(args) => continue_text(&args),

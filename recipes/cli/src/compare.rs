@@ -220,6 +220,20 @@ fn show_plan(layout: &Layout, costs: &[CellCost]) -> Result<ExitCode, CommandErr
         out,
         "operations  {operations:.2e} in all, forward and backward"
     )?;
+    if let Some(plan) = &layout.study.cost {
+        let measured = |cell: &&kiln_compare::layout::Cell| {
+            let task = layout.tasks[cell.task].name.as_deref();
+            let of_another = matches!(cell.length, Length::ModelsOf(_));
+            let counts = layout.study.arm[cell.arm].ngram.is_some();
+            plan.asks(task) && !of_another && !counts
+        };
+        writeln!(
+            out,
+            "costs       {} models measured for {} each",
+            layout.cells.iter().filter(measured).count(),
+            format::duration(plan.seconds)
+        )?;
+    }
     if let Err(error) = check_runs(layout) {
         writeln!(out, "missing     {error}")?;
     }
@@ -240,6 +254,8 @@ fn time_words(layout: &Layout, cell: usize) -> String {
         Length::Seconds(seconds) => format!("  {seconds} s"),
         Length::TimeOf(of) => format!("  as long as {}", layout.cells[of].title),
         Length::Whole => "  the text once".into(),
+        Length::Loaded => "  a finished run, scored".into(),
+        Length::ModelsOf(of) => format!("  models of {}, scored", layout.cells[of].title),
         Length::Recipe | Length::Tokens(_) | Length::Flops(_) => String::new(),
     }
 }

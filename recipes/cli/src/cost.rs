@@ -38,7 +38,10 @@ pub fn cost(args: &Cost) -> Result<ExitCode, CommandError> {
     let out = out_folder(args);
     for name in &names {
         let subject = subject(name, args, &device)?;
-        let file = file(name, &subject, &out, names.len())?;
+        let file = match &args.json {
+            Some(file) => file.clone(),
+            None => file(name, &subject, &out, names.len())?,
+        };
         costs.push(measured(&subject, &settings, &device, &file)?);
     }
     std::fs::create_dir_all(&out).map_err(FileError::io("create", &out))?;

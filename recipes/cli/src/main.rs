@@ -13,6 +13,7 @@ mod data;
 mod distill;
 mod eval;
 mod place;
+mod score;
 
 use std::io::Write;
 use std::process::ExitCode;

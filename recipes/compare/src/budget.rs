@@ -30,6 +30,10 @@ pub enum Length {
     Seconds(f64),
     /// Nothing: an arm that counts reads its text once.
     Whole,
+    /// Nothing: its runs were made before.
+    Loaded,
+    /// Nothing: another cell's chosen models are scored.
+    ModelsOf(usize),
     /// The time that another cell's chosen point took with the first seed.
     TimeOf(usize),
 }
@@ -37,6 +41,9 @@ pub enum Length {
 impl Length {
     /// The length of an arm on a task, but for that of an arm that waits for another.
     pub(crate) fn of(arm: &Arm, budget: Option<&Budget>, allow: &[Difference]) -> Self {
+        if arm.runs.is_some() {
+            return Self::Loaded;
+        }
         let Some(budget) = budget else {
             return Self::Recipe;
         };
@@ -53,15 +60,16 @@ impl Length {
         by_tokens.or(by_flops).or(by_time).unwrap_or(Self::Recipe)
     }
 
-    /// Whether nobody knows the runs' tokens before, because time or the text ends them.
+    /// Whether nobody knows the runs' tokens before, because time or the text ends them, or it was made before.
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Seconds(_) | Self::TimeOf(_) | Self::Whole)
+        let by_time = matches!(self, Self::Seconds(_) | Self::TimeOf(_));
+        by_time || matches!(self, Self::Whole | Self::Loaded | Self::ModelsOf(_))
     }
 
     /// `--set` arguments of a budget that is known from the start.
     pub(crate) fn overrides(self) -> Vec<String> {
         match self {
-            Self::Recipe => Vec::new(),
+            Self::Recipe | Self::Loaded | Self::ModelsOf(_) => Vec::new(),
             // As many steps as it pays for are counted later.
             Self::Flops(_) => vec![
                 "train.steps=1".into(),
@@ -210,10 +218,14 @@ impl Layout {
         Ok(())
     }
 
-    /// The same layout with the time that arms have from others, as far as it is known.
+    /// The same layout with what arms have from others, time or models, as far as it is known.
     pub fn timed(&self, state: &State) -> Self {
         let mut timed = self.clone();
         for cell in &mut timed.cells {
+            if let Length::ModelsOf(of) = cell.length {
+                cell.loaded = state.models_of(self, of);
+                continue;
+            }
             let Length::TimeOf(of) = cell.length else {
                 continue;
             };
@@ -241,10 +253,19 @@ impl State {
         Some((1e3 * seconds).ceil() / 1e3)
     }
 
-    /// Whether a cell waits for the time of another.
+    /// Folders of a cell's chosen runs by seed; none before all of them are finished.
+    pub fn models_of(&self, layout: &Layout, cell: usize) -> Option<Vec<PathBuf>> {
+        let point = self.best_point(layout, cell)?;
+        let seeds = layout.study.seeds.iter();
+        let folders = seeds.map(|&seed| layout.folder(RunId { cell, point, seed }));
+        self.is_complete(layout, cell).then(|| folders.collect())
+    }
+
+    /// Whether a cell waits for the time or the models of another.
     pub fn is_waiting(&self, layout: &Layout, cell: usize) -> bool {
         match layout.cells[cell].length {
             Length::TimeOf(of) => self.time_of(layout, of).is_none(),
+            Length::ModelsOf(of) => self.models_of(layout, of).is_none(),
             _ => false,
         }
     }

@@ -1,11 +1,10 @@
-//! What the report draws and `results.json` leaves out: curves, samples and costs of decoding, from the run folders.
+//! What the report draws and `results.json` leaves out: curves, samples and recipes, from the run folders.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use kiln_cost::Cost;
 use kiln_run::report::Series;
-use kiln_run::{Kind, RunFolder, metrics};
+use kiln_run::{FileError, Kind, RunFolder, metrics};
 
 use crate::results::Measure;
 use crate::{CompareError, Figures, Layout};
@@ -54,28 +53,13 @@ pub(crate) fn sample(layout: &Layout, run: &Figures) -> Result<Option<String>, C
         .filter(|text| !text.trim().is_empty()))
 }
 
-/// Median seconds of a decoding step of one sequence by the tokens before it, where `kiln cost` has measured one of the runs.
+/// The run's resolved recipe.
 ///
 /// # Errors
-/// A `cost.json` that cannot be read, or is of another layout.
-pub(crate) fn decode_seconds(
-    layout: &Layout,
-    runs: &[&Figures],
-) -> Result<BTreeMap<usize, f64>, CompareError> {
-    for run in runs {
-        let path = folder(layout, run)?.cost();
-        if !path.is_file() {
-            continue;
-        }
-        let cost = Cost::read(&path)?;
-        let alone = cost.rows.iter().filter(|row| row.batch == 1);
-        let measured = alone.filter_map(|row| {
-            let decode = row.outcome.measured()?.decode?;
-            Some((row.length, decode.seconds.median))
-        });
-        return Ok(measured.collect());
-    }
-    Ok(BTreeMap::new())
+/// A folder that was taken away since its figures were read.
+pub(crate) fn recipe(layout: &Layout, run: &Figures) -> Result<String, CompareError> {
+    let path = folder(layout, run)?.recipe();
+    Ok(fs::read_to_string(&path).map_err(FileError::io("read", &path))?)
 }
 
 fn folder(layout: &Layout, run: &Figures) -> Result<RunFolder, CompareError> {
@@ -88,9 +72,6 @@ mod tests {
     use super::*;
     use crate::fairness::testing::layout;
     use crate::figures::testing::figures;
-    use kiln_cost::{
-        COST_VERSION, Outcome, Pace, Parameters, Row, RowCost, Settings, Spread, Weights,
-    };
 
     #[test]
     fn curves_are_means_where_every_seed_was_evaluated() {
@@ -118,75 +99,5 @@ mod tests {
         assert!(none.points.is_empty());
 
         assert!(sample(&layout, of[0]).unwrap().is_none());
-        assert!(decode_seconds(&layout, &of).unwrap().is_empty());
-        let too_long = Outcome::LeftOut {
-            reason: "too long".into(),
-        };
-        let rows = [
-            (1, 64, measured(0.5)),
-            (8, 64, measured(9.0)),
-            (1, 128, too_long),
-        ];
-        let mut cost = cost(of[1], rows);
-        let path = folder(&layout, of[1]).unwrap().cost();
-        cost.write(&path).unwrap();
-        let found = decode_seconds(&layout, &of).unwrap();
-        assert_eq!(found, BTreeMap::from([(64, 0.5)]));
-        cost.version += 1;
-        cost.write(&path).unwrap();
-        assert!(decode_seconds(&layout, &of).is_err());
-    }
-
-    fn measured(median: f64) -> Outcome<RowCost> {
-        let seconds = Spread {
-            median,
-            lower_quartile: median,
-            upper_quartile: median,
-            repeats: 3,
-        };
-        let pace = Pace {
-            seconds,
-            tokens_per_second: 1.0 / median,
-            energy: None,
-        };
-        Outcome::Measured(RowCost {
-            prefill: None,
-            decode: Some(pace),
-            forward: pace,
-            state_bytes: None,
-            counted_state_bytes: None,
-            peak_memory_bytes: None,
-        })
-    }
-
-    fn cost(run: &Figures, rows: [(usize, usize, Outcome<RowCost>); 3]) -> Cost {
-        let row = |(batch, length, outcome)| Row {
-            batch,
-            length,
-            outcome,
-        };
-        Cost {
-            version: COST_VERSION,
-            name: "a".into(),
-            weights: Weights::Trained,
-            backend: "flex".into(),
-            precision: Default::default(),
-            provenance: run.provenance.clone().unwrap(),
-            settings: Settings {
-                lengths: vec![64, 128],
-                batches: vec![1, 8],
-                seconds: 1.0,
-            },
-            parameters: Parameters {
-                trainable: 1,
-                all: 1,
-            },
-            weight_bytes: 4,
-            files: None,
-            training: Outcome::LeftOut {
-                reason: "not asked for".into(),
-            },
-            rows: rows.map(row).into(),
-        }
     }
 }

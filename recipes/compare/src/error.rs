@@ -111,6 +111,17 @@ pub enum CompareError {
         /// What the study asks for.
         wanted: String,
     },
+    /// A run that an arm loads is not there.
+    #[error(
+        "arm `{arm}` is the finished run {path}, and there is none: make it first, or leave the arm out",
+        path = path.display()
+    )]
+    NoRun {
+        /// The arm.
+        arm: String,
+        /// Folder of the run.
+        path: PathBuf,
+    },
     /// Two runs saw different text or tokens.
     #[error(
         "{first} and {second} were trained on different {what} ({values}); run both against the same data, or write allow = [\"data\"] into the study",

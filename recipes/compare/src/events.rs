@@ -50,6 +50,17 @@ pub enum Event<'a> {
         /// Where the comparison stands.
         standing: Standing,
     },
+    /// What a chosen model costs is measured.
+    Measuring {
+        /// The arm.
+        title: String,
+        /// Its number among those that are measured, from 1 on.
+        number: usize,
+        /// How many those are.
+        all: usize,
+        /// Seconds it is given.
+        seconds: f64,
+    },
     /// A run failed; the others go on.
     Failed(&'a Failure),
     /// Children were asked to write checkpoints and end.
@@ -102,6 +113,16 @@ impl fmt::Display for Event<'_> {
                 "{title}: validation {} in {}\n{standing}",
                 scores(figures),
                 format::duration(figures.seconds)
+            ),
+            Self::Measuring {
+                title,
+                number,
+                all,
+                seconds,
+            } => write!(
+                f,
+                "measuring the cost of {title} ({number} of {all}) for {}",
+                format::duration(*seconds)
             ),
             Self::Failed(failure) => {
                 let log = failure.log.display();

@@ -1,5 +1,7 @@
 //! Runs the protocol: child processes side by side, stopped and resumed cleanly.
 
+mod cost;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -75,10 +77,13 @@ pub struct Execution {
 /// Those of [`crate::figures::read`] and [`check_data`].
 pub fn finished(layout: &Layout) -> Result<State, CompareError> {
     let mut state = State::default();
-    let waits = |run: &RunId| matches!(layout.cells[run.cell].length, Length::TimeOf(_));
+    let waits = |run: &RunId| {
+        let length = layout.cells[run.cell].length;
+        matches!(length, Length::TimeOf(_) | Length::ModelsOf(_))
+    };
     let (later, first): (Vec<_>, Vec<_>) = layout.all().partition(waits);
     note_finished(&mut state, layout, &first)?;
-    // What an arm's recipe is follows from the time that another took.
+    // What an arm's recipe is follows from the time that another took, and what it loads from what another chose.
     let timed = layout.timed(&state);
     let known = later.into_iter();
     let known: Vec<_> = known
@@ -100,7 +105,8 @@ fn note_finished(state: &mut State, layout: &Layout, runs: &[RunId]) -> Result<(
     Ok(())
 }
 
-/// Makes every run of the protocol that is not finished, `launch.jobs` at once on each device.
+/// Makes every run of the protocol that is not finished, `launch.jobs` at once on each device, and then measures what chosen models
+/// cost, where the study asks for that.
 ///
 /// # Errors
 /// A process that cannot be started, a folder that is not the study's. A run that fails is no error: it is in
@@ -204,8 +210,9 @@ pub fn execute(
         }
         std::thread::sleep(PAUSE);
     }
+    let unmeasured = cost::measure(&timed, launch, &state, &mut failures, report)?;
     Ok(Execution {
-        interrupted: stopping && !state.wanted(stated).is_empty(),
+        interrupted: unmeasured || stopping && !state.wanted(stated).is_empty(),
         state,
         failures,
     })

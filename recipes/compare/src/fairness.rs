@@ -23,7 +23,7 @@ pub struct Facts {
     pub step_tokens: u64,
     /// How held-out text is scored, in words.
     pub scoring: String,
-    /// Trainable parameters; none of an arm that counts.
+    /// Trainable parameters; none of an arm that trains nothing.
     pub parameters: Option<usize>,
     /// Operations of the run, forward and backward, and a teacher's forward ones; none where time ends it.
     pub flops: Option<f64>,
@@ -90,11 +90,20 @@ pub fn costs(
     Ok(cells)
 }
 
-/// Refuses a study whose arms need finished runs, such as a teacher, that are not there.
+/// Refuses a study whose arms are or need finished runs, such as a teacher, that are not there.
 ///
 /// # Errors
-/// [`CompareError::Arm`] naming the first arm and point, and what to do.
+/// [`CompareError::NoRun`] and [`CompareError::Arm`] naming the first arm and point, and what to do.
 pub fn check_runs(layout: &Layout) -> Result<(), CompareError> {
+    for run in layout.all() {
+        let loaded = layout.loaded(run);
+        if let Some(path) = loaded.filter(|path| !path.join("config.json").is_file()) {
+            return Err(CompareError::NoRun {
+                arm: layout.cells[run.cell].title.clone(),
+                path: path.into(),
+            });
+        }
+    }
     for cell in &layout.cells {
         for point in &cell.points {
             if let Some(source) = point.recipe.value.missing_runs().into_iter().next() {
@@ -208,7 +217,7 @@ fn unequal(
 ) -> Option<(Difference, [String; 2])> {
     let share = match (other.parameters, first.parameters) {
         (Some(other), Some(first)) => (other as f64 / first as f64 - 1.0).abs(),
-        // What is counted has no size to be held to.
+        // What is counted or was made smaller has no size to be held to.
         _ => 0.0,
     };
     let has_budget = task.budget.as_ref().and_then(|of| of.parameters).is_some();

@@ -39,12 +39,18 @@ pub struct Figures {
     pub validation_loss: f64,
     /// The same in bits per byte, on text.
     pub validation_bits_per_byte: Option<f64>,
+    /// The same as perplexity per word.
+    #[serde(default)]
+    pub validation_word_perplexity: Option<f64>,
     /// Share of the validation split's target tokens whose likeliest prediction is right.
     pub validation_accuracy: Option<f64>,
     /// Test loss, where the corpus has a test split.
     pub test_loss: Option<f64>,
     /// The same in bits per byte.
     pub test_bits_per_byte: Option<f64>,
+    /// The same as perplexity per word.
+    #[serde(default)]
+    pub test_word_perplexity: Option<f64>,
     /// Accuracy on the test split.
     pub test_accuracy: Option<f64>,
     /// Share of the validation split's targets where run and teacher score the same token highest, where there is a teacher.
@@ -74,7 +80,7 @@ pub struct Figures {
     /// Operations of all steps.
     #[serde(default)]
     pub flops: Option<f64>,
-    /// Bytes of the model's file, or of an n-gram model's counts.
+    /// Bytes of the model's weights and configuration, or of an n-gram model's counts.
     #[serde(default)]
     pub model_bytes: Option<u64>,
     /// Bytes of generation state of one sequence of the trained length.
@@ -94,6 +100,12 @@ pub struct Figures {
     pub corpus: String,
     /// SHA-256 of the tokenizer.
     pub tokenizer: String,
+    /// SHA-256 of the model's weights.
+    #[serde(default)]
+    pub weights: Option<String>,
+    /// SHA-256 of the weights that it was compressed of.
+    #[serde(default)]
+    pub original: Option<String>,
     /// Validation loss by the most tokens that a target sees, nats a token, where the recipe asks for that. Results have its means.
     #[serde(skip)]
     pub contexts: BTreeMap<u64, f64>,
@@ -139,9 +151,11 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         folder: layout.place(run),
         validation_loss: needed("validation_loss")?,
         validation_bits_per_byte: value("validation_bits_per_byte"),
+        validation_word_perplexity: value("validation_word_perplexity"),
         validation_accuracy: value("validation_accuracy"),
         test_loss: value("test_loss"),
         test_bits_per_byte: value("test_bits_per_byte"),
+        test_word_perplexity: value("test_word_perplexity"),
         test_accuracy: value("test_accuracy"),
         teacher_agreement: value("validation_teacher_agreement"),
         teacher_kl: value("validation_teacher_kl"),
@@ -164,6 +178,8 @@ pub fn read(layout: &Layout, run: RunId) -> Result<Option<Figures>, CompareError
         contexts: contexts(last),
         corpus: origin.corpus,
         tokenizer: origin.tokenizer,
+        weights: origin.weights,
+        original: origin.original,
         provenance: Some(read_json(&folder.provenance())?),
     }))
 }
@@ -267,9 +283,11 @@ pub(crate) mod testing {
             folder: layout.place(run),
             validation_loss: loss,
             validation_bits_per_byte: Some(loss),
+            validation_word_perplexity: None,
             validation_accuracy: None,
             test_loss: None,
             test_bits_per_byte: None,
+            test_word_perplexity: None,
             test_accuracy: None,
             teacher_agreement: None,
             teacher_kl: None,
@@ -292,6 +310,8 @@ pub(crate) mod testing {
             contexts: BTreeMap::new(),
             corpus: "c".into(),
             tokenizer: "t".into(),
+            weights: None,
+            original: None,
             provenance: Some(Provenance {
                 kiln: "0.1.0".into(),
                 versions: Default::default(),

@@ -96,6 +96,8 @@ pub struct Cell {
     pub recipe: String,
     /// What says how long its runs are.
     pub length: Length,
+    /// Finished runs that are scored in place of training, by seed.
+    pub loaded: Option<Vec<PathBuf>>,
     /// Its grid.
     pub points: Vec<LaidPoint>,
 }
@@ -139,11 +141,15 @@ impl Layout {
             let runs = |arm: &Arm| task.is_none_or(|task| arm.runs(task));
             let of_task = || study.arm.iter().enumerate().filter(|(_, arm)| runs(arm));
             for (arm, stated) in of_task() {
-                let length = match &stated.time_of {
-                    None => Length::of(stated, tasks[number].budget.as_ref(), &tasks[number].allow),
-                    Some(name) => {
+                let of = task.and_then(|task| task.of.as_ref());
+                let length = match (of, &stated.time_of) {
+                    // A study is checked when it is read: arms and tasks are there.
+                    (Some(name), _) => Length::ModelsOf(place_of(&loaded, name, arm)),
+                    (None, None) => {
+                        Length::of(stated, tasks[number].budget.as_ref(), &tasks[number].allow)
+                    }
+                    (None, Some(name)) => {
                         let place = of_task().position(|(_, other)| other.name == *name);
-                        // A study is checked when it is read: the arm is there.
                         Length::TimeOf(first + place.unwrap_or(0))
                     }
                 };
@@ -221,6 +227,19 @@ impl Layout {
         }
     }
 
+    /// The finished run that is scored in place of training one.
+    pub fn loaded(&self, run: RunId) -> Option<&Path> {
+        let runs = self.cells[run.cell].loaded.as_ref()?;
+        let place = self.study.seeds.iter().position(|seed| *seed == run.seed)?;
+        runs.get(place).map(PathBuf::as_path)
+    }
+
+    /// Whether a cell trains models.
+    pub fn trains(&self, cell: usize) -> bool {
+        let of_another = matches!(self.cells[cell].length, Length::ModelsOf(_));
+        self.study.arm[self.cells[cell].arm].trains() && !of_another
+    }
+
     /// The order of a run that counts.
     pub fn ngram(&self, run: RunId) -> Option<u32> {
         self.point(run).ngram
@@ -241,6 +260,20 @@ impl Layout {
         let grid: usize = self.cells.iter().map(|cell| cell.points.len()).sum();
         grid + self.cells.len() * (self.study.seeds.len() - 1)
     }
+}
+
+/// The number of the cell of an arm on a task.
+fn place_of(loaded: &Loaded, task: &str, arm: usize) -> usize {
+    let study = &loaded.study;
+    let cells = study.task.iter().flat_map(|task| {
+        let arms = study.arm.iter().enumerate();
+        arms.filter(|(_, arm)| arm.runs(task))
+            .map(move |(arm, _)| (task.name.as_str(), arm))
+    });
+    cells
+        .into_iter()
+        .position(|cell| cell == (task, arm))
+        .unwrap_or(0)
 }
 
 /// The order of a point that is counted.
@@ -297,6 +330,7 @@ fn cell(
         arm,
         name: of_arm.name.clone(),
         length,
+        loaded: of_arm.runs.clone(),
         points: points.collect::<Result<_, CompareError>>()?,
         title,
         recipe,

@@ -11,6 +11,7 @@
 //! | [`fairness`] | refuses arms of unequal data, length, scoring or parameters |
 //! | [`protocol`] | which runs are wanted, given those that are done |
 //! | [`mod@execute`], [`events`] | runs them as child processes, stops and resumes them; what happens meanwhile |
+//! | [`costs`] | which chosen models are to be measured, and what was measured |
 //! | [`figures`] | what a run folder says, and whether it is the study's run |
 //! | [`statistics`] | means, deviations, Welch's interval; beside it a bootstrap over evaluation windows |
 //! | [`results`], [`tables`], [`page`] | `results.json` and `results.md` |
@@ -24,6 +25,7 @@
 mod bootstrap;
 pub mod budget;
 mod child;
+pub mod costs;
 mod curves;
 pub mod error;
 pub mod events;

@@ -49,6 +49,8 @@ fn of_task(results: &Results, task: &TaskResult) -> String {
         Some(tables::arms(results, task)),
         tables::verdicts(task),
         tables::costs(task),
+        tables::by_length(task),
+        tables::crossovers(task),
         tables::contexts(task),
         Some(tables::grids(results, task)),
         tables::gradients(task),
@@ -201,6 +203,7 @@ mod tests {
             let figures = Figures {
                 test_loss: Some(loss + 1.0),
                 test_bits_per_byte: Some(loss + 1.0),
+                validation_word_perplexity: Some(1e5 * loss),
                 ..figures(&layout, run, loss)
             };
             state.finished.insert(run, figures);
@@ -217,8 +220,9 @@ mod tests {
             "# study\n\nwhich?\n\n```sh\nkiln compare 'x y'\n```\n",
             "seed 7; the point with the best validation ran with 1 more (7, 8)",
             "- diverged: a learning_rate=0.002 seed 7\n\n",
-            "| a | learning_rate=0.001 | 2 | 2.0100 ± 0.0141 | 2.0100 ± 0.0141 | 3.0100 ± 0.0141 |",
-            "| b | default | 2 | **1.2050 ± 0.0071** | **1.2050 ± 0.0071** | **2.2050 ± 0.0071** |",
+            "| validation, bits/byte | validation, perplexity/word | test, nats/token |",
+            "| a | learning_rate=0.001 | 2 | 2.0100 ± 0.0141 | 2.0100 ± 0.0141 | 201000 ± 1414 | 3.0100 ± 0.0141 |",
+            "| b | default | 2 | **1.2050 ± 0.0071** | **1.2050 ± 0.0071** | **120500 ± 707.1** | **2.2050 ± 0.0071** |",
             "| 1000 | 160 | 500.00 ms | 32 | 6.0s |",
             "| b | -0.8050 | -0.8",
             "| better |",
@@ -238,7 +242,7 @@ mod tests {
         for line in [
             "**Not every arm is complete",
             "- failed: a learning_rate=0.002 seed 7\n\n",
-            "| a | learning_rate=0.001 | 2 of 2 | 2.0000, 2.0200 | – | – | – |",
+            "| a | learning_rate=0.001 | 2 of 2 | 2.0000, 2.0200 | – | – | – | – |",
             "| b | default | 2 | **1.2050 ± 0.0071** |",
             "| b | – | – | incomplete |",
             "| a | learning_rate=0.002 | failed |",

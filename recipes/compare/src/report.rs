@@ -2,6 +2,8 @@
 
 mod charts;
 
+use std::path::Path;
+
 use kiln_run::report::{HeatMap, Part, Report, Sample, Section, Table};
 use kiln_run::{FileError, atomic_write};
 
@@ -14,7 +16,8 @@ use crate::{CompareError, Layout, curves, tables};
 /// Characters of a sample that are shown.
 const SAMPLE: usize = 700;
 
-/// Writes everything that a study leaves in its output folder: `results.json`, `results.md`, `results.csv`, `report.html`.
+/// Writes everything that a study leaves in its output folder: `results.json`, `results.md`, `results.csv`, `report.html`, and
+/// `costs.csv` where costs were measured.
 ///
 /// # Errors
 /// A folder that cannot be written, a damaged file of a run.
@@ -28,10 +31,54 @@ pub fn write(layout: &Layout, state: &State, results: &Results) -> Result<(), Co
             .try_for_each(|run| rows.serialize(run))?;
         rows.flush()
     })?;
+    write_costs(results, &layout.out.join("costs.csv"))?;
     let report = report(layout, state, results)?;
     report
         .write(&layout.out.join("report.html"))
         .map_err(FileError::into)
+}
+
+/// `costs.csv`, one row for every arm, batch and length; none where nothing was measured.
+fn write_costs(results: &Results, path: &Path) -> Result<(), FileError> {
+    let mut rows = Vec::new();
+    for task in &results.tasks {
+        for arm in &task.arms {
+            let measured = arm.cost.iter().flat_map(|cost| &cost.rows);
+            rows.extend(measured.map(|row| (&task.name, &arm.name, row)));
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    atomic_write(path, |file| {
+        let mut table = csv::Writer::from_writer(file);
+        let heads = [
+            "task",
+            "arm",
+            "batch",
+            "length",
+            "prefill_seconds_per_token",
+            "decode_seconds_per_token",
+            "state_bytes",
+            "peak_memory_bytes",
+            "reason",
+        ];
+        table.write_record(heads)?;
+        for (task, arm, row) in rows {
+            table.serialize((
+                task,
+                arm,
+                row.batch,
+                row.length,
+                row.prefill_seconds_per_token,
+                row.decode_seconds_per_token,
+                row.state_bytes,
+                row.peak_memory_bytes,
+                &row.reason,
+            ))?;
+        }
+        table.flush()
+    })
 }
 
 /// The page.
@@ -50,7 +97,7 @@ pub fn report(layout: &Layout, state: &State, results: &Results) -> Result<Repor
         });
     }
     sections.push(samples(layout, state)?);
-    sections.push(provenance(layout, results));
+    sections.push(provenance(layout, state, results)?);
     Ok(Report {
         title: results.name.clone(),
         subtitle: results.study.description.clone(),
@@ -198,8 +245,12 @@ fn of_task(
         parts.push(Part::Text(text.into()));
     }
     parts.extend(tables::costs(task).map(Part::Table));
-    let costs = charts::costs(layout, state, number, task)?;
+    let costs = charts::costs(layout, number, task);
     parts.extend(costs.into_iter().map(Part::Chart));
+    parts.extend(tables::crossovers(task).map(Part::Table));
+    let by_length = charts::by_length(layout, number, task);
+    parts.extend(by_length.into_iter().map(Part::Chart));
+    parts.extend(tables::by_length(task).map(Part::Folded));
     parts.extend(
         charts::sweeps(layout, number, task)
             .into_iter()
@@ -248,7 +299,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-fn provenance(layout: &Layout, results: &Results) -> Section {
+fn provenance(layout: &Layout, state: &State, results: &Results) -> Result<Section, CompareError> {
     let mut parts = vec![
         Part::Text(protocol(results)),
         Part::Source {
@@ -261,6 +312,7 @@ fn provenance(layout: &Layout, results: &Results) -> Section {
         text: text.clone(),
     };
     parts.extend(layout.files.iter().map(source));
+    parts.extend(recipes(layout, state)?);
     let runs = results
         .runs
         .iter()
@@ -278,10 +330,25 @@ fn provenance(layout: &Layout, results: &Results) -> Section {
         });
     }
     parts.push(Part::Facts(made_with(results)));
-    Section {
+    Ok(Section {
         title: "How it was made".into(),
         parts,
+    })
+}
+
+/// Every key of every arm's recipe on every task, as its chosen point's first run wrote it down.
+fn recipes(layout: &Layout, state: &State) -> Result<Vec<Part>, CompareError> {
+    let mut parts = Vec::new();
+    for (number, cell) in layout.cells.iter().enumerate() {
+        let Some(run) = chosen_runs(layout, state, number).first().copied() else {
+            continue;
+        };
+        parts.push(Part::Source {
+            title: format!("Recipe of {}, {}, seed {}", cell.title, run.point, run.seed),
+            text: curves::recipe(layout, run)?,
+        });
     }
+    Ok(parts)
 }
 
 #[cfg(test)]

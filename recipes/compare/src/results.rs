@@ -1,5 +1,7 @@
 //! `results.json`: everything a comparison found, and what it was made with.
 
+mod cost;
+mod lineage;
 mod measure;
 mod task;
 
@@ -16,6 +18,7 @@ use crate::protocol::State;
 use crate::study::{Arm, Study};
 use crate::{CompareError, Figures, Layout, RunId};
 
+pub use cost::{Bench, CostResult, CostRow, CrossoverResult};
 pub use measure::Measure;
 pub(crate) use task::chosen_runs;
 pub use task::{ArmResult, ContextResult, PointResult, SeedResult, TaskResult};
@@ -194,13 +197,9 @@ impl Results {
         };
         // Nothing is timed where nothing is trained, and no device computes there.
         let of_arm = |arm: &&Arm| arm.name == figures.arm;
-        let counts = self
-            .study
-            .arm
-            .iter()
-            .find(of_arm)
-            .is_some_and(|arm| arm.ngram.is_some());
-        if !counts && !self.machines.contains(&made.hardware) {
+        let mut arms = self.study.arm.iter();
+        let trains = arms.find(of_arm).is_none_or(Arm::trains);
+        if trains && !self.machines.contains(&made.hardware) {
             self.machines.push(made.hardware.clone());
         }
         if let Some(commit) = &made.commit

@@ -1,6 +1,6 @@
 //! The study file: arms, tasks, seeds, grids, and the differences that are allowed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,16 @@ use toml::Value;
 use crate::CompareError;
 
 mod budget;
+mod check;
+mod cost;
+mod loaded;
 mod ngram;
 mod task;
 
 pub use budget::Budget;
 pub(crate) use budget::has_own_length;
+use check::{check_grid, check_name, check_settings, check_share, repeated};
+pub use cost::CostPlan;
 pub use task::{Quality, Task};
 
 /// Dotted keys of a recipe with their values.
@@ -49,6 +54,9 @@ pub struct Study {
     /// What every arm may spend; without it, recipes say how long they train.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
+    /// What is measured of every arm's chosen model; without it, nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostPlan>,
     /// The tasks that every arm runs; without any, the arms' recipes are the one task.
     #[serde(default)]
     pub task: Vec<Task>,
@@ -83,9 +91,17 @@ pub struct Arm {
     /// Orders of n-gram models to count in place of the recipe's model: the arm's grid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ngram: Option<Vec<u32>>,
+    /// Folders of finished runs to score in place of training, one for each of the study's seeds: compressed models, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Vec<PathBuf>>,
 }
 
 impl Arm {
+    /// Whether the arm trains models.
+    pub fn trains(&self) -> bool {
+        self.ngram.is_none() && self.runs.is_none()
+    }
+
     /// Whether the arm runs a task.
     pub fn runs(&self, task: &Task) -> bool {
         let names = self.tasks.as_ref();
@@ -207,6 +223,7 @@ impl Study {
         check_grid("grid", &self.grid)?;
         task::validate(self)?;
         budget::validate(self)?;
+        cost::validate(self)?;
         for arm in &self.arm {
             check_name("arm.name", &arm.name)?;
             check_settings("arm.set", &arm.set)?;
@@ -214,6 +231,7 @@ impl Study {
                 check_grid("arm.grid", grid)?;
             }
             ngram::validate(self, arm)?;
+            loaded::validate(self, arm)?;
         }
         Ok(())
     }
@@ -226,7 +244,10 @@ impl Study {
             let orders = orders.iter().map(|order| Value::Integer((*order).into()));
             Grid::from([(ORDER.to_string(), orders.collect())])
         });
-        let own = orders.as_ref().or(arm.grid.as_ref());
+        // What is loaded was trained with settings of its own.
+        let of_another = task.is_some_and(|task| task.of.is_some());
+        let loaded = (of_another || arm.runs.is_some()).then(Grid::new);
+        let own = orders.as_ref().or(loaded.as_ref()).or(arm.grid.as_ref());
         let grid = own.or_else(of_task).unwrap_or(&self.grid);
         let mut settings = vec![Settings::new()];
         for (key, values) in grid {
@@ -261,81 +282,6 @@ pub fn overrides(sources: &[&Settings]) -> Vec<String> {
         kept.map(|(key, value)| format!("{key}={value}")).collect()
     };
     sources.iter().enumerate().flat_map(of).collect()
-}
-
-/// Refuses two keys of one source of which one is, or is a part of, the other: which of them wins could not be told.
-fn check_overlap<T>(place: &str, source: &BTreeMap<String, T>) -> Result<(), CompareError> {
-    let parts = |key: &str| -> Vec<String> { key.split('.').map(|p| p.trim().into()).collect() };
-    for outer in source.keys() {
-        for inner in source.keys().filter(|key| *key != outer) {
-            if parts(inner).starts_with(&parts(outer)) {
-                return Err(CompareError::setting(
-                    format!("{place}.{inner}"),
-                    "set twice",
-                    format!("`{outer}` of the same table has it too; write one of them"),
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Refuses what is no name of a folder.
-fn check_name(key: &str, name: &str) -> Result<(), CompareError> {
-    let clean = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(clean) {
-        let why =
-            "a name has letters, digits, `-`, `_` and `.` only, and does not start with a dot";
-        return Err(CompareError::setting(key, format!("`{name}`"), why));
-    }
-    Ok(())
-}
-
-fn check_share(key: &str, share: f64) -> Result<(), CompareError> {
-    let why = "it must be a share of at least 0, such as 0.02";
-    match share >= 0.0 && share.is_finite() {
-        true => Ok(()),
-        false => Err(CompareError::setting(key, share, why)),
-    }
-}
-
-fn repeated<T: Ord>(values: &[T]) -> Option<&T> {
-    let mut seen = BTreeSet::new();
-    values.iter().find(|value| !seen.insert(*value))
-}
-
-fn check_settings(place: &str, settings: &Settings) -> Result<(), CompareError> {
-    check_overlap(place, settings)?;
-    match settings.get("seed") {
-        Some(seed) => Err(CompareError::setting(
-            format!("{place}.seed"),
-            seed,
-            "seeds are the study's: write them into `seeds`",
-        )),
-        None => Ok(()),
-    }
-}
-
-fn check_grid(place: &str, grid: &Grid) -> Result<(), CompareError> {
-    check_overlap(place, grid)?;
-    for (key, values) in grid {
-        let name = format!("{place}.{key}");
-        if key == "seed" {
-            let why = "seeds are the study's: write them into `seeds`";
-            return Err(CompareError::setting(name, "a grid of seeds", why));
-        }
-        if values.is_empty() {
-            return Err(CompareError::setting(name, "[]", "there is nothing to try"));
-        }
-        let shown: Vec<_> = values
-            .iter()
-            .map(|value| folder_name(&value.to_string()))
-            .collect();
-        if let Some(value) = repeated(&shown) {
-            return Err(CompareError::setting(name, value, "it is there twice"));
-        }
-    }
-    Ok(())
 }
 
 /// The last part of each key with its value; the whole key where two end alike.

@@ -1,5 +1,7 @@
 //! The tables of a study, for the page and the report alike.
 
+mod cost;
+
 use std::collections::BTreeSet;
 
 use kiln_run::format;
@@ -8,6 +10,8 @@ use kiln_run::report::Table;
 use crate::results::{ArmResult, Measure, Results, TaskResult};
 use crate::statistics::Summary;
 use crate::study::Arm;
+
+pub use cost::{by_length, costs, crossovers};
 
 /// Arms against tasks, the best of each task in bold; none for a study without tasks.
 pub fn overview(results: &Results) -> Option<Table> {
@@ -43,7 +47,7 @@ pub fn overview(results: &Results) -> Option<Table> {
 /// A score of an arm: its head, its mean over seeds, and whether more of it is better.
 type Score = (&'static str, fn(&ArmResult) -> Option<Summary>, bool);
 
-const SCORES: [(Option<Measure>, Score); 8] = [
+const SCORES: [(Option<Measure>, Score); 10] = [
     (
         Some(Measure::NatsPerToken),
         ("validation, nats/token", |arm| arm.validation_loss, false),
@@ -57,6 +61,14 @@ const SCORES: [(Option<Measure>, Score); 8] = [
         ),
     ),
     (
+        None,
+        (
+            "validation, perplexity/word",
+            |arm| arm.validation_word_perplexity,
+            false,
+        ),
+    ),
+    (
         Some(Measure::Accuracy),
         ("validation, accuracy", |arm| arm.validation_accuracy, true),
     ),
@@ -64,6 +76,14 @@ const SCORES: [(Option<Measure>, Score); 8] = [
     (
         None,
         ("test, bits/byte", |arm| arm.test_bits_per_byte, false),
+    ),
+    (
+        None,
+        (
+            "test, perplexity/word",
+            |arm| arm.test_word_perplexity,
+            false,
+        ),
     ),
     (None, ("test, accuracy", |arm| arm.test_accuracy, true)),
     (
@@ -83,6 +103,15 @@ const SCORES: [(Option<Measure>, Score); 8] = [
         ),
     ),
 ];
+
+/// From this on decimals say nothing: perplexities per word of a model that has learnt little.
+const MANY: f64 = 1000.0;
+
+/// Mean and deviation in a few digits.
+fn in_digits(summary: &Summary) -> String {
+    let deviation = summary.sd.map(|sd| format!(" ± {}", format::number(sd)));
+    format::number(summary.mean) + &deviation.unwrap_or_default()
+}
 
 /// Scores and costs of every arm on a task.
 pub fn arms(results: &Results, task: &TaskResult) -> Table {
@@ -111,6 +140,21 @@ pub fn arms(results: &Results, task: &TaskResult) -> Table {
             names.join(", ")
         );
     }
+    let loaded = |arm: &&Arm| arm.runs.is_some() && task.arm(&arm.name).is_some();
+    let loaded = results.study.arm.iter().filter(loaded);
+    let loaded: Vec<_> = loaded.map(|arm| arm.name.as_str()).collect();
+    if !loaded.is_empty() {
+        let gap = if table.note.is_empty() { "" } else { " " };
+        table.note += &format!(
+            "{gap}Nothing is trained in {}: finished runs are scored, on the windows of the others.",
+            loaded.join(", ")
+        );
+    }
+    let mut stated = results.study.task.iter();
+    let of = stated.find(|stated| Some(&stated.name) == task.name.as_ref());
+    if let Some(of) = of.and_then(|stated| stated.of.as_ref()) {
+        table.note = format!("Nothing is trained: the chosen models of {of} are scored.");
+    }
     for (number, arm) in task.arms.iter().enumerate() {
         let all = results.study.seeds.len();
         let seeds = match arm.complete {
@@ -125,6 +169,7 @@ pub fn arms(results: &Results, task: &TaskResult) -> Table {
                 table.bold.push((number, row.len()));
             }
             row.push(match summary {
+                Some(summary) if summary.mean >= MANY => in_digits(&summary),
                 Some(summary) => summary.to_string(),
                 None if *measure == Some(task.measure) => arm.shown(task.measure),
                 None => format::NONE.into(),
@@ -157,50 +202,6 @@ fn costs_of(arm: &ArmResult) -> [String; 5] {
         arm.tokens_per_second.map_or_else(none, format::count),
         arm.seconds.map_or_else(none, format::duration),
     ]
-}
-
-/// What a model takes beside its quality, and what making it took; none where runs say nothing of it.
-pub fn costs(task: &TaskResult) -> Option<Table> {
-    task.arms
-        .iter()
-        .find_map(|arm| arm.model_bytes.or(arm.state_bytes))?;
-    let none = || format::NONE.to_string();
-    let row = |arm: &ArmResult| {
-        let tokens = arm.tokens.filter(|tokens| *tokens > 0);
-        let energy = arm.energy_joules.zip(tokens);
-        let energy = energy.map(|(joules, tokens)| 1e3 * joules / tokens as f64);
-        vec![
-            arm.name.clone(),
-            arm.model_bytes.map_or_else(none, format::bytes),
-            arm.state_bytes.map_or_else(none, format::bytes),
-            arm.flops.map_or_else(none, |flops| format!("{flops:.2e}")),
-            arm.peak_memory_bytes
-                .map_or_else(none, |bytes| format::bytes(bytes as u64)),
-            energy.map_or_else(none, |joules| format!("{joules:.3} J")),
-        ]
-    };
-    let columns = [
-        "arm",
-        "model on disk",
-        "generation state",
-        "operations",
-        "peak memory in training",
-        "energy of 1,000 tokens",
-    ];
-    let energy = match task.arms.iter().any(|arm| arm.energy_joules.is_some()) {
-        true => "Energy is that of the whole device while training.",
-        false => "No device of these runs tells its energy.",
-    };
-    Some(Table {
-        title: "Costs".into(),
-        columns: columns.map(String::from).to_vec(),
-        rows: task.arms.iter().map(row).collect(),
-        note: format!(
-            "State is that of one sequence of the trained length. Memory is reserved by the device's allocator or, on a processor, \
-             resident in the process, data and all. {energy}"
-        ),
-        ..Table::default()
-    })
 }
 
 /// Every other arm against the first; none where there is no other.

@@ -15,6 +15,9 @@ use crate::recipe::CompressRecipe;
 /// Layout version of [`StageFigures`] and [`Compression`].
 pub const COMPRESS_VERSION: u32 = 1;
 
+/// The figures of all stages, in the folder of a compression.
+pub(crate) const FIGURES: &str = "compress.json";
+
 /// A model and what it took to make it of the one before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +103,18 @@ impl Compression {
     /// The result: the last stage, or the original before the first.
     pub fn last(&self) -> &StageFigures {
         self.stages.last().unwrap_or(&self.original)
+    }
+}
+
+/// SHA-256 of the weights that a run was compressed of; none of a run that no compression made.
+///
+/// # Errors
+/// A `compress.json` that is damaged, or of another layout.
+pub fn original_of(run: &Path) -> Result<Option<String>, CompressError> {
+    let path = run.join(FIGURES);
+    match path.is_file() {
+        true => Ok(Some(read::<Compression>(&path)?.original.weights)),
+        false => Ok(None),
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Cost, RowCost};
 
 /// What is compared over lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Figure {
     /// Seconds of the whole prompt.
     Prefill,
@@ -13,10 +16,13 @@ pub enum Figure {
     Decode,
     /// Bytes of the state of a sequence.
     State,
+    /// The most bytes of memory while all of that was done, weights included.
+    Peak,
 }
 
 /// Where the first of two models is cheaper than the second.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Crossover {
     /// From this length on, between two measured ones.
     From(f64),
@@ -30,7 +36,7 @@ pub enum Crossover {
 
 impl Figure {
     /// All of them.
-    pub const ALL: [Figure; 3] = [Figure::Prefill, Figure::Decode, Figure::State];
+    pub const ALL: [Figure; 4] = [Figure::Prefill, Figure::Decode, Figure::State, Figure::Peak];
 
     /// Its name in tables.
     pub fn name(self) -> &'static str {
@@ -38,6 +44,7 @@ impl Figure {
             Figure::Prefill => "prefill",
             Figure::Decode => "decoding",
             Figure::State => "state",
+            Figure::Peak => "peak memory",
         }
     }
 
@@ -47,6 +54,7 @@ impl Figure {
             Figure::Prefill => row.prefill.map(|pace| pace.seconds.median),
             Figure::Decode => row.decode.map(|pace| pace.seconds.median),
             Figure::State => row.state_bytes.map(|bytes| bytes as f64),
+            Figure::Peak => row.peak_memory_bytes.map(|bytes| bytes as f64),
         }
     }
 
@@ -91,6 +99,16 @@ fn between((from, above): (usize, f64), (to, below): (usize, f64)) -> f64 {
         share if above.is_finite() && below.is_finite() => from * (to / from).powf(share),
         // Something that costs nothing is infinitely cheaper, from where it was measured.
         _ => to,
+    }
+}
+
+impl Crossover {
+    /// Where a chart shows it: between two measured lengths only.
+    pub fn place(self) -> Option<f64> {
+        match self {
+            Self::From(length) => Some(length),
+            Self::Everywhere(_) | Self::NoneUpTo(_) | Self::Unknown => None,
+        }
     }
 }
 
@@ -186,6 +204,7 @@ mod tests {
             (Crossover::Unknown, "not measured"),
         ] {
             assert_eq!(found.to_string(), text);
+            assert_eq!(found.place().is_some(), text.starts_with("from"));
         }
     }
 }

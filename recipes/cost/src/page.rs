@@ -1,8 +1,10 @@
 //! Tables for a terminal and the page, and `cost.html`.
 
+mod charts;
+
 use std::path::Path;
 
-use kiln_run::report::{Chart, Series, Table};
+use kiln_run::report::Table;
 use kiln_run::{Report, format};
 
 use crate::{Cost, CostError, Figure, Pace, Row, RowCost, Spread, Weights, crossover};
@@ -33,7 +35,7 @@ pub fn write(costs: &[Cost], path: &Path) -> Result<(), CostError> {
         title: format!("What {} costs", names.join(" beside ")),
         subtitle: "Time, state and memory by length, on one device".into(),
         facts: costs.first().map(facts).unwrap_or_default(),
-        charts: charts(costs),
+        charts: charts::all(costs),
         tables: tables(costs),
         ..Report::default()
     };
@@ -208,7 +210,7 @@ fn cells(row: &Row) -> Vec<String> {
 fn shown(figure: Figure, value: f64) -> String {
     match figure {
         Figure::Prefill | Figure::Decode => milliseconds(value),
-        Figure::State => format::bytes(value as u64),
+        Figure::State | Figure::Peak => format::bytes(value as u64),
     }
 }
 
@@ -217,7 +219,7 @@ fn against(first: &Cost, other: &Cost, batch: usize) -> Table {
     for figure in Figure::ALL {
         let unit = match figure {
             Figure::Prefill | Figure::Decode => ", ms",
-            Figure::State => "",
+            Figure::State | Figure::Peak => "",
         };
         let name = figure.name();
         columns.push(format!("{name} of {}{unit}", first.name));
@@ -236,21 +238,22 @@ fn against(first: &Cost, other: &Cost, batch: usize) -> Table {
         }
         row
     };
-    Table {
+    told(Table {
         title: format!("{} against {}, batch {batch}", first.name, other.name),
         columns,
         rows: first.settings.lengths.iter().map(row).collect(),
         best: None,
         bold: Vec::new(),
         note: "A ratio below one is in favour of the first.".into(),
-    }
+    })
 }
 
 fn crossovers(first: &Cost, others: &[Cost]) -> Table {
     let mut table = Table {
         title: format!("Where {} is cheaper, in tokens", first.name),
-        columns: strings(["than", "batch", "prefill", "a step", "state"]),
-        note: "Between two lengths the ratio is interpolated, both on logarithmic scales.".into(),
+        columns: strings(["than", "batch", "prefill", "a step", "state", "peak memory"]),
+        note: "Between two lengths the ratio is interpolated, both on logarithmic scales. Charts have a line where one begins."
+            .into(),
         ..Table::default()
     };
     for other in others {
@@ -265,39 +268,6 @@ fn crossovers(first: &Cost, others: &[Cost]) -> Table {
         }
     }
     table
-}
-
-fn charts(costs: &[Cost]) -> Vec<Chart> {
-    let batches = costs.first().map_or(&[][..], |cost| &cost.settings.batches);
-    let chart = |figure: Figure, batch: usize| {
-        let (title, y_label) = match figure {
-            Figure::Prefill => ("Prefill", "seconds"),
-            Figure::Decode => ("A step of decoding", "seconds"),
-            Figure::State => ("State of a sequence", "bytes"),
-        };
-        let series = |cost: &Cost| {
-            let curve = figure.curve(cost, batch);
-            let points = curve
-                .into_iter()
-                .map(|(length, value)| (length as f64, value));
-            Series::new(cost.name.clone(), points.collect())
-        };
-        Chart {
-            title: format!("{title}, batch {batch}"),
-            x_label: "length, tokens".into(),
-            y_label: y_label.into(),
-            series: costs.iter().map(series).collect(),
-            log_x: true,
-            log_y: true,
-            ..Chart::default()
-        }
-    };
-    let drawn = |chart: &Chart| chart.series.iter().any(|series| !series.points.is_empty());
-    batches
-        .iter()
-        .flat_map(|&batch| Figure::ALL.map(|figure| chart(figure, batch)))
-        .filter(drawn)
-        .collect()
 }
 
 fn facts(cost: &Cost) -> Vec<(String, String)> {
@@ -370,7 +340,7 @@ mod tests {
             "Batch 1, length 4096: the time was used up.",
             "64 32.00 4.096 7.813 1.000 0.256 3.906 4.0 KiB 4.0 KiB 1.000",
             "1024 512.0 1049 0.488 1.000 4.096 0.244 4.0 KiB 64.0 KiB 0.0625",
-            "attention 1 from 500 on from 250 on from 64 on",
+            "attention 1 from 500 on from 250 on from 64 on not measured",
         ] {
             assert!(
                 lines.iter().any(|found| found == line),
@@ -391,7 +361,8 @@ mod tests {
             "A step of decoding, batch 1",
             "State of a sequence, batch 1",
             "bk against attention, batch 1",
-            "from 500 on",
+            "less than attention from 500 on</text>",
+            "less than attention from 250 on</text>",
             "<dt>burn</dt><dd>0.22.1</dd>",
         ] {
             assert!(page.contains(part), "`{part}` is not in the page");

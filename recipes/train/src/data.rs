@@ -6,7 +6,8 @@ use kiln_loader::{Split, Windows};
 use kiln_run::View;
 use kiln_tasks::{TaskConfig, TaskSet};
 use kiln_text::{
-    DataEnv, Hash, Manifest, Prepared, TextWindows, TokenStore, Tokenizer, TokenizerConfig, prepare,
+    DataEnv, Hash, Manifest, Prepared, TextWindows, TokenStore, Tokenizer, TokenizerConfig,
+    prepare, words,
 };
 
 use crate::TrainError;
@@ -188,5 +189,24 @@ impl Data {
     /// A loss in bits per byte of a split; none for a task.
     pub(crate) fn bits_per_byte(&self, split: Split, nats: f64) -> Option<f64> {
         Some(self.source.text()?.store(split)?.bits_per_byte(nats))
+    }
+
+    /// A loss as perplexity per word of a split: as if the targets that were not scored had the same loss. None for a task, and for
+    /// text without words.
+    ///
+    /// # Errors
+    /// Tokens of another tokenizer.
+    pub(crate) fn word_perplexity(
+        &self,
+        split: Split,
+        nats: f64,
+    ) -> Result<Option<f64>, TrainError> {
+        let text = self.source.text();
+        let Some((text, store)) = text.and_then(|text| Some((text, text.store(split)?))) else {
+            return Ok(None);
+        };
+        let words = words(store, &text.tokenizer)?;
+        let targets = store.len() - 1;
+        Ok((words > 0).then(|| (nats * targets as f64 / words as f64).exp()))
     }
 }

@@ -61,6 +61,21 @@ pub enum TrainError {
         /// Why.
         why: String,
     },
+    /// A run that would be scored on something else than it was trained for.
+    #[error(
+        "{path} was made with another {what} than it is to be scored with: {found} against {wanted}; take a run of the same {what}, or a recipe that says what the run's does",
+        path = path.display()
+    )]
+    OtherRun {
+        /// The run.
+        path: PathBuf,
+        /// Seed, text, tokenizer or objective.
+        what: &'static str,
+        /// The run's.
+        found: String,
+        /// The recipe's.
+        wanted: String,
+    },
     /// `--resume` where there is nothing to go on from.
     #[error(
         "{path} has no usable checkpoint to resume from; start it anew without --resume, with another --out",

@@ -62,6 +62,7 @@ pub(crate) fn finish(
         Ok::<_, TrainError>(HeldOut {
             score,
             bits_per_byte: data.bits_per_byte(split, score.loss()),
+            word_perplexity: data.word_perplexity(split, score.loss())?,
             teacher: beside(windows)?,
         })
     };

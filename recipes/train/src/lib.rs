@@ -38,6 +38,7 @@ mod rewind;
 mod run;
 mod scale;
 mod schedule;
+mod score;
 mod selection;
 mod setup;
 mod snip;
@@ -80,6 +81,7 @@ pub use rewind::RewindConfig;
 pub use run::{Run, read_config, read_resolved, recipe_difference};
 pub use scale::LossScale;
 pub use schedule::{ScheduleConfig, ScheduleKind};
+pub use score::{SCORED_VERSION, ScoreRequest, ScoredRun, read_scored, score};
 pub use selection::{Selection, matches};
 pub use state::{
     COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, Position,

@@ -117,6 +117,9 @@ impl HeldOut {
         if let Some(bits) = self.bits_per_byte {
             values.insert(format!("{split}_bits_per_byte"), bits);
         }
+        if let Some(perplexity) = self.word_perplexity {
+            values.insert(format!("{split}_word_perplexity"), perplexity);
+        }
         if let Some(beside) = &self.teacher {
             values.insert(format!("{split}_teacher_agreement"), beside.agreement());
             values.insert(format!("{split}_teacher_kl"), beside.mean_divergence());

@@ -158,6 +158,9 @@ pub fn count(request: NgramRequest<'_>) -> Result<NgramRun, TrainError> {
             if let Some(bits) = data.bits_per_byte(split, loss) {
                 values.insert(format!("{split}_bits_per_byte"), bits);
             }
+            if let Some(perplexity) = data.word_perplexity(split, loss)? {
+                values.insert(format!("{split}_word_perplexity"), perplexity);
+            }
         }
     }
     for score in contexts {
@@ -233,7 +236,7 @@ fn check(recipe: &TrainRecipe, order: usize) -> Result<(), TrainError> {
 }
 
 /// Whether a folder has what a count leaves that was cut off, to be made anew, and nothing of a training.
-fn is_cut_off(out: &Path) -> Result<bool, TrainError> {
+pub(crate) fn is_cut_off(out: &Path) -> Result<bool, TrainError> {
     let has = |name: &str| out.join(name).exists();
     if !has("recipe.toml")
         || ["ngram.json", "config.json", "checkpoints"]

@@ -63,6 +63,8 @@ pub struct HeldOut {
     pub score: Score,
     /// The loss in bits per byte of text; none for a task.
     pub bits_per_byte: Option<f64>,
+    /// Perplexity per word of text; none for a task, and where it was not asked for.
+    pub word_perplexity: Option<f64>,
     /// The model beside its teacher, if it has one.
     pub teacher: Option<TeacherScore>,
 }

@@ -308,6 +308,7 @@ impl<'a> Loop<'a> {
         let held_out = HeldOut {
             score,
             bits_per_byte: setup.data.bits_per_byte(Split::Validation, loss),
+            word_perplexity: None,
             teacher: match &self.tutor {
                 None => None,
                 Some(tutor) => {

@@ -14,6 +14,7 @@ mod cost;
 mod disk;
 mod distill;
 mod folders;
+mod loaded;
 mod recipes;
 mod synthetic;
 mod tasks;

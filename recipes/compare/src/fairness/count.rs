@@ -36,8 +36,9 @@ impl<'a> Counter<'a> {
         length: Length,
     ) -> Result<Facts, TrainError> {
         let resolved = Resolved::new(point.recipe.clone(), vocab)?;
-        // What an n-gram model counts is known when it is counted.
-        let is_trained = point.ngram.is_none();
+        // What an n-gram model counts is known when it is counted, and a finished run has the model that it has.
+        let is_trained =
+            point.ngram.is_none() && !matches!(length, Length::Loaded | Length::ModelsOf(_));
         let (parameters, flops_per_token, of_teacher) = match is_trained {
             true => {
                 let (parameters, flops) = self.count(&resolved)?;

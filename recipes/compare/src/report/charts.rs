@@ -1,15 +1,20 @@
 //! The charts of a task: curves, quality against cost, sweeps of the grid.
 
-use std::collections::BTreeMap;
+mod cost;
 
+use kiln_cost::Figure;
 use kiln_run::report::{Chart, Series, Style};
 
 use crate::protocol::State;
 use crate::results::{ArmResult, Measure, PointResult, TaskResult, chosen_runs};
 use crate::{CompareError, Layout, curves};
 
+pub(super) use cost::by_length;
+
 /// Costs that differ by less than this factor tell no arm from another.
 const COST_DIFFERS: f64 = 1.02;
+/// Bytes of a parameter on disk that differ by more than this factor are stored in another form.
+const STORED_UNLIKE: f64 = 1.25;
 /// An axis whose ends are further apart than this factor is logarithmic.
 const LOG_FROM: f64 = 4.0;
 
@@ -44,12 +49,15 @@ pub(super) fn curves(
 
 /// Loss against context, where it was asked for at two lengths.
 pub(super) fn contexts(layout: &Layout, number: usize, task: &TaskResult) -> Option<Chart> {
-    let marks = layout.cells_of(number).map(|cell| layout.cells[cell].arm);
-    let series = task.arms.iter().zip(marks).map(|(arm, mark)| {
-        let points = arm.contexts.iter();
-        let points = points.map(|found| (found.context as f64, found.loss.mean));
-        Series::new(&arm.name, points.collect()).mark(mark)
-    });
+    let series = task
+        .arms
+        .iter()
+        .zip(marks(layout, number))
+        .map(|(arm, mark)| {
+            let points = arm.contexts.iter();
+            let points = points.map(|found| (found.context as f64, found.loss.mean));
+            Series::new(&arm.name, points.collect()).mark(mark)
+        });
     let series: Vec<_> = series.filter(|series| series.points.len() > 1).collect();
     (!series.is_empty()).then(|| Chart {
         title: "Loss against context, mean over seeds".into(),
@@ -62,42 +70,63 @@ pub(super) fn contexts(layout: &Layout, number: usize, task: &TaskResult) -> Opt
 }
 
 /// Quality against every cost in which arms differ.
-pub(super) fn costs(
-    layout: &Layout,
-    state: &State,
-    number: usize,
-    task: &TaskResult,
-) -> Result<Vec<Chart>, CompareError> {
-    let mut decode = Vec::new();
-    for cell in layout.cells_of(number) {
-        let runs = chosen_runs(layout, state, cell);
-        decode.push(curves::decode_seconds(layout, &runs)?);
-    }
-    let lengths = decode.first().into_iter().flat_map(BTreeMap::keys);
-    let common = lengths.filter(|length| decode.iter().all(|times| times.contains_key(length)));
-    let longest = common.max().copied();
-    let decoded = longest.map(|length| {
-        let label = format!("milliseconds of a decoded token after {length} tokens, one sequence");
-        let costs = decode
-            .iter()
-            .map(|times| times.get(&length).map(|seconds| 1e3 * seconds));
-        (label, costs.collect::<Vec<_>>())
-    });
-    let of = |cost: fn(&ArmResult) -> Option<f64>| task.arms.iter().map(cost).collect::<Vec<_>>();
-    let step = of(|arm| arm.step_seconds.map(|seconds| 1e3 * seconds));
-    let parameters = of(|arm| arm.parameters.map(|count| count as f64));
-    let costs = [
-        ("milliseconds of a training step".to_string(), step),
-        ("parameters".to_string(), parameters),
+pub(super) fn costs(layout: &Layout, number: usize, task: &TaskResult) -> Vec<Chart> {
+    let of = |cost: &dyn Fn(&ArmResult) -> Option<f64>| task.arms.iter().map(cost).collect();
+    let mut costs: Vec<(String, Vec<Option<f64>>)> = vec![
+        (
+            "milliseconds of a training step".into(),
+            of(&|arm| arm.step_seconds.map(|seconds| 1e3 * seconds)),
+        ),
+        (
+            "parameters".into(),
+            of(&|arm| arm.parameters.map(|count| count as f64)),
+        ),
     ];
-    let arms: Vec<usize> = layout
-        .cells_of(number)
-        .map(|cell| layout.cells[cell].arm)
-        .collect();
-    let charts = costs.into_iter().chain(decoded);
-    Ok(charts
-        .filter_map(|(label, costs)| scatter(task, &arms, &label, &costs))
-        .collect())
+    if sizes_differ(task) {
+        let bytes = of(&|arm| Some(arm.model_bytes? as f64 / f64::from(1 << 20)));
+        costs.push(("MiB on disk".into(), bytes));
+    }
+    if let Some(length) = cost::longest(task) {
+        let at =
+            |figure: Figure, scale: f64| of(&|arm| Some(scale * cost::at(arm, figure, length)?));
+        let after = format!("after {length} tokens, one sequence");
+        costs.push((
+            format!("milliseconds of a decoded token {after}"),
+            at(Figure::Decode, 1e3),
+        ));
+        costs.push((
+            format!("state in KiB {after}"),
+            at(Figure::State, 1.0 / 1024.0),
+        ));
+    }
+    let arms = marks(layout, number);
+    let charts = costs.iter();
+    charts
+        .filter_map(|(label, costs)| scatter(task, &arms, label, costs))
+        .collect()
+}
+
+/// Whether models are stored unlike, so that their bytes say something else than their parameters.
+fn sizes_differ(task: &TaskResult) -> bool {
+    let share = |arm: &ArmResult| Some(arm.model_bytes? as f64 / arm.parameters? as f64);
+    let shares = || task.arms.iter().filter_map(share);
+    let (least, most) = (shares().reduce(f64::min), shares().reduce(f64::max));
+    least
+        .zip(most)
+        .is_some_and(|(least, most)| most > STORED_UNLIKE * least)
+}
+
+/// The arm's own number, or that of the arm whose model it was compressed of: what is made of one model has one colour.
+fn color(task: &TaskResult, arms: &[usize], arm: &ArmResult, own: usize) -> usize {
+    let original = arm.compressed_of.as_ref();
+    let place = original.and_then(|name| task.arms.iter().position(|other| other.name == *name));
+    place.map_or(own, |place| arms[place])
+}
+
+/// The numbers of a task's arms in the study.
+fn marks(layout: &Layout, number: usize) -> Vec<usize> {
+    let cells = layout.cells_of(number);
+    cells.map(|cell| layout.cells[cell].arm).collect()
 }
 
 fn scatter(task: &TaskResult, arms: &[usize], label: &str, costs: &[Option<f64>]) -> Option<Chart> {
@@ -125,6 +154,7 @@ fn scatter(task: &TaskResult, arms: &[usize], label: &str, costs: &[Option<f64>]
     series.extend(known.iter().map(|(arm, mark, point)| {
         Series::new(&arm.name, vec![*point])
             .style(Style::Points)
+            .color(color(task, arms, arm, *mark))
             .mark(*mark)
     }));
     Some(Chart {
@@ -160,10 +190,7 @@ fn front(points: &[(f64, f64)], measure: Measure) -> Vec<usize> {
 
 /// Validation against every number of the grid that was swept: at each value the best of the points that have it.
 pub(super) fn sweeps(layout: &Layout, number: usize, task: &TaskResult) -> Vec<Chart> {
-    let arms: Vec<usize> = layout
-        .cells_of(number)
-        .map(|cell| layout.cells[cell].arm)
-        .collect();
+    let arms = marks(layout, number);
     let points = task.arms.iter().flat_map(|arm| &arm.points);
     let mut keys: Vec<&String> = points.flat_map(|point| point.settings.keys()).collect();
     keys.sort();

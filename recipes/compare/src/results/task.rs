@@ -3,13 +3,14 @@
 use kiln_run::format;
 use serde::{Deserialize, Serialize};
 
-use super::Measure;
+use super::cost::{self, CostResult};
+use super::{Measure, lineage};
 use crate::figures::number_or_nan;
 use crate::layout::LaidPoint;
 use crate::protocol::State;
 use crate::statistics::{Comparison, Summary, compare, median};
 use crate::study::Settings;
-use crate::{CompareError, Figures, Layout, RunId, bootstrap};
+use crate::{CompareError, Figures, Layout, RunId, bootstrap, costs};
 
 /// One task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,12 +81,18 @@ pub struct ArmResult {
     pub validation_loss: Option<Summary>,
     /// The same in bits per byte, on text.
     pub validation_bits_per_byte: Option<Summary>,
+    /// The same as perplexity per word, on text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_word_perplexity: Option<Summary>,
     /// Accuracy over seeds, if every run has one.
     pub validation_accuracy: Option<Summary>,
     /// Test loss over seeds, if every run has one.
     pub test_loss: Option<Summary>,
     /// The same in bits per byte.
     pub test_bits_per_byte: Option<Summary>,
+    /// The same as perplexity per word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_word_perplexity: Option<Summary>,
     /// The same in accuracy.
     pub test_accuracy: Option<Summary>,
     /// Validation loss against context over seeds, nats a token; lengths that every run has.
@@ -110,9 +117,12 @@ pub struct ArmResult {
     /// Operations of all steps of one run.
     #[serde(default)]
     pub flops: Option<f64>,
-    /// Bytes of the model's file, or of an n-gram model's counts.
+    /// Bytes of the model's weights and configuration, or of an n-gram model's counts.
     #[serde(default)]
     pub model_bytes: Option<u64>,
+    /// The arm that the model was compressed of, or else the first arm of the same original.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressed_of: Option<String>,
     /// Bytes of generation state of one sequence of the trained length.
     #[serde(default)]
     pub state_bytes: Option<u64>,
@@ -126,6 +136,9 @@ pub struct ArmResult {
     pub gradient_cosine: Option<f64>,
     /// The same over the weights of the potentials alone.
     pub gradient_cosine_potential: Option<f64>,
+    /// What the chosen model costs, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostResult>,
     /// Against the first arm, by the task's measure; none for the first arm itself.
     pub against_first: Option<Comparison>,
 }
@@ -135,7 +148,12 @@ impl TaskResult {
         let laid = &layout.tasks[task];
         let measure = laid.measure;
         let cells = layout.cells_of(task);
-        let mut arms: Vec<_> = cells.map(|cell| arm_result(layout, state, cell)).collect();
+        let mut arms = cells
+            .map(|cell| arm_result(layout, state, cell))
+            .collect::<Result<Vec<_>, _>>()?;
+        lineage::note(layout, state, task, &mut arms);
+        let plan = layout.study.cost.as_ref();
+        cost::compare(&mut arms, plan.and_then(|plan| plan.reference.as_deref()));
         if let Some((first, others)) = arms.split_first_mut() {
             for arm in others {
                 let means = (arm.measured(measure), first.measured(measure));
@@ -226,7 +244,7 @@ fn compare_windows(
     Ok(())
 }
 
-fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
+fn arm_result(layout: &Layout, state: &State, cell: usize) -> Result<ArmResult, CompareError> {
     let laid = &layout.cells[cell];
     let measure = layout.measure(cell);
     let chosen = state.best_point(layout, cell);
@@ -242,7 +260,8 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
     };
     let middle = |value| every(value).and_then(|values| median(&values));
     let mean = |value| summary(value).map(|summary| summary.mean);
-    ArmResult {
+    let cost = costs::measured(layout, state, cell)?;
+    Ok(ArmResult {
         name: laid.name.clone(),
         recipe: layout.study.arm[laid.arm].recipe.clone(),
         points: points(layout, state, cell),
@@ -260,15 +279,21 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
             .collect(),
         validation_loss: summary(|figures| Some(figures.validation_loss)),
         validation_bits_per_byte: summary(|figures| figures.validation_bits_per_byte),
+        validation_word_perplexity: summary(|figures| figures.validation_word_perplexity),
         validation_accuracy: summary(|figures| figures.validation_accuracy),
         test_loss: summary(|figures| figures.test_loss),
         test_bits_per_byte: summary(|figures| figures.test_bits_per_byte),
+        test_word_perplexity: summary(|figures| figures.test_word_perplexity),
         test_accuracy: summary(|figures| figures.test_accuracy),
         contexts: contexts(&runs, complete),
         teacher_agreement: summary(|figures| figures.teacher_agreement),
         teacher_kl: summary(|figures| figures.teacher_kl),
         parameters: runs.first().map(|figures| figures.parameters),
-        tokens: runs.first().map(|figures| figures.tokens),
+        // What a loaded run was trained on is its own affair.
+        tokens: runs
+            .first()
+            .filter(|_| layout.trains(cell) || layout.study.arm[laid.arm].ngram.is_some())
+            .map(|figures| figures.tokens),
         step_seconds: middle(|figures| figures.step_seconds),
         tokens_per_second: middle(|figures| figures.tokens_per_second),
         seconds: every(|figures| Some(figures.seconds))
@@ -276,13 +301,15 @@ fn arm_result(layout: &Layout, state: &State, cell: usize) -> ArmResult {
             .map(|summary| summary.mean),
         flops: middle(|figures| figures.flops),
         model_bytes: runs.first().and_then(|figures| figures.model_bytes),
+        compressed_of: None,
         state_bytes: runs.first().and_then(|figures| figures.state_bytes),
         peak_memory_bytes: middle(|figures| figures.peak_memory_bytes.map(|bytes| bytes as f64)),
         energy_joules: middle(|figures| figures.energy_joules),
         gradient_cosine: mean(|figures| figures.gradient_cosine),
         gradient_cosine_potential: mean(|figures| figures.gradient_cosine_potential),
+        cost: cost.as_ref().map(CostResult::new),
         against_first: None,
-    }
+    })
 }
 
 /// Means at every length that all runs have; none of an incomplete arm.

@@ -171,7 +171,7 @@ fn check_time_of(study: &Study) -> Result<(), CompareError> {
             };
             return refused(format!("arm `{}` would wait for {own}", arm.name));
         }
-        if other.ngram.is_some() {
+        if !other.trains() {
             return refused(format!(
                 "arm `{}` waits for it, and it trains nothing",
                 arm.name

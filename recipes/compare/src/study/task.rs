@@ -17,6 +17,9 @@ pub struct Task {
     /// Keys of every arm on this task; they win over those of the study, and an arm's over them.
     #[serde(default)]
     pub set: Settings,
+    /// Another task, whose arms' chosen models are scored on this one as well: nothing is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// Replaces the study's grid on this task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid: Option<Grid>,
@@ -78,6 +81,7 @@ pub(super) fn validate(study: &Study) -> Result<(), CompareError> {
         if let Some(share) = task.parameters_within {
             check_share("task.parameters_within", share)?;
         }
+        check_of(study, task)?;
         if !study.arm.iter().any(|arm| arm.runs(task)) {
             let why = "no arm runs it; leave it out, or name it in the `tasks` of an arm";
             return Err(CompareError::setting("task.name", &task.name, why));
@@ -105,6 +109,46 @@ pub(super) fn validate(study: &Study) -> Result<(), CompareError> {
             };
             return Err(CompareError::setting("arm.tasks", name, why));
         }
+    }
+    Ok(())
+}
+
+/// Checks a task that scores the models of another one.
+fn check_of(study: &Study, task: &Task) -> Result<(), CompareError> {
+    let Some(name) = &task.of else {
+        return Ok(());
+    };
+    let refused = |why: String| Err(CompareError::setting("task.of", name, why));
+    let Some(other) = study.task.iter().find(|other| other.name == *name) else {
+        return refused(format!(
+            "`{}` would score its models, and there is no such task",
+            task.name
+        ));
+    };
+    if other.of.is_some() {
+        return refused(format!(
+            "it trains nothing that `{}` could score",
+            task.name
+        ));
+    }
+    if task.grid.is_some() || task.budget.is_some() {
+        let why = format!(
+            "`{}` trains nothing: leave `grid` and `budget` of the task out",
+            task.name
+        );
+        return refused(why);
+    }
+    for arm in study.arm.iter().filter(|arm| arm.runs(task)) {
+        let why = match (arm.trains(), arm.runs(other)) {
+            (false, _) => "trains no model",
+            (true, false) => "does not run it",
+            (true, true) => continue,
+        };
+        let named = &task.name;
+        return refused(format!(
+            "arm `{}` {why}: leave `{named}` out of the arm's `tasks`",
+            arm.name
+        ));
     }
     Ok(())
 }

@@ -265,3 +265,37 @@ fn an_arm_may_count() {
         "{error}"
     );
 }
+
+#[test]
+fn costs_have_defaults_and_what_cannot_be_measured_is_refused() {
+    let with = |lines: &str| read(&STUDY.replacen("[[arm]]", &format!("{lines}\n[[arm]]"), 1));
+    assert_eq!(with("").unwrap().study.cost, None);
+    let plan = with("[cost]").unwrap().study.cost.unwrap();
+    assert_eq!(plan.settings(), kiln_cost::Settings::default());
+    for (lines, message) in [
+        (
+            "cost = { lengths = [] }",
+            "study: `cost.lengths` is empty, but at least one is needed",
+        ),
+        (
+            "cost = { seconds = 0.0 }",
+            "study: `cost.seconds` is 0, but must lie in",
+        ),
+        (
+            "cost = { reference = 'z' }",
+            "study: `cost.reference` is z, but there is no such arm",
+        ),
+        (
+            "cost = { tasks = ['z'] }",
+            "study: `cost.tasks` is z, but the study has no such [[task]]",
+        ),
+        (
+            "cost = { tasks = [] }",
+            "study: `cost.tasks` is [], but nothing would be measured",
+        ),
+        ("cost = { length = [1] }", "did you mean `lengths`?"),
+    ] {
+        let error = with(lines).unwrap_err();
+        assert!(error.contains(message), "{lines}: {error}");
+    }
+}

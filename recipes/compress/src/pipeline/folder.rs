@@ -24,13 +24,11 @@ use kiln_zoo::ModelConfig;
 
 use super::Request;
 use crate::CompressError;
-use crate::figures::{self, Compression, StageFigures};
+use crate::figures::{self, Compression, FIGURES, StageFigures};
 use crate::recipe::CompressRecipe;
 
 /// The resolved recipe of a compression.
 const RECIPE: &str = "compress.toml";
-/// The figures of all stages.
-const FIGURES: &str = "compress.json";
 /// The figures of one.
 const STAGE: &str = "stage.json";
 

@@ -46,6 +46,27 @@ pub struct Series {
     pub band: Vec<(f64, f64, f64)>,
 }
 
+/// A vertical line with its name beside its upper end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vertical {
+    /// What it says.
+    pub name: String,
+    /// Its place on the horizontal axis.
+    pub at: f64,
+    /// Colour of the series that it belongs to, counted from 0; that of references unless stated.
+    pub color: Option<usize>,
+}
+
+impl Vertical {
+    /// Its class in the style sheet.
+    pub(super) fn class(&self) -> String {
+        match self.color {
+            Some(color) => format!("s{}", color % COLORS),
+            None => "muted".into(),
+        }
+    }
+}
+
 /// A chart of curves over a common axis.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chart {
@@ -59,6 +80,8 @@ pub struct Chart {
     pub series: Vec<Series>,
     /// Horizontal lines to compare with, by name.
     pub references: Vec<(String, f64)>,
+    /// Vertical lines: where something begins.
+    pub verticals: Vec<Vertical>,
     /// Whether the horizontal axis is logarithmic. Points at or below zero are then left out.
     pub log_x: bool,
     /// Whether the vertical axis is logarithmic. Points at or below zero are then gaps.
@@ -176,7 +199,9 @@ impl Chart {
             false => self,
         };
         let plot = Plot::new(drawn);
-        let summaries: Vec<String> = self.series.iter().map(Series::summary).collect();
+        let verticals = self.verticals.iter().map(|line| format!("{}.", line.name));
+        let summaries = self.series.iter().map(Series::summary).chain(verticals);
+        let summaries: Vec<String> = summaries.collect();
         let mut out = format!(
             "<figure class=\"card\">\n<figcaption><h3>{}</h3>",
             escape(&self.title)

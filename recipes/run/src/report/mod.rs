@@ -13,10 +13,11 @@ mod plot;
 mod scale;
 mod section;
 mod text;
+mod vertical;
 
 use std::path::Path;
 
-pub use chart::{Chart, Series, Style};
+pub use chart::{Chart, Series, Style, Vertical};
 pub use heat::HeatMap;
 use html::escape;
 pub use section::{Part, Section};

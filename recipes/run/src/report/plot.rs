@@ -6,6 +6,7 @@ use super::html::{escape, shorten};
 use super::labels::{Label, beside_points, in_margin};
 use super::marks;
 use super::scale::{Axis, Point, SMALLEST, is_drawable, pieces};
+use super::vertical;
 use crate::format;
 
 /// Points of a curve that answer to the mouse, at most; more than that and they lie under each
@@ -52,6 +53,7 @@ impl<'a> Plot<'a> {
              <g clip-path=\"url(#c{id})\">"
         ));
         self.references(&mut out);
+        vertical::lines(&mut out, self.chart, &self.x, &self.y);
         for (place, series) in self.chart.series.iter().enumerate() {
             self.band(&mut out, place, series);
         }
@@ -60,6 +62,7 @@ impl<'a> Plot<'a> {
         }
         out.push_str("</g>");
         self.labels(&mut out);
+        vertical::labels(&mut out, self.chart, &self.x, &self.y);
         out.push_str("</svg>");
         out
     }
@@ -98,6 +101,11 @@ impl<'a> Plot<'a> {
                 "The reference {name} ({}) lies outside of the frame.",
                 measure(*value)
             ));
+        }
+        let verticals = self.chart.verticals.iter();
+        for line in verticals.filter(|line| !self.x.holds(line.at)) {
+            let at = chart::place(line.at);
+            notes.push(format!("{} ({at}) lies outside of the frame.", line.name));
         }
         notes
     }

@@ -71,6 +71,13 @@ fn everything_is_escaped() {
                 curve(&evil, vec![(0.0, 1.0)]).style(Style::Points),
             ],
             references: vec![(evil.clone(), 1.5), (evil.clone(), 99.0)],
+            verticals: [0.5, 7.0]
+                .map(|at| Vertical {
+                    name: evil.clone(),
+                    at,
+                    color: None,
+                })
+                .to_vec(),
             log_x: false,
             log_y: false,
             plain_legend: false,
@@ -346,5 +353,45 @@ fn sections_have_charts_tables_and_maps() {
     assert_eq!(
         page.matches("class=\"scroll\"").count(),
         page.matches("class=\"scroll\" tabindex=\"0\"").count()
+    );
+}
+
+/// Names of lines that are near to each other stand in rows of their own, and one at the right end stands left of its line.
+#[test]
+fn vertical_lines_are_named_and_do_not_lie_on_each_other() {
+    let line = |name: &str, at: f64, color: Option<usize>| Vertical {
+        name: name.into(),
+        at,
+        color,
+    };
+    let page = page_of(Chart {
+        series: vec![curve("a", vec![(1.0, 1.0), (1000.0, 2.0)])],
+        log_x: true,
+        verticals: vec![
+            line("first from 30", 30.0, Some(0)),
+            line("second from 32", 32.0, Some(9)),
+            line("third from 990", 990.0, None),
+            line("beyond", 5000.0, None),
+        ],
+        ..Chart::default()
+    });
+    assert_eq!(page.matches("<path class=\"vertical ").count(), 3, "{page}");
+    assert!(page.contains("<path class=\"vertical s1\""), "{page}");
+    let row = |name: &str| {
+        let (before, _) = page.split_once(&format!(">{name}</text>")).unwrap();
+        let (_, text) = before.rsplit_once("<text ").unwrap();
+        let y = text.split(" y=\"").nth(1).unwrap();
+        (y.trim_end_matches('"').to_string(), text.contains(" end"))
+    };
+    assert_eq!(row("first from 30"), ("40.0".into(), false));
+    assert_eq!(row("second from 32"), ("56.0".into(), false));
+    assert_eq!(row("third from 990"), ("40.0".into(), true));
+    assert!(
+        page.contains("beyond (5.00k) lies outside of the frame."),
+        "{page}"
+    );
+    assert!(
+        page.contains("first from 30."),
+        "the summary names them: {page}"
     );
 }
