@@ -110,7 +110,7 @@ fn a_key_that_would_do_nothing_is_refused() {
         ),
         (
             "kind = \"structured\"\npart = \"mlp\"\nmethod = \"cosine\"\nshare = 0.3",
-            "there is no method `cosine` here; choose magnitude, taylor or random",
+            "there is no method `cosine` here; choose magnitude, taylor, loss or random",
         ),
         (
             "kind = \"structured\"\npart = \"mlps\"\nmethod = \"taylor\"\nshare = 0.3",
