@@ -17,7 +17,10 @@ use std::time::Instant;
 use burn::tensor::DeviceKind::DefaultDevice;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use kiln_fused::linear;
-use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix, packed_linear};
+use kiln_quant::{
+    Activations, Encoding, FloatType, PackedFormat, PackedMatrix, integer_linear, packed_linear,
+    signs,
+};
 
 /// The allocator of the `kiln` binary.
 #[global_allocator]
@@ -39,15 +42,32 @@ const SIZES: [[usize; 3]; 13] = [
     [64, 1024, 4096],
     [256, 1024, 4096],
 ];
-const KINDS: [(&str, Encoding, bool, usize); 8] = [
-    ("int8 column", Encoding::Int8, false, 0),
-    ("int8 group 128", Encoding::Int8, false, 128),
-    ("int4 group 64", Encoding::Int4, false, 64),
-    ("int4 group 64 zero", Encoding::Int4, true, 64),
-    ("int3 group 64", Encoding::Int3, false, 64),
-    ("int2 group 64", Encoding::Int2, true, 64),
-    ("ternary column", Encoding::Ternary, false, 0),
-    ("sign column", Encoding::Sign, false, 0),
+/// Name, levels, whether there are zero points, inputs of a group (0 is all), and what inputs are rounded to, if to anything.
+type LayerKind = (&'static str, Encoding, bool, usize, Option<Activations>);
+
+const KINDS: [LayerKind; 10] = [
+    ("int8 column", Encoding::Int8, false, 0, None),
+    ("int8 group 128", Encoding::Int8, false, 128, None),
+    ("int4 group 64", Encoding::Int4, false, 64, None),
+    ("int4 group 64 zero", Encoding::Int4, true, 64, None),
+    ("int3 group 64", Encoding::Int3, false, 64, None),
+    ("int2 group 64", Encoding::Int2, true, 64, None),
+    ("ternary column", Encoding::Ternary, false, 0, None),
+    ("sign column", Encoding::Sign, false, 0, None),
+    (
+        "int8 x int8",
+        Encoding::Int8,
+        false,
+        0,
+        Some(Activations::Dynamic),
+    ),
+    (
+        "sign x sign",
+        Encoding::Sign,
+        false,
+        0,
+        Some(Activations::Signs),
+    ),
 ];
 /// Seconds of a run, and of all runs of a size.
 const RUN: f64 = 0.01;
@@ -97,7 +117,7 @@ fn matrix(format: PackedFormat) -> PackedMatrix {
 fn layers(d_input: usize, d_output: usize, device: &Device) -> Vec<Layer> {
     let x = Tensor::<2>::random([1, d_input], Distribution::Uniform(-1.0, 1.0), device);
     let mut layers = Vec::new();
-    for (name, encoding, asymmetric, group) in KINDS {
+    for (name, encoding, asymmetric, group, activations) in KINDS {
         let format = PackedFormat {
             encoding,
             asymmetric,
@@ -113,13 +133,22 @@ fn layers(d_input: usize, d_output: usize, device: &Device) -> Vec<Layer> {
         let layer = Layer {
             name: name.into(),
             bytes: packed.bytes(),
-            call: Box::new(move |x| packed_linear(x, words.clone(), format)),
+            call: Box::new(move |x| match activations {
+                Some(activations) => integer_linear(x, words.clone(), format, activations),
+                None => packed_linear(x, words.clone(), format),
+            }),
             times: Vec::new(),
         };
-        let expected = linear(x.clone(), dense.clone(), None);
+        let expected = match activations {
+            Some(Activations::Signs) => {
+                let (signs, means) = signs(x.clone());
+                linear(signs, dense.clone(), None) * means
+            }
+            _ => linear(x.clone(), dense.clone(), None),
+        };
         let error = ((layer.call)(x.clone()) - expected.clone()).abs().max();
         let error = error.into_scalar::<f32>() / expected.abs().max().into_scalar::<f32>();
-        // A GPU may multiply f32 in TF32.
+        // A GPU may multiply f32 in TF32, and inputs may be rounded to 8 bits.
         assert!(error < 1e-2, "{name}: {error}");
         if layers.is_empty() {
             layers.push(Layer {

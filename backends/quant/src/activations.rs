@@ -1,9 +1,12 @@
 //! Inputs of an integer product: how numbers become integers.
 //!
 //! ```text
-//! y_o = t s_o sum_i p_i q_io       p_i = clamp(round(x_i / t), -127, 127), q_io the levels of int8 weights, s_o their scales
+//! y_o = t s_o sum_i p_i q_io       q_io the levels of the weights, s_o their scales
+//!
+//! int8     p_i = clamp(round(x_i / t), -127, 127)      t of a row of inputs, or of the layer
+//! signs    p_i = sign(x_i), 1 of zero                  t = sum_i |x_i| / d_input of a row
 //! ```
-//! The sum is one of integers in 32 bits, without rounding. The step t belongs to a row of inputs or to the layer.
+//! The sum is one of integers in 32 bits, without rounding.
 
 use crate::{encoding::Encoding, error::QuantError, format::PackedFormat};
 
@@ -22,36 +25,38 @@ pub enum Activations {
     },
     /// A 127th of the largest size in each row.
     Dynamic,
+    /// The mean size in each row, with signs in the place of integers, for weights that are signs too (XNOR-Net, arXiv 1603.05279).
+    Signs,
 }
 
 impl Activations {
-    /// Checks that inputs can have this step.
+    /// Checks that [`integer_linear`](crate::integer_linear) takes such inputs with such weights: int8, or signs with signs; without zero
+    /// points, and one scale an output.
     ///
     /// # Errors
-    /// [`QuantError::Step`].
-    pub fn check(self) -> Result<(), QuantError> {
-        match self {
-            Self::Static { step } if !(step > 0.0 && step.is_finite()) => {
-                Err(QuantError::Step { step })
+    /// [`QuantError::NoIntegers`], [`QuantError::Step`], and those of [`PackedFormat::check`].
+    pub fn check(self, weights: &PackedFormat) -> Result<(), QuantError> {
+        weights.check()?;
+        let other = match self {
+            Self::Signs if weights.encoding != Encoding::Sign => Some("its encoding is not sign"),
+            Self::Static { .. } | Self::Dynamic if weights.encoding != Encoding::Int8 => {
+                Some("its encoding is not int8")
             }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl PackedFormat {
-    /// Checks that [`integer_linear`](crate::integer_linear) takes such weights: int8 without zero points, one scale an output.
-    ///
-    /// # Errors
-    /// [`QuantError::NoIntegers`], and those of [`PackedFormat::check`].
-    pub fn check_integers(&self) -> Result<(), QuantError> {
-        self.check()?;
-        let why = match self {
-            _ if self.encoding != Encoding::Int8 => "its encoding is not int8",
-            _ if self.asymmetric => "it has zero points",
-            _ if self.group != self.d_input => "it has several scales an output",
-            _ if self.d_input > MOST_INPUTS => "its sums may not fit into 32 bits",
-            _ => return Ok(()),
+            _ => None,
+        };
+        let why = match other {
+            Some(why) => why,
+            None if weights.asymmetric => "it has zero points",
+            None if weights.group != weights.d_input => "it has several scales an output",
+            None if weights.d_input > MOST_INPUTS => "its sums may not fit into 32 bits",
+            None => {
+                return match self {
+                    Self::Static { step } if !(step > 0.0 && step.is_finite()) => {
+                        Err(QuantError::Step { step })
+                    }
+                    _ => Ok(()),
+                };
+            }
         };
         Err(QuantError::NoIntegers { why })
     }
@@ -72,7 +77,7 @@ mod tests {
             group: 64,
             scales: FloatType::F16,
         };
-        assert_eq!(format.check_integers(), Ok(()));
+        assert_eq!(Activations::Dynamic.check(&format), Ok(()));
         let others = [
             PackedFormat {
                 encoding: Encoding::Int4,
@@ -92,17 +97,30 @@ mod tests {
                 ..format
             },
         ];
-        for other in others {
-            let found = other.check_integers();
+        let refused = |activations: Activations, format: &PackedFormat| {
+            let found = activations.check(format);
             assert!(
                 matches!(found, Err(QuantError::NoIntegers { .. })),
-                "{other:?}"
+                "{activations:?} {format:?}"
             );
+        };
+        for other in others {
+            refused(Activations::Dynamic, &other);
         }
         for step in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-            assert!(Activations::Static { step }.check().is_err(), "{step}");
+            let found = Activations::Static { step }.check(&format);
+            assert!(matches!(found, Err(QuantError::Step { .. })), "{step}");
         }
-        assert_eq!(Activations::Static { step: 0.5 }.check(), Ok(()));
-        assert_eq!(Activations::Dynamic.check(), Ok(()));
+        assert_eq!(Activations::Static { step: 0.5 }.check(&format), Ok(()));
+        // Signs go with signs alone, and need one scale an output too.
+        let signs = PackedFormat {
+            encoding: Encoding::Sign,
+            ..format
+        };
+        assert_eq!(Activations::Signs.check(&signs), Ok(()));
+        refused(Activations::Signs, &format);
+        refused(Activations::Dynamic, &signs);
+        let grouped = PackedFormat { group: 32, ..signs };
+        refused(Activations::Signs, &grouped);
     }
 }

@@ -1,4 +1,4 @@
-//! The autodiff rules: x takes a gradient, straight through its rounding to integers if there is one; packed weights take none.
+//! The autodiff rules: x takes a gradient, straight through its rounding to integers or signs if there is one; packed weights take none.
 
 use burn::backend::{
     Autodiff, AutodiffBackend, TensorMetadata,
@@ -11,13 +11,16 @@ use burn::backend::{
 };
 use burn::tensor::IntDType;
 
-use crate::{activations::Activations, backend::QuantBackend, format::PackedFormat};
+use crate::{
+    activations::Activations, backend::QuantBackend, format::PackedFormat, signs::gradient,
+};
 
 #[derive(Debug)]
 struct PackedLinear;
 
 impl<B: QuantBackend> Backward<B, 1> for PackedLinear {
-    type State = (IntTensor<B>, PackedFormat);
+    /// With x where it became signs.
+    type State = (IntTensor<B>, PackedFormat, Option<FloatTensor<B>>);
 
     /// `d x = g w^T`, from the whole matrix: updates of what is around packed weights are rare, and their rows many.
     fn backward(
@@ -26,14 +29,19 @@ impl<B: QuantBackend> Backward<B, 1> for PackedLinear {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let (words, format) = ops.state;
+        let (words, format, signs_of) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let [parent] = ops.parents;
         if let Some(node) = parent {
             let outputs = 0..format.d_output as i64;
             let outputs = B::int_arange(outputs, &grad.device(), IntDType::I32);
             let transposed = B::packed_columns(words, outputs, format); // [d_output, d_input]
-            grads.register::<B>(node.id, B::float_matmul(grad, transposed));
+            let grad = B::float_matmul(grad, transposed);
+            let grad = match signs_of {
+                Some(x) => gradient::<B>(x, grad),
+                None => grad,
+            };
+            grads.register::<B>(node.id, grad);
         }
     }
 }
@@ -43,12 +51,17 @@ fn recorded<B: QuantBackend, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     words: IntTensor<B>,
     format: PackedFormat,
-    product: impl FnOnce(FloatTensor<B>) -> FloatTensor<B>,
+    activations: Option<Activations>,
 ) -> FloatTensor<Autodiff<B, C>> {
     let node = x.node();
-    let y = product(x.into_primitive());
+    let x = x.into_primitive();
+    let signs_of = (activations == Some(Activations::Signs)).then(|| x.clone());
+    let y = match activations {
+        Some(activations) => B::integer_linear(x, words.clone(), format, activations),
+        None => B::packed_linear(x, words.clone(), format),
+    };
     match PackedLinear.prepare::<C>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish((words, format), y),
+        OpsKind::Tracked(prep) => prep.finish((words, format, signs_of), y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }
 }
@@ -59,9 +72,7 @@ impl<B: QuantBackend, C: CheckpointStrategy> QuantBackend for Autodiff<B, C> {
         words: IntTensor<Self>,
         format: PackedFormat,
     ) -> FloatTensor<Self> {
-        recorded::<B, C>(x, words.clone(), format, |x| {
-            B::packed_linear(x, words, format)
-        })
+        recorded::<B, C>(x, words, format, None)
     }
 
     fn integer_linear(
@@ -70,8 +81,7 @@ impl<B: QuantBackend, C: CheckpointStrategy> QuantBackend for Autodiff<B, C> {
         format: PackedFormat,
         activations: Activations,
     ) -> FloatTensor<Self> {
-        let product = |x| B::integer_linear(x, words.clone(), format, activations);
-        recorded::<B, C>(x, words.clone(), format, product)
+        recorded::<B, C>(x, words, format, Some(activations))
     }
 
     fn packed_columns(

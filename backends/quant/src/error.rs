@@ -153,7 +153,7 @@ pub enum QuantError {
     },
     /// Weights that are not multiplied as integers.
     #[error(
-        "these weights make no integer product, as {why}; it takes int8 without zero points and one scale an output, of at most 131072 inputs"
+        "these weights make no integer product, as {why}; it takes int8, or signs for inputs that become signs, without zero points and one scale an output, of at most 131072 inputs"
     )]
     NoIntegers {
         /// What stands against it.

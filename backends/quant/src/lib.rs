@@ -8,7 +8,8 @@
 //! one for each output and group of inputs. Which levels, scales and zero points stand for a matrix is the affair of the caller: this
 //! crate stores them ([`PackedMatrix`], host data in the layout that the kernels read) and computes from them.
 //!
-//! [`integer_linear`] takes the inputs of int8 weights in 8 bits too ([`Activations`]), and adds their products up as integers.
+//! [`integer_linear`] takes the inputs of int8 weights in 8 bits too, and those of signs as signs ([`Activations`]), and adds their
+//! products up as integers.
 //!
 //! A [`ComplexMatrix`] is one whose real and imaginary parts share scales, and is stored with one of each.
 //!
@@ -53,6 +54,7 @@ mod flex;
 mod format;
 mod matrix;
 mod ops;
+mod signs;
 mod sparse;
 
 pub use activations::Activations;
@@ -63,4 +65,5 @@ pub use error::QuantError;
 pub use format::{LAYOUT_VERSION, PackedFormat};
 pub use matrix::PackedMatrix;
 pub use ops::{integer_linear, packed_columns, packed_linear};
+pub use signs::signs;
 pub use sparse::{SparseFormat, SparseMatrix, SparsePattern};

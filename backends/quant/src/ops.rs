@@ -48,8 +48,9 @@ pub fn packed_linear<const D: usize>(
     })
 }
 
-/// A linear layer of int8 weights whose inputs are rounded to 8 bits too: products and sums are those of integers, in 32 bits.
-/// Gradients reach x as those of [`packed_linear`] do, straight through the rounding (arXiv 1308.3432); W takes none.
+/// A linear layer whose inputs are rounded as its weights are: int8 with 8 bits, or signs with signs. Products and sums are those of
+/// integers, in 32 bits. Gradients reach x as those of [`packed_linear`] do, straight through the rounding (arXiv 1308.3432), or as
+/// [`signs`](crate::signs) passes them on; W takes none.
 ///
 /// A row with an input that is infinite or no number gives no numbers.
 ///
@@ -57,17 +58,17 @@ pub fn packed_linear<const D: usize>(
 /// - x `[.., d_input]`; words `[words]` of `u32` (see [`PackedMatrix::to_tensor`]); output `[.., d_output]`
 ///
 /// # Cost
-/// `2 rows d_input d_output` operations on integers; words are read once for every four rows.
+/// `2 rows d_input d_output` operations on integers, 32 products of signs at a time; words are read once for every four rows.
 ///
 /// # Panics
-/// If the shapes do not fit, or [`PackedFormat::check_integers`] or [`Activations::check`] refuses.
+/// If the shapes do not fit, or [`Activations::check`] refuses.
 pub fn integer_linear<const D: usize>(
     x: Tensor<D>,
     words: Tensor<1, Int>,
     format: PackedFormat,
     activations: Activations,
 ) -> Tensor<D> {
-    if let Err(error) = format.check_integers().and_then(|()| activations.check()) {
+    if let Err(error) = activations.check(&format) {
         panic!("integer_linear: {error}");
     }
     rows_of(x, words, format, |x, words| {

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! dense     W as trained
-//! packed    w_io = s_go (q_io - z_go), codes of a few bits (see `kiln-quant`); of 8 bits also as products of integers, with x in 8
-//!           bits too
+//! packed    w_io = s_go (q_io - z_go), codes of a few bits (see `kiln-quant`); of 8 bits and of one also as products of integers, with
+//!           x in as many bits
 //! low rank  W = down up, both dense or packed
 //! ```
-//! Inputs may be scaled before W, as activation-aware quantization and smoothing ask for.
+//! Inputs may be scaled before W, as activation-aware quantization and smoothing ask for, and become signs before a dense W and their
+//! mean size a factor behind it, as training for products of signs asks for.
 //!
 //! Dense weights have the paths `NAME.weight` and `NAME.bias` that they have in `burn::nn::Linear`; packed ones
 //! `NAME.weight.words`, and factors `NAME.weight.down` and `NAME.weight.up`.
@@ -19,7 +20,7 @@ use burn::tensor::{Device, Int, Tensor};
 use kiln_fused::linear;
 use kiln_quant::{
     Activations, PackedFormat, PackedMatrix, QuantError, integer_linear, packed_columns,
-    packed_linear,
+    packed_linear, signs,
 };
 
 use crate::precision::single;
@@ -36,6 +37,8 @@ pub struct Linear {
     pub input_scale: Option<Param<Tensor<1>>>,
     #[module(skip)]
     inputs: Option<InputSink>,
+    #[module(skip)]
+    takes_signs: bool,
 }
 
 /// W of a linear layer, `[d_input, d_output]`.
@@ -62,7 +65,7 @@ pub struct PackedWeight {
     words: Param<Tensor<1, Int>>,
     #[module(skip)]
     format: PackedFormat,
-    /// How inputs become integers, where they do.
+    /// How inputs become integers or signs, where they do.
     #[module(skip)]
     activations: Option<Activations>,
 }
@@ -103,18 +106,17 @@ impl PackedWeight {
         }
     }
 
-    /// The same with inputs that are rounded to integers of 8 bits, and sums of integers.
+    /// The same with inputs that are rounded to integers of 8 bits, or to signs, and sums of integers.
     ///
     /// # Errors
-    /// Weights that are not int8 with one scale an output, and a step that is not positive.
+    /// Those of [`Activations::check`]: other weights than int8, or signs for signs, with one scale an output; a step that is not positive.
     pub fn with_activations(mut self, activations: Activations) -> Result<Self, QuantError> {
-        self.format.check_integers()?;
-        activations.check()?;
+        activations.check(&self.format)?;
         self.activations = Some(activations);
         Ok(self)
     }
 
-    /// How inputs become integers, where they do.
+    /// How inputs become integers or signs, where they do.
     pub fn activations(&self) -> Option<Activations> {
         self.activations
     }
@@ -219,6 +221,13 @@ impl Weight {
         }
     }
 
+    fn forward<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+        match self {
+            Self::Matrix(matrix) => matrix.forward(x, bias),
+            Self::LowRank(LowRank { down, up }) => up.forward(down.forward(x, None), bias),
+        }
+    }
+
     /// The matrices it consists of.
     fn matrices(&self) -> Vec<&Matrix> {
         match self {
@@ -248,6 +257,7 @@ impl Linear {
             bias,
             input_scale: None,
             inputs: None,
+            takes_signs: false,
         }
     }
 
@@ -280,6 +290,7 @@ impl Linear {
                 bias,
                 input_scale: None,
                 inputs: None,
+                takes_signs: false,
             } => Some((weight.val(), bias.as_ref().map(|bias| bias.val()))),
             _ => None,
         }
@@ -289,6 +300,12 @@ impl Linear {
     /// the sink, and it is not stored with the weights.
     pub fn observe_inputs(&mut self, sink: Option<InputSink>) {
         self.inputs = sink;
+    }
+
+    /// Has the layer computed with the signs of its inputs and their mean size (see [`signs`]) from now on: what its weights are trained
+    /// with before they are packed as signs with [`Activations::Signs`]. It is not stored with the weights.
+    pub fn take_signs(&mut self) {
+        self.takes_signs = true;
     }
 
     /// Multiplications and additions a row costs: two for each weight, and one for each input that is scaled.
@@ -316,8 +333,15 @@ pub fn project<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         None => x,
     };
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    match &layer.weight {
-        Weight::Matrix(matrix) => matrix.forward(x, bias),
-        Weight::LowRank(LowRank { down, up }) => up.forward(down.forward(x, None), bias),
+    if layer.takes_signs {
+        let dtype = x.dtype();
+        let (signs, means) = signs(single(x));
+        let y = layer.weight.forward(signs.cast(dtype), None);
+        let y = (single(y) * means).cast(dtype);
+        return match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        };
     }
+    layer.weight.forward(x, bias)
 }

@@ -14,7 +14,7 @@ use crate::CompressError;
 use crate::layers::EMBEDDING;
 use crate::prune::Pattern;
 use crate::quantize::Clip;
-pub use integer::Integer;
+pub use integer::{Integer, IntegerInputs};
 use keys::Keys;
 pub use kiln_train::Selection;
 pub use quantize::{Auto, Complex, Quantize, QuantizeMethod};

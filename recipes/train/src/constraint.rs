@@ -48,6 +48,8 @@ struct Rounding {
     clip: bool,
     /// Whether the transpose is packed: an embedding, whose rows have scales of their own.
     rows: bool,
+    /// Whether the layer's inputs are rounded to signs too.
+    signs: bool,
     /// Where its steps are learned, if they are.
     steps: Option<Place>,
 }
@@ -151,6 +153,8 @@ impl Constraint {
                     format: config.format(EMBEDDING, [width, vocab]),
                     clip,
                     rows: true,
+                    // Tokens are looked up, and a tied head is no layer of its own.
+                    signs: false,
                     steps: None,
                 },
             );
@@ -158,12 +162,17 @@ impl Constraint {
         let mut names = vec![EMBEDDING.to_string()];
         for (name, layer) in model.linears_mut() {
             if selection.has(&name) {
+                let signs = config.takes_signs(&name);
+                if signs {
+                    take_signs(&name, layer)?;
+                }
                 for (tensor, id, dims) in weights(&name, layer) {
                     let rounding = Rounding {
                         tensor,
                         format: config.format(&name, dims),
                         clip,
                         rows: false,
+                        signs,
                         steps: None,
                     };
                     self.rounded.insert(id, rounding);
@@ -195,6 +204,15 @@ impl Constraint {
                     names.join(", ")
                 ),
             )),
+            _ if config.inputs.is_some()
+                && !self.rounded.values().any(|rounding| rounding.signs) =>
+            {
+                Err(TrainError::setting(
+                    "quantize.inputs",
+                    "sign",
+                    "no linear layer has weights that are signs, and an embedding keeps its inputs: leave the key out, or select other layers",
+                ))
+            }
             _ => Ok(self),
         }
     }
@@ -297,6 +315,23 @@ impl Constraint {
     }
 }
 
+/// Has a layer round its inputs to signs.
+fn take_signs(name: &str, layer: &mut Linear) -> Result<(), TrainError> {
+    match layer.weight {
+        Weight::Matrix(Matrix::Dense(_)) => {
+            layer.take_signs();
+            Ok(())
+        }
+        _ => Err(TrainError::setting(
+            "quantize.inputs",
+            "sign",
+            format!(
+                "`{name}` is the product of two matrices, and what is between them is not rounded: leave the layer out with `except`, or the key"
+            ),
+        )),
+    }
+}
+
 /// The trained matrices of a layer: name in a file, id and shape.
 fn weights(name: &str, layer: &Linear) -> Vec<(String, ParamId, [usize; 2])> {
     let all = match &layer.weight {
@@ -319,3 +354,7 @@ fn mask(stored: &Stored, device: &Device) -> Tensor<2> {
     let values = values.map(|value| f32::from(u8::from(value != 0.0)));
     matrix(values.collect(), [shape[0], shape[1]], device)
 }
+
+#[cfg(all(test, feature = "flex"))]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -85,7 +85,8 @@ pub use score::{SCORED_VERSION, ScoreRequest, ScoredRun, read_scored, score};
 pub use selection::{Selection, matches};
 pub use state::{
     COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION, Position,
-    RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored, save_model,
+    RUN_CONFIG_VERSION, RunConfig, SIGNS_CONFIG_VERSION, hash_file, load_model, load_stored,
+    save_model,
 };
 pub use storage::{InputSteps, Storage, StorageTable, Stored, StoredModel};
 pub use tutor::{TeacherCost, Tutor};

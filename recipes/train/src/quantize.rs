@@ -5,7 +5,8 @@
 //! w -= rate g(w')         the gradient of w' moves w, straight through the rounding (Bengio et al., arXiv 1308.3432)
 //! ```
 //! Steps may be learned too (see `learned.rs`). Otherwise integer levels get their scale from the range of their group (arXiv 1712.05877), clipped where that has less squared error if
-//! asked for; ternary ones from the mean size (BitNet b1.58, arXiv 2402.17764); signs too (XNOR-Net, arXiv 1603.05279).
+//! asked for; ternary ones from the mean size (BitNet b1.58, arXiv 2402.17764); signs too (XNOR-Net, arXiv 1603.05279). With signs
+//! inputs can be rounded as well, to their signs and mean size (see [`kiln_quant::signs`]).
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::selection::{Selection, every_layer, matches};
+use crate::storage::InputSteps;
 
 /// Groups of packed weights are multiples of this many inputs.
 const GROUP_ALIGN: usize = 32;
@@ -45,6 +47,10 @@ pub struct QuantizeConfig {
     /// about zero: `symmetric` integers, and ternary ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub learned: bool,
+    /// What the inputs of linear layers of signs are rounded to: `sign`, their signs times the mean size of a token's. As they are without
+    /// it. Such layers have one scale an output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<InputSteps>,
     /// Levels of layers by patterns of their names; the first that matches counts, and `encoding` where none does.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub encoding_of: BTreeMap<String, Encoding>,
@@ -65,6 +71,7 @@ impl QuantizeConfig {
             symmetric: false,
             clip: false,
             learned: false,
+            inputs: None,
             encoding_of: BTreeMap::new(),
             layers: every_layer(),
             except: Vec::new(),
@@ -79,7 +86,8 @@ impl QuantizeConfig {
     /// Checks every key, and what no single one shows.
     ///
     /// # Errors
-    /// A group that cannot be packed, levels of floating point, a range of levels that have none, learned steps of levels that are not about zero.
+    /// A group that cannot be packed, levels of floating point, a range of levels that have none, learned steps of levels that are not about zero,
+    /// inputs that are rounded without weights that are signs.
     pub fn check(&self) -> Result<(), TrainError> {
         if !self.group.is_multiple_of(GROUP_ALIGN) {
             let why = "groups of packed weights are multiples of 32; 0 is one scale an output";
@@ -103,6 +111,7 @@ impl QuantizeConfig {
                 return Err(TrainError::setting(key, true, why));
             }
         }
+        self.check_inputs()?;
         let unlike = |encoding: &&Encoding| match encoding {
             Encoding::Ternary => false,
             Encoding::Sign => true,
@@ -118,6 +127,32 @@ impl QuantizeConfig {
                 ),
             )),
         }
+    }
+
+    fn check_inputs(&self) -> Result<(), TrainError> {
+        let key = "quantize.inputs";
+        let refused = |value, why| Err(TrainError::setting(key, value, why));
+        let later = "training rounds inputs to signs alone: take \"sign\", or leave it out; inputs become integers after training, by a stage `method = \"w8a8\"`";
+        let mut all = self.encoding_of.values().chain([&self.encoding]);
+        match self.inputs {
+            None => Ok(()),
+            Some(InputSteps::Static) => refused("static", later),
+            Some(InputSteps::Dynamic) => refused("dynamic", later),
+            Some(InputSteps::Sign) if !all.any(|encoding| *encoding == Encoding::Sign) => {
+                let why = "inputs become signs where weights are signs: take those (`encoding = \"sign\"`, in a compression `method = \"sign\"`), or leave it out";
+                refused("sign", why)
+            }
+            Some(InputSteps::Sign) if self.group > 0 => {
+                let why = "products of signs have one scale an output: set it to 0, or leave `inputs` out";
+                Err(TrainError::setting("quantize.group", self.group, why))
+            }
+            Some(InputSteps::Sign) => Ok(()),
+        }
+    }
+
+    /// Whether the inputs of a layer become signs, if it is a linear one.
+    pub(crate) fn takes_signs(&self, layer: &str) -> bool {
+        self.inputs == Some(InputSteps::Sign) && self.encoding_of(layer) == Encoding::Sign
     }
 
     /// The levels of a layer.

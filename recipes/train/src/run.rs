@@ -13,7 +13,7 @@ use crate::device::check_precision;
 use crate::recipe::{ObjectiveKind, Resolved, TrainRecipe};
 use crate::state::{
     COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION,
-    RUN_CONFIG_VERSION, RunConfig, hash_file, load_model, load_stored,
+    RUN_CONFIG_VERSION, RunConfig, SIGNS_CONFIG_VERSION, hash_file, load_model, load_stored,
 };
 use crate::storage::StoredModel;
 
@@ -174,10 +174,11 @@ pub fn read_config(folder: &RunFolder) -> Result<RunConfig, TrainError> {
         COMPRESSED_CONFIG_VERSION,
         EIGHT_BIT_CONFIG_VERSION,
         COMPLEX_CONFIG_VERSION,
+        SIGNS_CONFIG_VERSION,
     ];
     if let Some(version) = version.filter(|version| !known.map(u64::from).contains(version)) {
         return Err(bad(format!(
-            "its version is {version}, and this Kiln reads {RUN_CONFIG_VERSION} to {COMPLEX_CONFIG_VERSION}"
+            "its version is {version}, and this Kiln reads {RUN_CONFIG_VERSION} to {SIGNS_CONFIG_VERSION}"
         )));
     }
     let config: RunConfig = serde_json::from_value(value).map_err(damaged)?;

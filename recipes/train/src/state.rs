@@ -88,6 +88,9 @@ pub const EIGHT_BIT_CONFIG_VERSION: u32 = 3;
 /// Layout version of [`RunConfig`] with complex layers whose parts share scales: a Kiln that does not know them refuses it.
 pub const COMPLEX_CONFIG_VERSION: u32 = 4;
 
+/// Layout version of [`RunConfig`] with layers whose inputs become signs: a Kiln that does not know them refuses it.
+pub const SIGNS_CONFIG_VERSION: u32 = 5;
+
 /// Writes weights as safetensors, in the f32 they are trained in. Names are the module's paths without enum variants.
 ///
 /// # Errors

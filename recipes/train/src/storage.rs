@@ -18,7 +18,10 @@ use kiln_quant::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::{COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION};
+use crate::state::{
+    COMPLEX_CONFIG_VERSION, COMPRESSED_CONFIG_VERSION, EIGHT_BIT_CONFIG_VERSION,
+    SIGNS_CONFIG_VERSION,
+};
 
 /// What `config.json` says of a compressed run's tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +56,7 @@ pub enum Storage {
     },
     /// A matrix whose row i is what is stored over divisor i.
     Scaled(Box<Storage>),
-    /// A matrix `[d_input, d_output]` of int8, whose inputs become integers of 8 bits too.
+    /// A matrix `[d_input, d_output]` of int8, whose inputs become integers of 8 bits too, or of signs, whose inputs become signs.
     Integer {
         /// Codes and scales of the weights.
         weights: PackedFormat,
@@ -62,14 +65,16 @@ pub enum Storage {
     },
 }
 
-/// Where the step of inputs that become integers comes from.
+/// What inputs of a product of integers become, and where their step comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InputSteps {
-    /// It is stored.
+    /// Integers of 8 bits, by a step that is stored.
     Static,
-    /// It is that of each row.
+    /// Integers of 8 bits, by the step of each row.
     Dynamic,
+    /// Signs, by the mean size of each row.
+    Sign,
 }
 
 /// A tensor on the host, in the form that it is stored in.
@@ -144,6 +149,7 @@ impl Stored {
                 inputs: match activations {
                     Activations::Static { .. } => InputSteps::Static,
                     Activations::Dynamic => InputSteps::Dynamic,
+                    Activations::Signs => InputSteps::Sign,
                 },
             },
         }
@@ -202,7 +208,7 @@ impl Stored {
                 weights,
             } => match activations {
                 Activations::Static { .. } => 4 + weights.bytes(),
-                Activations::Dynamic => weights.bytes(),
+                Activations::Dynamic | Activations::Signs => weights.bytes(),
             },
         }
     }
@@ -262,7 +268,10 @@ impl Storage {
     fn config_version(&self) -> u32 {
         match self {
             Self::Complex(_) => COMPLEX_CONFIG_VERSION,
-            Self::Integer { .. } => EIGHT_BIT_CONFIG_VERSION,
+            Self::Integer { inputs, .. } => match inputs {
+                InputSteps::Sign => SIGNS_CONFIG_VERSION,
+                InputSteps::Static | InputSteps::Dynamic => EIGHT_BIT_CONFIG_VERSION,
+            },
             Self::Packed(format) | Self::PackedRows(format)
                 if format.encoding == Encoding::E4m3 =>
             {

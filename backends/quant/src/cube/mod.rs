@@ -58,12 +58,12 @@ fn lower<const D: usize>(tensor: Tensor<D>) -> Primitive {
 }
 
 /// A new buffer, not initialised.
-fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
+fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(
         like.client.clone(),
         like.device.clone(),
         shape.into(),
-        DType::F32,
+        dtype,
     )
 }
 
@@ -105,7 +105,7 @@ fn parts(format: &PackedFormat, rows: usize) -> usize {
 fn few_rows(x: CubeTensor, words: CubeTensor, format: PackedFormat) -> Primitive {
     let rows = x.shape()[0];
     let parts = parts(&format, rows);
-    let y = empty(&x, [parts, rows, format.d_output]);
+    let y = empty(&x, [parts, rows, format.d_output], DType::F32);
     let units = parts * rows.div_ceil(UNIT_ROWS) * format.d_output;
     let client = x.client.clone();
     let cube_dim = CubeDim::new_1d(CUBE_UNITS);
@@ -159,14 +159,22 @@ impl QuantBackend for Cube {
         let steps = match activations {
             Activations::Static { step } => x.clone().slice([0..x.dims()[0], 0..1]).full_like(step),
             Activations::Dynamic => x.clone().abs().max_dim(1).div_scalar(MOST), // [rows, 1]
+            Activations::Signs => x.clone().abs().mean_dim(1),
         };
-        // What is no number may be lost on the way to integers.
+        // What is no number may be lost on the way to integers; a mean may be infinite of numbers that are not.
         let finite = x.clone().is_finite().all_dim(1); // [rows, 1]
+        let finite = finite.bool_and(steps.clone().is_finite());
         let steps = steps.mask_fill(finite.bool_not(), f32::NAN);
-        // A row of zeros has a step of zero, by which nothing is divided; its integers are zeros by any other.
-        let divisors = steps.clone().mask_fill(steps.clone().equal_elem(0.0), 1.0);
-        let levels = (x / divisors).round().clamp(-MOST, MOST);
-        let sums = integers::sums(lower(levels), into_contiguous(words), format);
+        let words = into_contiguous(words);
+        let sums = match activations {
+            Activations::Signs => integers::sums_of_signs(into_contiguous(lower(x)), words, format),
+            Activations::Static { .. } | Activations::Dynamic => {
+                // A row of zeros has a step of zero, by which nothing is divided; its integers are zeros by any other.
+                let divisors = steps.clone().mask_fill(steps.clone().equal_elem(0.0), 1.0);
+                let levels = (x / divisors).round().clamp(-MOST, MOST);
+                integers::sums(lower(levels), words, format)
+            }
+        };
         lower(lift::<2>(sums) * steps)
     }
 
@@ -177,7 +185,7 @@ impl QuantBackend for Cube {
     ) -> Primitive {
         let (words, outputs) = (into_contiguous(words), into_contiguous(outputs));
         let count = outputs.shape()[0];
-        let columns = empty(&words, [count, format.d_input]);
+        let columns = empty(&words, [count, format.d_input], DType::F32);
         let units = count * format.d_input;
         let client = words.client.clone();
         let cube_dim = CubeDim::new_1d(CUBE_UNITS);

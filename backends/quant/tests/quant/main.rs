@@ -6,4 +6,5 @@ mod common;
 mod integers;
 mod packing;
 mod products;
+mod signs;
 mod sparse;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use kiln_backbone::NormReaders;
 use kiln_quant::Activations;
-use kiln_train::{InputSteps, Stored, StoredModel};
+use kiln_train::{Stored, StoredModel};
 use rayon::prelude::*;
 
 use super::pack::packed;
 use super::{Job, LayerFigures};
 use crate::layers::{Layer, matrix};
 use crate::quantize::{Clip, Grid, round_to_nearest, smoothing};
-use crate::recipe::Integer;
+use crate::recipe::{Integer, IntegerInputs};
 use crate::{CompressError, Gram, Matrix, MethodError};
 
 /// The levels of weights.
@@ -165,7 +165,7 @@ impl Job<'_> {
         &self,
         smoothed: &Smoothed<'_>,
         before: &Stored,
-        inputs: InputSteps,
+        inputs: IntegerInputs,
     ) -> Result<(Stored, LayerFigures), CompressError> {
         let Smoothed {
             layer,
@@ -186,8 +186,8 @@ impl Job<'_> {
         let codes = self.method(layer, round_to_nearest(&scaled, GRID, 0, Clip::None))?;
         let packed = packed(&codes).map_err(|source| self.pack(layer, source))?;
         let activations = match inputs {
-            InputSteps::Dynamic => Activations::Dynamic,
-            InputSteps::Static => Activations::Static {
+            IntegerInputs::Dynamic => Activations::Dynamic,
+            IntegerInputs::Static => Activations::Static {
                 step: step(
                     self.method(layer, self.seen(layer, weights))?,
                     divisors.as_deref(),

@@ -2,7 +2,14 @@
 
 use std::fmt;
 
-use kiln_train::InputSteps;
+/// Where the step of inputs of 8 bits comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntegerInputs {
+    /// The largest input of the calibration.
+    Static,
+    /// The largest of each token.
+    Dynamic,
+}
 
 /// A stage that makes weights int8, and the inputs that they multiply integers of 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -10,20 +17,20 @@ pub struct Integer {
     /// Share of the inputs' difficulty that the weights take over (SmoothQuant's alpha), in [0, 1]; none leaves both as they are.
     pub smoothing: Option<f64>,
     /// Where the step of the inputs comes from.
-    pub inputs: InputSteps,
+    pub inputs: IntegerInputs,
 }
 
 impl Integer {
     /// Whether it goes by the inputs of a calibration.
     pub fn is_calibrated(&self) -> bool {
-        self.smoothing.is_some() || self.inputs == InputSteps::Static
+        self.smoothing.is_some() || self.inputs == IntegerInputs::Static
     }
 
     /// The same without calibration: as large, but for the divisors of inputs that no norm takes over, and for the stored steps.
     pub fn without_calibration(&self) -> Self {
         Self {
             smoothing: None,
-            inputs: InputSteps::Dynamic,
+            inputs: IntegerInputs::Dynamic,
         }
     }
 }
@@ -35,8 +42,8 @@ impl fmt::Display for Integer {
             None => f.write_str("w8a8")?,
         }
         f.write_str(match self.inputs {
-            InputSteps::Static => ", static inputs",
-            InputSteps::Dynamic => ", dynamic inputs",
+            IntegerInputs::Static => ", static inputs",
+            IntegerInputs::Dynamic => ", dynamic inputs",
         })
     }
 }

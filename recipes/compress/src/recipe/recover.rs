@@ -48,6 +48,9 @@ impl fmt::Display for Recover {
                     Encoding::Sign => f.write_str("sign qat")?,
                     encoding => write!(f, "qat, {} bits", encoding.bits())?,
                 }
+                if config.inputs.is_some() {
+                    f.write_str(", sign inputs")?;
+                }
                 match config.group {
                     0 => f.write_str(", scales by output")?,
                     group => write!(f, ", groups of {group}")?,

@@ -20,6 +20,7 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"qat\"\nmethod = \"ternary\"\ngroup = 0\nsteps = 50\nlearning_rate = 1e-3",
         "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nsymmetric = true\nlearned = true\nsteps = 50",
         "kind = \"qat\"\nmethod = \"ternary\"\nsteps = 50\nbits_of = { tokens = 4 }\nclip = \"mse\"",
+        "kind = \"qat\"\nmethod = \"sign\"\ninputs = \"sign\"\nsteps = 50\nexcept = [\"tokens\"]",
         "kind = \"recover\"\nsteps = 100\nrank = 8\nalpha = 4.0",
         "kind = \"gradual\"\nsparsity = 0.8\nend = 0.5\nsteps = 50\ndistill = 0.5\nexcept = [\"head\"]",
         "kind = \"quantize\"\nmethod = \"fp8\"\nexcept = [\"head\"]",
@@ -87,6 +88,26 @@ fn a_key_that_would_do_nothing_is_refused() {
         (
             "kind = \"qat\"\nmethod = \"integer\"\nbits = 4\nlearned = true\nsteps = 1",
             "recipe: `quantize.learned` is true, but steps are learned of levels about zero, and Int4 here has others: take integers with `symmetric = true`, or `ternary`",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"ternary\"\ninputs = \"sign\"\nsteps = 1",
+            "`quantize.inputs` is sign, but inputs become signs where weights are signs: take those (`encoding = \"sign\"`, in a compression `method = \"sign\"`), or leave it out",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"sign\"\ninputs = \"dynamic\"\nsteps = 1",
+            "`quantize.inputs` is dynamic, but training rounds inputs to signs alone: take \"sign\", or leave it out",
+        ),
+        (
+            "kind = \"qat\"\nmethod = \"sign\"\ninputs = \"sign\"\ngroup = 64\nsteps = 1",
+            "`quantize.group` is 64, but products of signs have one scale an output: set it to 0, or leave `inputs` out",
+        ),
+        (
+            "kind = \"quantize\"\nmethod = \"w8a8\"\ninputs = \"sign\"",
+            "`inputs` is \"sign\", but int8 weights take \"dynamic\" or \"static\" ones",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 1\ninputs = \"sign\"",
+            "`inputs` does nothing in a recover stage of this method; leave it out",
         ),
         (
             "kind = \"quantize\"\nmethod = \"gtpq\"\nbits = 4",

@@ -9,5 +9,6 @@ mod integer;
 mod pipeline;
 mod recover;
 mod refused;
+mod signs;
 mod structured;
 mod training;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use burn::module::{ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
-use kiln_quant::{FloatType, SparseFormat, SparseMatrix, SparsePattern};
+use kiln_quant::{Activations, FloatType, SparseFormat, SparseMatrix, SparsePattern};
 
 use super::{EMBEDDING, Rounding};
 use crate::TrainError;
@@ -78,9 +78,13 @@ impl Formed<'_> {
                 Tensor::from_data(data, &self.device)
             });
             let packed = rounding.round(weights, logs).packed().map_err(packing)?;
-            return Ok(match rounding.rows {
-                true => Stored::PackedRows(packed),
-                false => Stored::Packed(packed),
+            return Ok(match rounding {
+                Rounding { rows: true, .. } => Stored::PackedRows(packed),
+                Rounding { signs: true, .. } => Stored::Integer {
+                    activations: Activations::Signs,
+                    weights: packed,
+                },
+                _ => Stored::Packed(packed),
             });
         }
         match form {

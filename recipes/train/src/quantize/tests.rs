@@ -96,3 +96,42 @@ fn a_group_gives_way_to_the_width() {
     };
     assert_eq!([128, 96, 100].map(group), [64, 32, 100]);
 }
+
+/// Signs of inputs go with signs of weights, and with one scale an output.
+#[test]
+fn inputs_are_rounded_beside_signs() {
+    let with = |config: QuantizeConfig| QuantizeConfig {
+        inputs: Some(InputSteps::Sign),
+        ..config
+    };
+    let signs = with(QuantizeConfig::new(Encoding::Sign));
+    signs.check().unwrap();
+    assert!(signs.takes_signs("blocks.0.mlp.up"));
+    assert!(!QuantizeConfig::new(Encoding::Sign).takes_signs("blocks.0.mlp.up"));
+    let some = QuantizeConfig {
+        encoding_of: [("*.up".to_string(), Encoding::Sign)].into(),
+        ..with(QuantizeConfig::new(Encoding::Int4))
+    };
+    some.check().unwrap();
+    assert!(some.takes_signs("blocks.0.mlp.up") && !some.takes_signs("blocks.0.mlp.down"));
+    for (config, words) in [
+        (
+            with(QuantizeConfig::new(Encoding::Ternary)),
+            "`quantize.inputs` is sign, but inputs become signs where weights are signs",
+        ),
+        (
+            with(config(Encoding::Sign)),
+            "`quantize.group` is 32, but products of signs have one scale an output",
+        ),
+        (
+            QuantizeConfig {
+                inputs: Some(InputSteps::Static),
+                ..QuantizeConfig::new(Encoding::Sign)
+            },
+            "`quantize.inputs` is static, but training rounds inputs to signs alone",
+        ),
+    ] {
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}

@@ -82,11 +82,11 @@ impl Reader<'_> {
         inputs: InputSteps,
     ) -> Result<Stored, String> {
         let broken = |error: kiln_quant::QuantError| format!("`{name}` is damaged: {error}");
-        format.check_integers().map_err(broken)?;
         let words = self.words(name)?;
         let weights = PackedMatrix::from_words(format, words).map_err(broken)?;
         let activations = match inputs {
             InputSteps::Dynamic => Activations::Dynamic,
+            InputSteps::Sign => Activations::Signs,
             InputSteps::Static => {
                 let part = format!("{name}.step");
                 let steps = self.float(&part, FloatType::F32)?.values();
@@ -96,7 +96,7 @@ impl Reader<'_> {
                 Activations::Static { step }
             }
         };
-        activations.check().map_err(broken)?;
+        activations.check(&format).map_err(broken)?;
         Ok(Stored::Integer {
             activations,
             weights,

@@ -41,6 +41,21 @@ fn sparse(d_input: usize, d_output: usize) -> SparseMatrix {
     SparseMatrix::pack(format, &dense).unwrap()
 }
 
+fn signs(d_input: usize, d_output: usize) -> Stored {
+    let format = PackedFormat {
+        encoding: Encoding::Sign,
+        asymmetric: false,
+        ..packed(d_input, d_output).format()
+    };
+    let levels: Vec<i16> = (0..d_input * d_output)
+        .map(|at| if at % 3 == 0 { -1 } else { 1 })
+        .collect();
+    Stored::Integer {
+        activations: Activations::Signs,
+        weights: PackedMatrix::pack(format, &levels, &vec![0.5; d_output], None).unwrap(),
+    }
+}
+
 /// One of everything.
 fn model() -> StoredModel {
     let low_rank = Stored::LowRank {
@@ -57,6 +72,7 @@ fn model() -> StoredModel {
         ("up.weight", Stored::Packed(packed(4, 6))),
         ("down.weight", Stored::Sparse(sparse(5, 4))),
         ("gate.weight", low_rank),
+        ("signs.weight", signs(40, 3)),
         ("output.weight", scaled),
         (
             "complex.weight",
@@ -172,6 +188,15 @@ fn what_does_not_fit_its_table_is_refused() {
             }),
             "`up.weight` is damaged",
         ),
+        (
+            said(&|table| {
+                if let Some(Storage::Integer { inputs, .. }) = table.tensors.get_mut("signs.weight")
+                {
+                    *inputs = InputSteps::Dynamic;
+                }
+            }),
+            "`signs.weight` is damaged: these weights make no integer product, as its encoding is not int8",
+        ),
     ] {
         assert!(words.contains(part), "{words}");
     }
@@ -184,10 +209,12 @@ fn what_does_not_fit_its_table_is_refused() {
     );
 }
 
-/// Who knows packed weights only must not take shared scales for them.
+/// Who knows packed weights only must not take shared scales for them, nor leave inputs as they are that become signs.
 #[test]
 fn a_table_asks_for_the_version_of_its_latest_storage() {
     let mut table = model().table();
+    assert_eq!(table.config_version(), SIGNS_CONFIG_VERSION);
+    table.tensors.remove("signs.weight");
     assert_eq!(table.config_version(), COMPLEX_CONFIG_VERSION);
     table.tensors.remove("complex.weight");
     assert_eq!(table.config_version(), COMPRESSED_CONFIG_VERSION);

@@ -95,7 +95,7 @@ fn gram(width: usize) -> Gram {
     gram
 }
 
-fn made(layers: &[&str], smoothing: Option<f64>, inputs: InputSteps) -> (StoredModel, Integers) {
+fn made(layers: &[&str], smoothing: Option<f64>, inputs: IntegerInputs) -> (StoredModel, Integers) {
     let (_, stored, readers) = model("transformer-tiny");
     let grams = crate::layers::layers(&stored)
         .into_iter()
@@ -124,7 +124,7 @@ fn made(layers: &[&str], smoothing: Option<f64>, inputs: InputSteps) -> (StoredM
 /// A norm takes over the divisors of all of its readers or of none; other layers keep theirs.
 #[test]
 fn a_norm_takes_over_what_all_of_its_readers_share() {
-    let (before, all) = made(&["*"], Some(0.5), InputSteps::Static);
+    let (before, all) = made(&["*"], Some(0.5), IntegerInputs::Static);
     let gains = "blocks.0.norm_mlp.gamma";
     assert_ne!(all.model.tensors[gains], before.tensors[gains]);
     let at = |name: &str| &all.model.tensors[&format!("blocks.0.{name}.weight")];
@@ -142,7 +142,7 @@ fn a_norm_takes_over_what_all_of_its_readers_share() {
     for ((old, new), divisor) in old.iter().zip(new).zip(divisors) {
         assert_eq!(old / divisor, new);
     }
-    let (before, some) = made(&["*.up"], Some(0.5), InputSteps::Dynamic);
+    let (before, some) = made(&["*.up"], Some(0.5), IntegerInputs::Dynamic);
     assert_eq!(some.model.tensors[gains], before.tensors[gains]);
     let up = &some.model.tensors["blocks.0.mlp.up.weight"];
     assert!(matches!(up, Stored::Scaled { .. }));
@@ -156,7 +156,7 @@ fn a_norm_takes_over_what_all_of_its_readers_share() {
 /// Without smoothing nothing but the layers changes.
 #[test]
 fn plain_integers_touch_no_norm() {
-    let (before, plain) = made(&["*"], None, InputSteps::Static);
+    let (before, plain) = made(&["*"], None, IntegerInputs::Static);
     for (name, stored) in &plain.model.tensors {
         match stored {
             Stored::Integer { activations, .. } => {

@@ -3,7 +3,7 @@
 use kiln_train::InputSteps;
 
 use super::{Keys, Kind};
-use crate::recipe::{Integer, Work};
+use crate::recipe::{Integer, IntegerInputs, Work};
 
 /// Half of the difficulty for each side, as in SmoothQuant.
 const ALPHA: f64 = 0.5;
@@ -23,11 +23,15 @@ impl Keys {
         if let Some(alpha) = smoothing.filter(|alpha| !(0.0..=1.0).contains(alpha)) {
             return Err(format!("`alpha` is {alpha}, but must lie in [0, 1]"));
         }
+        let inputs = match self.inputs.take() {
+            Some(InputSteps::Static) => IntegerInputs::Static,
+            Some(InputSteps::Dynamic) | None => IntegerInputs::Dynamic,
+            Some(InputSteps::Sign) => {
+                return Err("`inputs` is \"sign\", but int8 weights take \"dynamic\" or \"static\" ones; signs are trained, by a stage `kind = \"qat\"`, `method = \"sign\"`".into());
+            }
+        };
         self.method = None;
-        Ok(Some(Work::Integer(Integer {
-            smoothing,
-            inputs: self.inputs.take().unwrap_or(InputSteps::Dynamic),
-        })))
+        Ok(Some(Work::Integer(Integer { smoothing, inputs })))
     }
 }
 
@@ -40,7 +44,10 @@ pub(super) fn integer_keys(work: Integer) -> Keys {
             None => "w8a8".into(),
         }),
         alpha: work.smoothing,
-        inputs: Some(work.inputs),
+        inputs: Some(match work.inputs {
+            IntegerInputs::Static => InputSteps::Static,
+            IntegerInputs::Dynamic => InputSteps::Dynamic,
+        }),
         ..Keys::default()
     }
 }

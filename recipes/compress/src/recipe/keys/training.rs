@@ -93,8 +93,12 @@ impl Keys {
             other => return Err(unknown_method(other, KNOWN)),
         };
         let all = Selection::default();
+        let inputs = self.inputs.take();
+        // Products of signs have no groups.
+        let group = if inputs.is_some() { 0 } else { GROUP };
         let mut config = QuantizeConfig {
-            group: self.group.take().unwrap_or(GROUP),
+            group: self.group.take().unwrap_or(group),
+            inputs,
             layers: self.layers.take().unwrap_or(all.layers),
             except: self.except.take().unwrap_or(all.except),
             ..QuantizeConfig::new(encoding)
@@ -175,6 +179,7 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
                 .collect(),
         ),
         learned: Some(config.learned),
+        inputs: config.inputs,
         symmetric: integers.then_some(config.symmetric),
         clip: integers.then_some(clip),
         group: Some(config.group),

@@ -7,17 +7,26 @@
 
 use std::arch::x86_64::*;
 
-use super::{Inputs, PackedFormat, Sums, panels};
+use super::super::{Inputs, Sums, panels};
+use crate::format::PackedFormat;
 
 /// Some panels with AVX-512F and VNNI.
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) unsafe fn avx512(words: &[u32], inputs: &Inputs, format: &PackedFormat) -> Vec<f32> {
+pub(in super::super) unsafe fn avx512(
+    words: &[u32],
+    inputs: &Inputs,
+    format: &PackedFormat,
+) -> Vec<f32> {
     panels::<Avx512>(words, inputs, format)
 }
 
 /// Some panels with AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn avx2(words: &[u32], inputs: &Inputs, format: &PackedFormat) -> Vec<f32> {
+pub(in super::super) unsafe fn avx2(
+    words: &[u32],
+    inputs: &Inputs,
+    format: &PackedFormat,
+) -> Vec<f32> {
     panels::<Avx2>(words, inputs, format)
 }
 
@@ -27,7 +36,6 @@ struct Avx512(__m512i);
 
 impl Sums for Avx512 {
     type Weights = __m512i;
-    const OFFSET: i32 = 128;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -50,6 +58,12 @@ impl Sums for Avx512 {
     unsafe fn store(self, sums: *mut i32) {
         _mm512_storeu_si512(sums.cast(), self.0);
     }
+
+    /// Less 128 times the sum of the inputs.
+    #[inline(always)]
+    fn products(added: i32, inputs: &Inputs, row: usize) -> i32 {
+        added.wrapping_sub(128 * inputs.sums[row])
+    }
 }
 
 /// Bytes become numbers of 16 bits, as the product of bytes would cut off what is beyond 16 bits.
@@ -65,7 +79,6 @@ unsafe fn apart(words: __m256i) -> [__m256i; 2] {
 
 impl Sums for Avx2 {
     type Weights = [[__m256i; 2]; 2];
-    const OFFSET: i32 = 0;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -98,5 +111,10 @@ impl Sums for Avx2 {
     unsafe fn store(self, sums: *mut i32) {
         _mm256_storeu_si256(sums.cast(), self.0[0]);
         _mm256_storeu_si256(sums.add(8).cast(), self.0[1]);
+    }
+
+    #[inline(always)]
+    fn products(added: i32, _inputs: &Inputs, _row: usize) -> i32 {
+        added
     }
 }

@@ -1,0 +1,64 @@
+//! Products of bytes: four inputs of sixteen outputs at a time.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86;
+
+use super::{Inputs, Sums, panels};
+use crate::format::{LANES, PackedFormat};
+
+/// Some panels with the widest vectors that the processor has.
+pub(super) fn widest(words: &[u32], inputs: &Inputs, format: &PackedFormat) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512vnni") {
+            // SAFETY: the processor has the features.
+            return unsafe { x86::avx512(words, inputs, format) };
+        }
+        if has!("avx2") {
+            // SAFETY: the processor has the feature.
+            return unsafe { x86::avx2(words, inputs, format) };
+        }
+    }
+    // SAFETY: plain arithmetic, which every processor has.
+    unsafe { panels::<Plain>(words, inputs, format) }
+}
+
+/// The plain form, for any processor.
+#[derive(Clone, Copy)]
+pub(super) struct Plain([i32; LANES]);
+
+impl Sums for Plain {
+    type Weights = [u32; LANES];
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self([0; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn weights(words: *const u32) -> [u32; LANES] {
+        // SAFETY: the caller's promise; words have no alignment beyond that of u32.
+        unsafe { words.cast::<[u32; LANES]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, weights: [u32; LANES], inputs: u32) -> Self {
+        let byte = |word: u32, at: u32| i32::from((word >> (8 * at)) as i8);
+        Self(std::array::from_fn(|lane| {
+            let products = (0..4).map(|at| byte(weights[lane], at) * byte(inputs, at));
+            self.0[lane] + products.sum::<i32>()
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, sums: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe { sums.cast::<[i32; LANES]>().write(self.0) }
+    }
+
+    #[inline(always)]
+    fn products(added: i32, _inputs: &Inputs, _row: usize) -> i32 {
+        added
+    }
+}
