@@ -22,7 +22,7 @@ pub fn device() -> Device {
     }
 }
 
-fn backend() -> String {
+pub fn backend() -> String {
     std::env::var("KILN_TEST_BACKEND").unwrap_or_else(|_| "flex".into())
 }
 
