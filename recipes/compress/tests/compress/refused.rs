@@ -155,8 +155,8 @@ fn a_damaged_artifact_is_not_opened() {
     for (from, to, message) in [
         (
             "\"version\":2",
-            "\"version\":5",
-            "its version is 5, and this Kiln reads 1 to 4",
+            "\"version\":6",
+            "its version is 6, and this Kiln reads 1 to 5",
         ),
         (
             "\"version\":2",
