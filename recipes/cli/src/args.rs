@@ -93,7 +93,7 @@ pub struct Train {
     /// Devices that share every batch, from --device on; on flex, replicas on one processor
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub devices: u32,
-    /// Device of the same backend on which the teacher of a recipe with [distill] computes; the default is --device
+    /// Device of the same backend on which the teacher of a recipe with `[distill]` computes; the default is --device
     #[arg(long, value_name = "N")]
     pub teacher_device: Option<usize>,
     #[command(flatten)]
