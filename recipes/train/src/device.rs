@@ -1,5 +1,7 @@
 //! From a backend's name to a device that answers.
 
+#[cfg(feature = "_cube")]
+mod kept;
 mod nccl;
 mod precision;
 mod shortcoming;
@@ -169,6 +171,8 @@ impl Backend {
                 compiled: compiled.join(", "),
             });
         }
+        #[cfg(feature = "_cube")]
+        kept::keep_kernels();
         // Drivers answer absence with a panic; the hook is silenced so that the user reads our error alone.
         let hook = panic::take_hook();
         panic::set_hook(Box::new(|_| {}));
