@@ -195,10 +195,7 @@ fn check_task<'a>(
 }
 
 /// What a teacher gives shows only beside the same model that has none, with as much to spend.
-fn check_controls(
-    task: &LaidTask,
-    all: &[(String, &Facts, Length)],
-) -> Result<(), CompareError> {
+fn check_controls(task: &LaidTask, all: &[(String, &Facts, Length)]) -> Result<(), CompareError> {
     if task.allows(Difference::Control) {
         return Ok(());
     }

@@ -127,7 +127,9 @@ fn pictures(name: &str, results: &Results) -> Vec<(String, Page)> {
         let one_machine = results.machines.len() < 2;
         for chart in costs.filter(|chart| one_machine || !chart.x_label.starts_with(TIME)) {
             let of = task.name.iter().map(|name| format!("{name}."));
-            let cost = chart.x_label.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            let cost = chart
+                .x_label
+                .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
             let shown = task.name.iter().map(|name| format!("Task {name}. "));
             let picture = Page {
                 file: format!("{name}.{}{cost}.svg", of.collect::<String>()),
@@ -232,7 +234,11 @@ mod tests {
         fs::rename(folder.join(RESULTS_FILE), folder.join("first.json")).unwrap();
         let made = pages(&folder).unwrap();
         let files: Vec<_> = made.iter().map(|page| page.file.as_str()).collect();
-        assert_eq!(files, ["index.md", "first.md"], "nothing tells their costs apart");
+        assert_eq!(
+            files,
+            ["index.md", "first.md"],
+            "nothing tells their costs apart"
+        );
         let line = "| [first](first.md) | which? | 2 | 1 | 1 | 2 | b 1.5000 nats/token |";
         assert!(made[0].text.contains(line), "{}", made[0].text);
         assert!(made[1].text.contains("## Against a\n"), "{}", made[1].text);

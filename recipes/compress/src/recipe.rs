@@ -322,11 +322,9 @@ impl Work {
                 structured.importance,
                 Importance::Magnitude | Importance::Random
             ),
-            Self::Recover(_)
-            | Self::Distill(_)
-            | Self::Rewind(_)
-            | Self::Half
-            | Self::Float8 => false,
+            Self::Recover(_) | Self::Distill(_) | Self::Rewind(_) | Self::Half | Self::Float8 => {
+                false
+            }
         }
     }
 

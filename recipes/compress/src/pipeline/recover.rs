@@ -62,7 +62,9 @@ impl Pipeline<'_> {
         check_trainable(number, stored, work)?;
         let recipe = self.training(number, before, work)?;
         let after = self.trained(number, before, recipe)?;
-        after.map(|after| self.alike(number, stored, after)).transpose()
+        after
+            .map(|after| self.alike(number, stored, after))
+            .transpose()
     }
 
     /// A model whose tensors have the shapes that they had before the stage.

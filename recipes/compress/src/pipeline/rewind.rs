@@ -59,7 +59,9 @@ impl Pipeline<'_> {
         check_rewindable(number, &self.run.stored()?, stored)?;
         let recipe = self.once_more(number, before, work)?;
         let after = self.trained(number, before, recipe)?;
-        after.map(|after| self.alike(number, stored, after)).transpose()
+        after
+            .map(|after| self.alike(number, stored, after))
+            .transpose()
     }
 
     /// The original's own recipe, so that rate and data go on as they did.

@@ -32,7 +32,7 @@ pub(super) fn check_replaceable(number: usize, model: &StoredModel) -> Result<()
             stage: number,
             layer: tensor.strip_suffix(".weight").unwrap_or(tensor).into(),
             found,
-            work: "putting a student in its place",
+            work: "putting a student in the place of",
             why: "undo that, as a student has dense weights of its own",
         });
     }
@@ -94,7 +94,11 @@ pub(super) fn check_shapes(run: &Run, work: &[&Work]) -> Result<(), CompressErro
 }
 
 /// Has a recipe train a student in the place of its model.
-fn put(recipe: &mut Recipe<TrainRecipe>, student: &Student, run: &Run) -> Result<(), CompressError> {
+fn put(
+    recipe: &mut Recipe<TrainRecipe>,
+    student: &Student,
+    run: &Run,
+) -> Result<(), CompressError> {
     let mut section = student.model.clone();
     let longest = i64::try_from(run.config.model.backbone.max_seq).unwrap_or(i64::MAX);
     section

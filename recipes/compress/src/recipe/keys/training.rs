@@ -86,7 +86,8 @@ impl Keys {
     }
 
     pub(super) fn student(&mut self) -> Result<Student, String> {
-        let missing = "a distill stage needs a `student`, such as { preset = \"student-half-char-cpu\" }";
+        let missing =
+            "a distill stage needs a `student`, such as { preset = \"student-half-char-cpu\" }";
         let model = self.student.take().ok_or(missing)?;
         if self.rank.is_some() {
             return Err("`rank` does nothing in a distill stage: a student has no weights yet to adapt; recover by adapters in a stage after it".into());
