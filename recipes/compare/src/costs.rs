@@ -44,6 +44,24 @@ pub fn wanted<'a>(
     Ok(wanted)
 }
 
+/// Seconds that measurements will take once all runs are made, one after the other, loading aside.
+///
+/// # Errors
+/// As [`wanted`].
+pub(crate) fn seconds_ahead(layout: &Layout, state: &State) -> Result<f64, CompareError> {
+    let now = wanted(layout, state)?;
+    let has_model = |cell: &usize| {
+        let stated = &layout.cells[*cell];
+        let of_another = matches!(stated.length, Length::ModelsOf(_));
+        !of_another && stated.points.iter().any(|point| point.ngram.is_none())
+    };
+    let undecided = (0..layout.cells.len())
+        .filter(|cell| !state.is_decided(layout, *cell) && has_model(cell))
+        .filter_map(|cell| plan(layout, cell));
+    let plans = now.into_iter().map(|(_, plan)| plan).chain(undecided);
+    Ok(plans.map(|plan| plan.seconds).sum())
+}
+
 /// What was measured of an arm's chosen model: as the study asks, or else by hand of any of its seeds.
 ///
 /// # Errors
@@ -171,10 +189,12 @@ mod tests {
             let wanted = wanted(&layout, state).unwrap().into_iter();
             wanted.map(|(run, _)| run).collect()
         };
+        let ahead = |state: &State| seconds_ahead(&layout, state).unwrap();
         let (_, _, state) = finish(0, 0, 7, 2.0);
         assert!(wanted(&state).is_empty(), "the grid is not decided");
+        assert_eq!(ahead(&state), 1.0);
         let (best, made, state) = finish(0, 1, 7, 1.0);
-        assert_eq!(wanted(&state), [best]);
+        assert_eq!((wanted(&state), ahead(&state)), (vec![best], 1.0));
         // One that was cut off after its first row is none, nor is one of other lengths.
         for rows in [&ROWS[..1], &[(64, [0.5, 0.5]), (256, [1.0, 0.5])]] {
             let mut found = cost(&made, rows);
@@ -186,7 +206,7 @@ mod tests {
             assert!(measured(&layout, &state, 0).unwrap().is_none());
         }
         write(&layout, &made, &cost(&made, &ROWS));
-        assert!(wanted(&state).is_empty());
+        assert_eq!((wanted(&state), ahead(&state)), (vec![], 0.0));
         assert!(measured(&layout, &state, 0).unwrap().is_some());
         let mut other = cost(&made, &ROWS);
         other.version += 1;

@@ -56,6 +56,14 @@ pub enum CompareError {
         /// Their values.
         values: [String; 2],
     },
+    /// A student beside which nothing shows what its teacher gives.
+    #[error(
+        "arm `{arm}` learns from a teacher, and no arm trains its model without one: add that control (the same recipe without [distill], as much to spend; one with `time_of` for equal time), or write allow = [\"control\"] into the study where it asks something else"
+    )]
+    NoControl {
+        /// The arm, with its point where it has several.
+        arm: String,
+    },
     /// A model that is not of the study's size.
     #[error(
         "arm `{arm}` has {value} trainable parameters, and the budget is {budget} ({share:.2} % apart, {bound} % are allowed); make it as large, or write allow = [\"parameters\"] into the study"

@@ -12,7 +12,7 @@ use crate::child::{Job, Jobs, tail};
 use crate::events::{Event, Failure, Standing};
 use crate::figures::{check_data, has_diverged, read};
 use crate::protocol::State;
-use crate::{CompareError, Layout, Length, RunId};
+use crate::{CompareError, Layout, Length, RunId, costs};
 
 /// Exit status of `kiln train` for a run that ended because its loss or gradient was not finite. Only this failure says something
 /// about the run's settings, and takes a point out of its grid; a full disk or a folder in use says nothing about them.
@@ -231,12 +231,14 @@ fn standing(layout: &Layout, state: &State, running: &[Job], jobs: usize, task: 
         .min_by(|a, b| measure.order(a.0, b.0));
     let spent: f64 = running.iter().map(|job| job.elapsed().as_secs_f64()).sum();
     let (done, total) = (state.settled(layout), layout.total());
+    // A `cost.json` that cannot be read is told when it is asked for.
+    let ahead = costs::seconds_ahead(layout, state).unwrap_or(0.0);
     Standing {
         done,
         total,
         best,
         seconds_left: seconds_left(layout, state)
-            .map(|left| (left - spent).max(0.0) / jobs.max(1) as f64),
+            .map(|left| (left - spent).max(0.0) / jobs.max(1) as f64 + ahead),
     }
 }
 

@@ -5,6 +5,7 @@ mod count;
 
 use burn::tensor::Device;
 use kiln_train::{TrainError, TrainRecipe};
+use kiln_zoo::ModelConfig;
 
 use crate::budget::Length;
 use crate::layout::LaidTask;
@@ -31,6 +32,10 @@ pub struct Facts {
     pub step_flops: f64,
     /// Operations before the first step: those of a teacher that writes.
     pub first_flops: f64,
+    /// The model that is trained; none of an arm that trains nothing.
+    pub model: Option<ModelConfig>,
+    /// Whether a teacher takes part in that.
+    pub taught: bool,
     /// A key that ends runs before their last step, with its value.
     pub open_ended: Option<(&'static str, String)>,
 }
@@ -122,7 +127,8 @@ pub fn check_runs(layout: &Layout) -> Result<(), CompareError> {
 /// arm. Tasks need not agree with each other.
 ///
 /// # Errors
-/// [`CompareError::Unequal`], [`CompareError::OverBudget`] and [`CompareError::OpenEnded`], naming arms and values.
+/// [`CompareError::Unequal`], [`CompareError::OverBudget`], [`CompareError::OpenEnded`] and [`CompareError::NoControl`], naming arms and
+/// values.
 pub fn check(tasks: &[LaidTask], cells: &[CellCost]) -> Result<(), CompareError> {
     let of = |task| cells.iter().filter(move |cell| cell.task == task);
     let mut all = tasks.iter().enumerate();
@@ -142,6 +148,8 @@ fn check_task<'a>(
             .iter()
             .map(move |(point, facts)| (title(point), facts, cell.length))
     });
+    let all: Vec<_> = all.collect();
+    check_controls(task, &all)?;
     let mut first: Option<(String, &Facts)> = None;
     // Tokens are compared where recipes say how many there are: budgets are equal as they are.
     let mut counted: Option<(String, &Facts)> = None;
@@ -186,6 +194,24 @@ fn check_task<'a>(
     Ok(())
 }
 
+/// What a teacher gives shows only beside the same model that has none, with as much to spend.
+fn check_controls(task: &LaidTask, all: &[(String, &Facts, Length)]) -> Result<(), CompareError> {
+    if task.allows(Difference::Control) {
+        return Ok(());
+    }
+    let is_control = |student: &Facts| {
+        let mut others = all.iter().map(|(_, facts, _)| facts);
+        others.any(|other| !other.taught && other.model == student.model)
+    };
+    let alone = all
+        .iter()
+        .find(|(_, facts, _)| facts.taught && facts.model.is_some() && !is_control(facts));
+    match alone {
+        None => Ok(()),
+        Some((arm, ..)) => Err(CompareError::NoControl { arm: arm.clone() }),
+    }
+}
+
 /// Holds a model against a budget of parameters.
 fn check_size(task: &LaidTask, arm: &str, facts: &Facts) -> Result<(), CompareError> {
     let budget = task.budget.as_ref().and_then(|budget| budget.parameters);
@@ -226,8 +252,8 @@ fn unequal(
         Difference::Tokens => first.tokens != other.tokens,
         Difference::Scoring => first.scoring != other.scoring,
         Difference::Parameters => share > task.parameters_within && !has_budget,
-        // Who may have another one is decided when the study is read.
-        Difference::Budget => false,
+        // Who may have another one is decided when the study is read, and controls are looked for among all arms.
+        Difference::Budget | Difference::Control => false,
     };
     let found = differences
         .iter()
@@ -235,7 +261,7 @@ fn unequal(
     let what = *found?;
     let show = |facts: &Facts| match what {
         Difference::Data => facts.data.clone(),
-        Difference::Tokens | Difference::Budget => {
+        Difference::Tokens | Difference::Budget | Difference::Control => {
             format!("{} tokens", facts.tokens.unwrap_or_default())
         }
         Difference::Scoring => facts.scoring.clone(),

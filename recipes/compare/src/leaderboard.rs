@@ -1,4 +1,4 @@
-//! Committed results as pages of the book: one page a study, and an index of all of them.
+//! Committed results as pages of the book: one page a study with pictures of quality against cost, and an index of all of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,22 @@ use kiln_run::report::Table;
 use kiln_run::{FileError, atomic_write};
 
 use crate::page::{markdown, rows};
+use crate::report::charts;
 use crate::results::{Results, TaskResult};
 use crate::{CompareError, RESULTS_FILE};
+
+/// How the name of a cost begins that is a time.
+const TIME: &str = "milliseconds";
 
 /// The page that lists the others.
 const INDEX: &str = "index.md";
 
-/// A page: name of its file, and its text.
+/// A page or a picture on one: name of its file, and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// `NAME.md` or `index.md`.
+    /// `NAME.md`, `index.md` or `NAME.COST.svg`.
     pub file: String,
-    /// Markdown.
+    /// Markdown or SVG.
     pub text: String,
 }
 
@@ -36,11 +40,16 @@ pub fn pages(folder: &Path) -> Result<Vec<Page>, CompareError> {
         file: INDEX.into(),
         text: index(&studies),
     };
-    let pages = studies.iter().map(|(name, results)| Page {
-        file: format!("{name}.md"),
-        text: page(name, results),
-    });
-    Ok([index].into_iter().chain(pages).collect())
+    let mut pages = vec![index];
+    for (name, results) in &studies {
+        let pictures = pictures(name, results);
+        pages.push(Page {
+            file: format!("{name}.md"),
+            text: page(name, results, &pictures),
+        });
+        pages.extend(pictures.into_iter().map(|(_, picture)| picture));
+    }
+    Ok(pages)
 }
 
 /// Writes pages into `out`, and removes pages of studies that are no longer there.
@@ -80,7 +89,11 @@ fn left_over(pages: &[Page], out: &Path) -> Result<Vec<PathBuf>, CompareError> {
     if !out.is_dir() {
         return Ok(Vec::new());
     }
-    let files = names(out, "md")?.into_iter().map(|name| name + ".md");
+    let files = |extension: &'static str| -> Result<_, CompareError> {
+        let names = names(out, extension)?.into_iter();
+        Ok(names.map(move |name| format!("{name}.{extension}")))
+    };
+    let files = files("md")?.chain(files("svg")?);
     let unknown = files.filter(|file| pages.iter().all(|page| page.file != *file));
     Ok(unknown.map(|file| out.join(file)).collect())
 }
@@ -100,11 +113,46 @@ fn names(folder: &Path, extension: &str) -> Result<Vec<String>, CompareError> {
     Ok(names)
 }
 
-fn page(name: &str, results: &Results) -> String {
+/// Quality against every cost in which arms differ, with what each picture shows.
+fn pictures(name: &str, results: &Results) -> Vec<(String, Page)> {
+    let number = |arm: &str| {
+        let mut arms = results.study.arm.iter();
+        arms.position(|stated| stated.name == arm).unwrap_or(0)
+    };
+    let mut pictures = Vec::new();
+    for task in &results.tasks {
+        let arms: Vec<_> = task.arms.iter().map(|arm| number(&arm.name)).collect();
+        let costs = charts::costs(task, &arms).into_iter();
+        // Times of several machines do not compare.
+        let one_machine = results.machines.len() < 2;
+        for chart in costs.filter(|chart| one_machine || !chart.x_label.starts_with(TIME)) {
+            let of = task.name.iter().map(|name| format!("{name}."));
+            let cost = chart
+                .x_label
+                .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            let shown = task.name.iter().map(|name| format!("Task {name}. "));
+            let picture = Page {
+                file: format!("{name}.{}{cost}.svg", of.collect::<String>()),
+                text: chart.picture(),
+            };
+            pictures.push((shown.collect::<String>() + &chart.title, picture));
+        }
+    }
+    pictures
+}
+
+fn page(name: &str, results: &Results, pictures: &[(String, Page)]) -> String {
     let source = format!(
         "<!-- Written by `kiln leaderboard` from {name}.json; `cargo xtask docs` writes it anew. -->\n\n"
     );
-    source + &markdown(results)
+    let mut text = source + &markdown(results);
+    if !pictures.is_empty() {
+        text += "\n## Quality against cost\n";
+    }
+    for (shown, picture) in pictures {
+        text += &format!("\n{shown}.\n\n![{shown}]({})\n", picture.file);
+    }
+    text
 }
 
 fn index(studies: &[(String, Results)]) -> String {
@@ -186,7 +234,11 @@ mod tests {
         fs::rename(folder.join(RESULTS_FILE), folder.join("first.json")).unwrap();
         let made = pages(&folder).unwrap();
         let files: Vec<_> = made.iter().map(|page| page.file.as_str()).collect();
-        assert_eq!(files, ["index.md", "first.md"]);
+        assert_eq!(
+            files,
+            ["index.md", "first.md"],
+            "nothing tells their costs apart"
+        );
         let line = "| [first](first.md) | which? | 2 | 1 | 1 | 2 | b 1.5000 nats/token |";
         assert!(made[0].text.contains(line), "{}", made[0].text);
         assert!(made[1].text.contains("## Against a\n"), "{}", made[1].text);
@@ -203,6 +255,26 @@ mod tests {
         assert_eq!(stale(&made), [out.join("first.md"), out.join("gone.md")]);
         write(&made, &out).unwrap();
         check(&made, &out).unwrap();
+
+        // Arms of other sizes make a picture, which goes with its study.
+        for figures in state.finished.values_mut().skip(1) {
+            figures.parameters *= 3;
+        }
+        let results = Results::new(&layout, &state, vec!["kiln".into()]).unwrap();
+        results.write(&folder).unwrap();
+        fs::rename(folder.join(RESULTS_FILE), folder.join("sizes.json")).unwrap();
+        let made = pages(&folder).unwrap();
+        let picture = &made[made.len() - 1];
+        assert_eq!(picture.file, "sizes.parameters.svg");
+        assert!(picture.text.starts_with("<svg xmlns="), "{}", picture.text);
+        let shown = "![Quality against cost. On the Pareto front: a, b](sizes.parameters.svg)";
+        assert!(made[made.len() - 2].text.contains(shown));
+        assert_eq!(stale(&made).len(), 3);
+        write(&made, &out).unwrap();
+        fs::remove_file(folder.join("sizes.json")).unwrap();
+        let made = pages(&folder).unwrap();
+        let gone = ["sizes.md", "sizes.parameters.svg"].map(|name| out.join(name));
+        assert_eq!(stale(&made)[1..], gone, "and the index");
 
         fs::write(folder.join("old.json"), "{\"version\": 1}").unwrap();
         let error = pages(&folder).unwrap_err().to_string();

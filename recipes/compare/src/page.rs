@@ -5,6 +5,7 @@ use kiln_run::report::Table;
 
 use crate::child::quoted;
 use crate::results::{Results, TaskResult};
+use crate::study::Difference;
 use crate::tables;
 
 /// The results as Markdown.
@@ -84,9 +85,15 @@ pub(crate) fn protocol(results: &Results) -> String {
     text += ", of the weights of each run's best evaluation. Best in bold.";
     text += &budgets(results);
     if !results.study.allow.is_empty() {
-        let allowed = results.study.allow.iter().map(ToString::to_string);
-        let allowed: Vec<_> = allowed.collect();
-        text += &format!(" Arms were allowed to differ in: {}.", allowed.join(", "));
+        let allow = &results.study.allow;
+        let differences = allow.iter().filter(|what| **what != Difference::Control);
+        let allowed: Vec<_> = differences.map(ToString::to_string).collect();
+        if !allowed.is_empty() {
+            text += &format!(" Arms were allowed to differ in: {}.", allowed.join(", "));
+        }
+        if allow.contains(&Difference::Control) {
+            text += " Students were allowed to have no control without a teacher.";
+        }
     }
     text
 }

@@ -1,6 +1,6 @@
 //! `report.html`, the study as one page to look at, and `results.csv`, one row a run.
 
-mod charts;
+pub(crate) mod charts;
 
 use std::path::Path;
 
@@ -245,7 +245,7 @@ fn of_task(
         parts.push(Part::Text(text.into()));
     }
     parts.extend(tables::costs(task).map(Part::Table));
-    let costs = charts::costs(layout, number, task);
+    let costs = charts::costs(task, &charts::marks(layout, number));
     parts.extend(costs.into_iter().map(Part::Chart));
     parts.extend(tables::crossovers(task).map(Part::Table));
     let by_length = charts::by_length(layout, number, task);

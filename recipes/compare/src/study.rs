@@ -123,6 +123,8 @@ pub enum Difference {
     Parameters,
     /// How long arms train, where the study has a budget for that.
     Budget,
+    /// Whether a student has a control: an arm that trains the same model without a teacher.
+    Control,
 }
 
 impl fmt::Display for Difference {
@@ -133,6 +135,7 @@ impl fmt::Display for Difference {
             Self::Scoring => "scoring",
             Self::Parameters => "parameters",
             Self::Budget => "budget",
+            Self::Control => "control",
         })
     }
 }

@@ -133,6 +133,7 @@ impl Job<'_> {
             | Work::Integer(_)
             | Work::Structured(_)
             | Work::Recover(_)
+            | Work::Distill(_)
             | Work::Rewind(_) => Ok(stored.clone()),
         }
     }

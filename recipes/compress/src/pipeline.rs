@@ -6,6 +6,7 @@ mod folder;
 mod recover;
 mod rewind;
 mod structure;
+mod student;
 mod work;
 
 use std::collections::BTreeMap;
@@ -77,6 +78,8 @@ pub fn compress(request: Request<'_>) -> Result<Outcome, CompressError> {
     let device = &request.device.device;
     let run = Run::open(Path::new(&recipe.from), device)?;
     check_weights(&run)?;
+    let works: Vec<_> = recipe.stage.iter().map(|stage| &stage.work).collect();
+    student::check_shapes(&run, &works)?;
     let source = Source::open(&run.data_recipe(None)?, request.data, &mut view)?;
     let folder = match request.resume {
         true => Folder::resume(&request, &run)?,

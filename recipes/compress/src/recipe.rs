@@ -5,6 +5,7 @@ mod keys;
 mod quantize;
 mod recover;
 mod structured;
+mod student;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ pub use kiln_train::Selection;
 pub use quantize::{Auto, Complex, Quantize, QuantizeMethod};
 pub use recover::Recover;
 pub use structured::{Importance, Part, Structured};
+pub use student::Student;
 
 /// Nobody waits longer for the pace of a stage.
 const MOST_SECONDS: f64 = 3600.0;
@@ -125,6 +127,8 @@ pub enum Work {
     LowRank(Factorize),
     /// The model is trained for a while.
     Recover(Box<Recover>),
+    /// Another model is trained in its place.
+    Distill(Box<Student>),
     /// Weights that are left go back to what they were in the original's training, and are trained from there.
     Rewind(Rewind),
     /// What is still in 32 bits is stored in 16.
@@ -238,6 +242,7 @@ impl Stage {
                 ..structured
             }),
             Work::Recover(recover) => Work::Recover(recover),
+            Work::Distill(student) => Work::Distill(student),
             Work::Rewind(rewind) => Work::Rewind(rewind),
             Work::Half => Work::Half,
         };
@@ -268,6 +273,7 @@ impl fmt::Display for Work {
             }
             Self::Structured(structured) => structured.fmt(f),
             Self::Recover(recover) => recover.fmt(f),
+            Self::Distill(student) => student.fmt(f),
             Self::Rewind(rewind) => write!(f, "back to step {}, trained from there", rewind.step),
             Self::LowRank(Factorize { keep, whitened }) => {
                 let method = if whitened.is_some() {
@@ -287,7 +293,7 @@ impl Work {
     pub fn is_whole(&self) -> bool {
         matches!(
             self,
-            Self::Structured(_) | Self::Recover(_) | Self::Rewind(_)
+            Self::Structured(_) | Self::Recover(_) | Self::Distill(_) | Self::Rewind(_)
         )
     }
 
@@ -298,6 +304,7 @@ impl Work {
             Self::Prune(_) => "prune",
             Self::Structured(_) => "structured",
             Self::Recover(recover) => recover.kind(),
+            Self::Distill(_) => "distill",
             Self::Rewind(_) => "rewind",
             Self::LowRank(_) => "low-rank",
             Self::Half => "half",
@@ -315,7 +322,9 @@ impl Work {
                 structured.importance,
                 Importance::Magnitude | Importance::Random
             ),
-            Self::Recover(_) | Self::Rewind(_) | Self::Half | Self::Float8 => false,
+            Self::Recover(_) | Self::Distill(_) | Self::Rewind(_) | Self::Half | Self::Float8 => {
+                false
+            }
         }
     }
 

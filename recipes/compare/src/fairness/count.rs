@@ -103,6 +103,8 @@ impl<'a> Counter<'a> {
             flops: None,
             step_flops: token_flops * step_tokens as f64,
             first_flops: of_teacher as f64 * written_tokens(recipe, resolved.seq) as f64,
+            model: is_trained.then(|| resolved.model.clone()),
+            taught: recipe.distill.is_some(),
             open_ended,
         };
         if !length.is_open() {

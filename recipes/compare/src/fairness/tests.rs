@@ -26,6 +26,23 @@ fn equal_arms_pass_and_are_counted() {
     assert_eq!(all - less, 2 * 3 * 128);
 }
 
+/// The teacher need not be there for this: what is compared is the recipes.
+#[test]
+fn a_student_needs_its_control() {
+    let taught = "set = { 'distill.teacher' = 'runs/teacher' }";
+    let other = "set = { 'distill.teacher' = 'runs/teacher', 'model.backbone.n_layers' = 1 }";
+    let head = "seeds = [1]\nallow = ['parameters']";
+    checked(head, &["alone", &format!("student\n{taught}")]).unwrap();
+    let words = checked(head, &["alone", &format!("student\n{other}")]).unwrap_err();
+    assert_eq!(
+        words,
+        "arm `student` learns from a teacher, and no arm trains its model without one: add that control (the same recipe without [distill], \
+         as much to spend; one with `time_of` for equal time), or write allow = [\"control\"] into the study where it asks something else"
+    );
+    let allowed = "seeds = [1]\nallow = ['parameters', 'control']";
+    checked(allowed, &["alone", &format!("student\n{other}")]).unwrap();
+}
+
 /// The same windows in batches of another size are the same evaluation.
 #[test]
 fn evaluations_are_compared_by_their_windows() {

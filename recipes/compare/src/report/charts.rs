@@ -70,7 +70,8 @@ pub(super) fn contexts(layout: &Layout, number: usize, task: &TaskResult) -> Opt
 }
 
 /// Quality against every cost in which arms differ.
-pub(super) fn costs(layout: &Layout, number: usize, task: &TaskResult) -> Vec<Chart> {
+/// `arms` are the numbers of the task's arms in the study.
+pub(crate) fn costs(task: &TaskResult, arms: &[usize]) -> Vec<Chart> {
     let of = |cost: &dyn Fn(&ArmResult) -> Option<f64>| task.arms.iter().map(cost).collect();
     let mut costs: Vec<(String, Vec<Option<f64>>)> = vec![
         (
@@ -99,10 +100,9 @@ pub(super) fn costs(layout: &Layout, number: usize, task: &TaskResult) -> Vec<Ch
             at(Figure::State, 1.0 / 1024.0),
         ));
     }
-    let arms = marks(layout, number);
     let charts = costs.iter();
     charts
-        .filter_map(|(label, costs)| scatter(task, &arms, label, costs))
+        .filter_map(|(label, costs)| scatter(task, arms, label, costs))
         .collect()
 }
 
@@ -124,7 +124,7 @@ fn color(task: &TaskResult, arms: &[usize], arm: &ArmResult, own: usize) -> usiz
 }
 
 /// The numbers of a task's arms in the study.
-fn marks(layout: &Layout, number: usize) -> Vec<usize> {
+pub(super) fn marks(layout: &Layout, number: usize) -> Vec<usize> {
     let cells = layout.cells_of(number);
     cells.map(|cell| layout.cells[cell].arm).collect()
 }

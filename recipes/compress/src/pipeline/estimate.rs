@@ -1,10 +1,12 @@
 //! What a compression would leave of a run, without calibration.
 
+use burn::module::Module;
 use kiln_quant::{Encoding, PackedFormat, PackedMatrix};
-use kiln_train::{PruneConfig, QuantizeConfig, Run, Stored, StoredModel};
+use kiln_train::{PruneConfig, QuantizeConfig, Run, Stored, StoredModel, TrainError};
 
 use super::recover::check_trainable;
 use super::rewind::check_rewindable;
+use super::student;
 use super::{auto, structure};
 use crate::CompressError;
 use crate::apply::{Calibrated, Job, LayerFigures};
@@ -64,6 +66,18 @@ pub fn estimate(recipe: &CompressRecipe, run: &Run) -> Result<Vec<Estimate>, Com
                 grams: &Calibrated::new(),
             };
             layers = job.all_figures(&before, &model)?;
+        } else if let Work::Distill(work) = &plain.work {
+            student::check_replaceable(index + 1, &model)?;
+            let shape = student::shape(run, work)?;
+            student::check_layers(work, &shape, &config)?;
+            let device = run.model.devices().into_iter().next().unwrap_or_default();
+            let untrained = shape.init(0, &device).map_err(TrainError::from)?;
+            let after = Shaped {
+                config: shape,
+                tensors: StoredModel::zeros(&untrained),
+            };
+            layers = student::figures_of(&model, &after, work);
+            (config, model) = (after.config, after.tensors);
         } else if let Work::Rewind(_) = plain.work {
             check_rewindable(index + 1, &run.stored()?, &model)?;
             layers = Vec::new();

@@ -1,6 +1,5 @@
 //! Stages that train: a run of their own, which starts from the stage before in the form that it is stored in.
 
-use std::collections::BTreeMap;
 use std::path::{Path, absolute};
 
 use kiln_run::recipe::Recipe;
@@ -16,6 +15,7 @@ use crate::CompressError;
 use crate::apply::{Calibrated, Job};
 use crate::layers::layers;
 use crate::recipe::Recover;
+use crate::structured::Shaped;
 
 /// Share of the steps that the learning rate rises over, and where it ends.
 const WARM_UP: u64 = 20;
@@ -61,7 +61,26 @@ impl Pipeline<'_> {
     ) -> Result<Option<Made>, CompressError> {
         check_trainable(number, stored, work)?;
         let recipe = self.training(number, before, work)?;
-        self.trained(number, before, stored, recipe)
+        let after = self.trained(number, before, recipe)?;
+        after
+            .map(|after| self.alike(number, stored, after))
+            .transpose()
+    }
+
+    /// A model whose tensors have the shapes that they had before the stage.
+    pub(super) fn alike(
+        &self,
+        number: usize,
+        stored: &StoredModel,
+        after: Shaped,
+    ) -> Result<Made, CompressError> {
+        let job = Job {
+            number,
+            stage: &self.recipe.stage[number - 1],
+            grams: &Calibrated::new(),
+        };
+        let layers = job.all_figures(stored, &after.tensors)?;
+        Ok(Made::of(after, layers))
     }
 
     /// Trains the model of the stage before as a recipe says; none if that was interrupted.
@@ -69,9 +88,8 @@ impl Pipeline<'_> {
         &mut self,
         number: usize,
         before: &Run,
-        stored: &StoredModel,
         recipe: Recipe<TrainRecipe>,
-    ) -> Result<Option<Made>, CompressError> {
+    ) -> Result<Option<Shaped>, CompressError> {
         let (request, out) = (self.request, self.folder.training(number));
         let resume = is_of(&out, &before.config.weights);
         if !resume && out.exists() {
@@ -98,24 +116,14 @@ impl Pipeline<'_> {
             return Ok(None);
         }
         let after = Run::open(&out, &request.device.device)?;
-        let model = after.stored()?;
-        let job = Job {
-            number,
-            stage: &self.recipe.stage[number - 1],
-            grams: &Calibrated::new(),
-        };
-        Ok(Some(Made {
+        Ok(Some(Shaped {
             config: after.config.model.clone(),
-            layers: job.all_figures(stored, &model)?,
-            model,
-            alone: BTreeMap::new(),
-            bits: Vec::new(),
-            tokens: 0,
+            tensors: after.stored()?,
         }))
     }
 
     /// The recipe of the training: the run's own, but for its length, its rate and where it starts.
-    fn training(
+    pub(super) fn training(
         &self,
         number: usize,
         before: &Run,

@@ -58,7 +58,10 @@ impl Pipeline<'_> {
     ) -> Result<Option<Made>, CompressError> {
         check_rewindable(number, &self.run.stored()?, stored)?;
         let recipe = self.once_more(number, before, work)?;
-        self.trained(number, before, stored, recipe)
+        let after = self.trained(number, before, recipe)?;
+        after
+            .map(|after| self.alike(number, stored, after))
+            .transpose()
     }
 
     /// The original's own recipe, so that rate and data go on as they did.

@@ -11,6 +11,7 @@ use crate::apply::{Calibrated, Job, LayerFigures};
 use crate::calibrate::calibrate;
 use crate::figures::BitsFigures;
 use crate::recipe::{Selection, Stage, Work as Kind};
+use crate::structured::Shaped;
 use crate::{CompressError, Gram};
 
 /// What came of the work of a stage.
@@ -25,6 +26,20 @@ pub(super) struct Made {
     pub bits: Vec<BitsFigures>,
     /// Tokens of the calibration.
     pub tokens: u64,
+}
+
+impl Made {
+    /// A model that no calibration went into.
+    pub fn of(model: Shaped, layers: Vec<LayerFigures>) -> Self {
+        Self {
+            config: model.config,
+            model: model.tensors,
+            layers,
+            alone: BTreeMap::new(),
+            bits: Vec::new(),
+            tokens: 0,
+        }
+    }
 }
 
 impl Pipeline<'_> {
@@ -43,6 +58,7 @@ impl Pipeline<'_> {
                 return self.narrowed(number, before, stored, *work).map(Some);
             }
             Kind::Recover(work) => return self.recovered(number, before, stored, work),
+            Kind::Distill(work) => return self.taught(number, before, stored, work),
             Kind::Rewind(work) => return self.rewound(number, before, stored, *work),
             Kind::Quantize(_)
             | Kind::Integer(_)

@@ -6,7 +6,7 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use kiln_train::InputSteps;
+use kiln_train::{InputSteps, ModelSection};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::quantize::{Clip, Grid};
 use integer::integer_keys;
 use prune::prune_keys;
-use training::recover_keys;
+use training::{recover_keys, student_keys};
 
 /// First damping of a Hessian, as in GPTQ and SparseGPT.
 const DAMPING: f64 = 0.01;
@@ -87,6 +87,12 @@ pub(super) struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    student: Option<ModelSection>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    init_layers: Option<Vec<usize>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fresh: Option<Vec<kiln_zoo::Part>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     batch: Option<usize>,
@@ -127,6 +133,7 @@ enum Kind {
     Recover,
     Qat,
     Gradual,
+    Distill,
     Rewind,
     Half,
 }
@@ -146,6 +153,7 @@ impl TryFrom<Keys> for Stage {
             Kind::Recover => Work::Recover(Box::new(keys.recover(None)?)),
             Kind::Gradual => Work::Recover(Box::new(keys.gradual()?)),
             Kind::Qat => Work::Recover(Box::new(keys.qat()?)),
+            Kind::Distill => Work::Distill(Box::new(keys.student()?)),
             Kind::Rewind => Work::Rewind(keys.rewind()?),
             Kind::Half => Work::Half,
         };
@@ -323,6 +331,7 @@ impl From<Stage> for Keys {
                 ..Self::default()
             },
             Work::Recover(work) => return recover_keys(*work),
+            Work::Distill(work) => return student_keys(*work),
             Work::Rewind(work) => Self {
                 kind: Kind::Rewind,
                 to: Some(work.step),

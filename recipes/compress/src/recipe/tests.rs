@@ -29,6 +29,8 @@ fn every_kind_says_the_same_when_it_is_written_and_read_again() {
         "kind = \"quantize\"\nmethod = \"gptq\"\nbits = \"auto\"\nbudget = 0.13\nwindows = 8",
         "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ncomplex = \"shared\"",
         "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ncomplex = \"separate\"\ngroup = 0",
+        "kind = \"distill\"\nstudent = { preset = \"student-half-char-cpu\" }\nsteps = 50",
+        "kind = \"distill\"\nstudent = { preset = \"resnet-bk-tiny\", bk = { heads = 32 } }\nfresh = [\"mlps\"]\ninit_layers = [0, 2]\nsteps = 50\ndistill = 0.0",
         "kind = \"rewind\"\nto = 200",
         "kind = \"half\"",
     ] {
@@ -52,6 +54,18 @@ fn a_key_that_would_do_nothing_is_refused() {
         (
             "kind = \"rewind\"\nto = 3\nsteps = 4",
             "`steps` does nothing in a rewind stage of this method; leave it out",
+        ),
+        (
+            "kind = \"distill\"\nsteps = 5",
+            "a distill stage needs a `student`, such as { preset = \"student-half-char-cpu\" }",
+        ),
+        (
+            "kind = \"distill\"\nstudent = { preset = \"x\" }\nsteps = 5\nrank = 4",
+            "`rank` does nothing in a distill stage: a student has no weights yet to adapt; recover by adapters in a stage after it",
+        ),
+        (
+            "kind = \"recover\"\nsteps = 5\ninit_layers = [0]",
+            "`init_layers` does nothing in a recover stage of this method; leave it out",
         ),
         (
             "kind = \"rewind\"",

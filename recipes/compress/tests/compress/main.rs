@@ -11,4 +11,5 @@ mod recover;
 mod refused;
 mod signs;
 mod structured;
+mod student;
 mod training;

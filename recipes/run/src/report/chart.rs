@@ -1,11 +1,17 @@
 //! A chart as the caller states it, and the figure around its plot: title, legend, notes, a summary
 //! for those who cannot see it.
 
+use std::borrow::Cow;
+
+use super::frame::{HEIGHT, WIDTH};
 use super::html::escape;
 use super::marks;
 use super::plot::Plot;
 use super::scale::{SMALLEST, is_drawable};
 use crate::format;
+
+/// How plots look, in the page and by themselves.
+pub(super) const STYLE: &str = include_str!("chart.css");
 
 /// Colours of the style sheet; later series take them again, dashed.
 pub(super) const COLORS: usize = 8;
@@ -188,20 +194,37 @@ pub(super) fn measure(value: f64) -> String {
 }
 
 impl Chart {
-    /// The figure. `id` must differ between the charts of a page.
-    pub(super) fn figure(&self, id: usize) -> String {
-        let positive;
-        let drawn = match self.log_y {
-            true => {
-                positive = self.positive();
-                &positive
-            }
-            false => self,
-        };
-        let plot = Plot::new(drawn);
+    /// The plot as an SVG file of its own, light and dark, with the title as its text for those who do not see it. Curves are named where
+    /// they end; there is no legend.
+    pub fn picture(&self) -> String {
+        let drawn = self.drawn();
+        let plot = Plot::new(&drawn).svg(0, &escape(&self.summary()));
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\">\n\
+             <style>\n{STYLE}svg {{ font-family: system-ui, \"Liberation Sans\", Arial, sans-serif; }}\n</style>\n\
+             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"var(--card)\"/>\n{plot}\n</svg>\n"
+        )
+    }
+
+    /// The chart as it is drawn.
+    fn drawn(&self) -> Cow<'_, Self> {
+        match self.log_y {
+            true => Cow::Owned(self.positive()),
+            false => Cow::Borrowed(self),
+        }
+    }
+
+    /// What it shows, in words.
+    fn summary(&self) -> String {
         let verticals = self.verticals.iter().map(|line| format!("{}.", line.name));
         let summaries = self.series.iter().map(Series::summary).chain(verticals);
-        let summaries: Vec<String> = summaries.collect();
+        summaries.collect::<Vec<_>>().join(" ")
+    }
+
+    /// The figure. `id` must differ between the charts of a page.
+    pub(super) fn figure(&self, id: usize) -> String {
+        let drawn = self.drawn();
+        let plot = Plot::new(&drawn);
         let mut out = format!(
             "<figure class=\"card\">\n<figcaption><h3>{}</h3>",
             escape(&self.title)
@@ -212,7 +235,7 @@ impl Chart {
             "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">",
             escape(&self.title)
         ));
-        out.push_str(&plot.svg(id, &escape(&summaries.join(" "))));
+        out.push_str(&plot.svg(id, &escape(&self.summary())));
         out.push_str("</div>\n");
         let notes = plot.notes();
         if !notes.is_empty() {

@@ -89,7 +89,8 @@ impl Report {
         let mut out = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-             <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main{wide}>\n<header>\n<h1>{title}</h1>\n",
+             <title>{title}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main{wide}>\n<header>\n<h1>{title}</h1>\n",
+            chart::STYLE,
             include_str!("style.css")
         );
         if !self.subtitle.is_empty() {

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use burn::store::ModuleSnapshot;
 use kiln_quant::{FloatType, LAYOUT_VERSION};
 use kiln_run::{FileError, atomic_write};
+use kiln_zoo::LanguageModel;
 use safetensors::SafeTensors;
 
 use super::parts::Part;
@@ -13,6 +15,21 @@ use super::{StorageTable, Stored, StoredModel};
 use crate::TrainError;
 
 impl StoredModel {
+    /// Every tensor of a model with its name and shape, dense in 32 bits and zero: what its file would hold, without its numbers.
+    pub fn zeros(model: &LanguageModel) -> Self {
+        let tensors = model.collect(None, None, true).into_iter();
+        let zero = |shape: Vec<usize>| Stored::Float {
+            kind: FloatType::F32,
+            values: vec![0.0; shape.iter().product()],
+            shape,
+        };
+        Self {
+            tensors: tensors
+                .map(|tensor| (tensor.name.to_string(), zero(tensor.shape.to_vec())))
+                .collect(),
+        }
+    }
+
     /// The table of [`crate::RunConfig::storage`].
     pub fn table(&self) -> StorageTable {
         let tensors = self.tensors.iter();

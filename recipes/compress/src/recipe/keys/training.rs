@@ -5,10 +5,14 @@ use kiln_train::{AdaptersConfig, PruneConfig, QuantizeConfig, Selection};
 
 use super::{Bits, GROUP, Keys, Kind, unknown_method};
 use crate::quantize::Clip;
-use crate::recipe::Recover;
+use crate::recipe::{Recover, Student};
 
 /// Peak learning rate: a small one, as the weights are near a minimum.
 const LEARNING_RATE: f64 = 3e-4;
+/// The same of a model that has still to be learned.
+const STUDENT_RATE: f64 = 1e-3;
+/// Share of its loss that the original gives it.
+const STUDENT_SHARE: f64 = 0.9;
 /// As `[distill]` of training has it.
 const TEMPERATURE: f64 = 2.0;
 
@@ -78,6 +82,23 @@ impl Keys {
         Ok(Recover {
             prune: Some(config),
             ..self.recover(None)?
+        })
+    }
+
+    pub(super) fn student(&mut self) -> Result<Student, String> {
+        let missing =
+            "a distill stage needs a `student`, such as { preset = \"student-half-char-cpu\" }";
+        let model = self.student.take().ok_or(missing)?;
+        if self.rank.is_some() {
+            return Err("`rank` does nothing in a distill stage: a student has no weights yet to adapt; recover by adapters in a stage after it".into());
+        }
+        self.learning_rate.get_or_insert(STUDENT_RATE);
+        self.distill.get_or_insert(STUDENT_SHARE);
+        Ok(Student {
+            model,
+            layers: self.init_layers.take(),
+            fresh: self.fresh.take().unwrap_or_default(),
+            training: self.recover(None)?,
         })
     }
 
@@ -186,6 +207,17 @@ pub(super) fn recover_keys(work: Recover) -> Keys {
         layers: Some(config.layers),
         except: Some(config.except),
         ..keys
+    }
+}
+
+/// The keys that say the same.
+pub(super) fn student_keys(work: Student) -> Keys {
+    Keys {
+        kind: Kind::Distill,
+        student: Some(work.model),
+        init_layers: work.layers,
+        fresh: Some(work.fresh),
+        ..recover_keys(work.training)
     }
 }
 
