@@ -11,9 +11,6 @@ use crate::report::charts;
 use crate::results::{Results, TaskResult};
 use crate::{CompareError, RESULTS_FILE};
 
-/// How the name of a cost begins that is a time.
-const TIME: &str = "milliseconds";
-
 /// The page that lists the others.
 const INDEX: &str = "index.md";
 
@@ -113,7 +110,7 @@ fn names(folder: &Path, extension: &str) -> Result<Vec<String>, CompareError> {
     Ok(names)
 }
 
-/// Quality against every cost in which arms differ, with what each picture shows.
+/// Quality against every cost in which arms differ but the time of training, with what each picture shows.
 fn pictures(name: &str, results: &Results) -> Vec<(String, Page)> {
     let number = |arm: &str| {
         let mut arms = results.study.arm.iter();
@@ -123,9 +120,8 @@ fn pictures(name: &str, results: &Results) -> Vec<(String, Page)> {
     for task in &results.tasks {
         let arms: Vec<_> = task.arms.iter().map(|arm| number(&arm.name)).collect();
         let costs = charts::costs(task, &arms).into_iter();
-        // Times of several machines do not compare.
-        let one_machine = results.machines.len() < 2;
-        for chart in costs.filter(|chart| one_machine || !chart.x_label.starts_with(TIME)) {
+        // Runs are timed as they were made, which may be beside others.
+        for chart in costs.filter(|chart| chart.x_label != charts::STEP_TIME) {
             let of = task.name.iter().map(|name| format!("{name}."));
             let cost = chart
                 .x_label
@@ -135,7 +131,9 @@ fn pictures(name: &str, results: &Results) -> Vec<(String, Page)> {
                 file: format!("{name}.{}{cost}.svg", of.collect::<String>()),
                 text: chart.picture(),
             };
-            pictures.push((shown.collect::<String>() + &chart.title, picture));
+            let against = format!("Quality against {}", chart.x_label);
+            let title = chart.title.replacen(charts::AGAINST, &against, 1);
+            pictures.push((shown.collect::<String>() + &title, picture));
         }
     }
     pictures
@@ -267,7 +265,8 @@ mod tests {
         let picture = &made[made.len() - 1];
         assert_eq!(picture.file, "sizes.parameters.svg");
         assert!(picture.text.starts_with("<svg xmlns="), "{}", picture.text);
-        let shown = "![Quality against cost. On the Pareto front: a, b](sizes.parameters.svg)";
+        let shown =
+            "![Quality against parameters. On the Pareto front: a, b](sizes.parameters.svg)";
         assert!(made[made.len() - 2].text.contains(shown));
         assert_eq!(stale(&made).len(), 3);
         write(&made, &out).unwrap();

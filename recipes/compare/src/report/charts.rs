@@ -11,6 +11,10 @@ use crate::{CompareError, Layout, curves};
 
 pub(super) use cost::by_length;
 
+/// The cost that training runs have by themselves.
+pub(crate) const STEP_TIME: &str = "milliseconds of a training step";
+/// How the titles of these charts begin.
+pub(crate) const AGAINST: &str = "Quality against cost";
 /// Costs that differ by less than this factor tell no arm from another.
 const COST_DIFFERS: f64 = 1.02;
 /// Bytes of a parameter on disk that differ by more than this factor are stored in another form.
@@ -75,7 +79,7 @@ pub(crate) fn costs(task: &TaskResult, arms: &[usize]) -> Vec<Chart> {
     let of = |cost: &dyn Fn(&ArmResult) -> Option<f64>| task.arms.iter().map(cost).collect();
     let mut costs: Vec<(String, Vec<Option<f64>>)> = vec![
         (
-            "milliseconds of a training step".into(),
+            STEP_TIME.into(),
             of(&|arm| arm.step_seconds.map(|seconds| 1e3 * seconds)),
         ),
         (
@@ -158,10 +162,7 @@ fn scatter(task: &TaskResult, arms: &[usize], label: &str, costs: &[Option<f64>]
             .mark(*mark)
     }));
     Some(Chart {
-        title: format!(
-            "Quality against cost. On the Pareto front: {}",
-            names.join(", ")
-        ),
+        title: format!("{AGAINST}. On the Pareto front: {}", names.join(", ")),
         x_label: label.into(),
         y_label: format!("validation, {}", task.measure.unit()),
         series,

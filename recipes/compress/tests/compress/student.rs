@@ -12,7 +12,8 @@ use crate::recover::{HALF, INT4, MAGNITUDE, stored};
 const SHALLOW: &str = "kind = \"distill\"\nstudent = { preset = \"transformer-tiny\", backbone = { d_model = 64, d_hidden = 96, n_layers = 1 } }\ninit_layers = [1]\nsteps = 60\nlearning_rate = 5e-3";
 /// Its size with other mixers.
 const OTHER: &str = "kind = \"distill\"\nstudent = { preset = \"resolvent-tiny\", backbone = { d_model = 64, d_hidden = 96, n_layers = 2 } }\nsteps = 60\nlearning_rate = 5e-3";
-const NARROWER: &str = "kind = \"structured\"\npart = \"mlp\"\nmethod = \"taylor\"\nshare = 0.3\nmultiple = 32";
+const NARROWER: &str =
+    "kind = \"structured\"\npart = \"mlp\"\nmethod = \"taylor\"\nshare = 0.3\nmultiple = 32";
 const RECOVER: &str = "kind = \"recover\"\nsteps = 20\nlearning_rate = 3e-3\ndistill = 0.5";
 
 fn refused(corner: &Corner, stages: &[&str], sets: &[&str]) -> String {
