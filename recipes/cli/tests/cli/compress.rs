@@ -179,6 +179,11 @@ fn the_books_recipes_resolve_and_know_their_sizes() {
             // The model has 32 channels, of which no multiple of 32 can go.
             more.extend(["--set", "stage.0.multiple=8"]);
         }
+        if name.starts_with("student-") {
+            // Nor are there two layers to start from.
+            more.extend(["--set", "stage.0.student.backbone.n_layers=1"]);
+            more.extend(["--set", "stage.0.init_layers=[0]"]);
+        }
         if name.starts_with("auto-") {
             // The steps of groups are more of its small layers.
             more.extend(["--set", "stage.0.budget=0.2"]);
