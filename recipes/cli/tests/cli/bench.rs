@@ -27,7 +27,7 @@ fn a_step_is_taken_apart() {
         0,
         &[
             "quickstart on flex, 3 steps of random tokens",
-            "first step, cold",
+            "first step",
             "tokens/s",
             "Where it goes, mean of 3 steps",
             "backward",

@@ -12,7 +12,7 @@ const INT4: &str = "kind = \"quantize\"\nmethod = \"rtn\"\nbits = 4\ngroup = 32"
 const GPTQ: &str = "kind = \"quantize\"\nmethod = \"gptq\"\nbits = 4\ngroup = 32";
 const PRUNE: &str = "kind = \"prune\"\nmethod = \"magnitude\"\nsparsity = 0.5";
 
-fn refused(corner: &Corner, stages: &[&str], sets: &[&str]) -> String {
+pub fn refused(corner: &Corner, stages: &[&str], sets: &[&str]) -> String {
     match corner.start("small", false, stages, sets, Interrupt::none()) {
         Ok(_) => panic!("{stages:?} {sets:?} went through"),
         Err(error) => error.to_string(),

@@ -7,6 +7,7 @@ use kiln_zoo::MixerKind;
 
 use crate::common::Corner;
 use crate::recover::{HALF, INT4, MAGNITUDE, stored};
+use crate::refused::refused;
 
 /// Half of the run's depth, from its second layer.
 const SHALLOW: &str = "kind = \"distill\"\nstudent = { preset = \"transformer-tiny\", backbone = { d_model = 64, d_hidden = 96, n_layers = 1 } }\ninit_layers = [1]\nsteps = 60\nlearning_rate = 5e-3";
@@ -15,13 +16,6 @@ const OTHER: &str = "kind = \"distill\"\nstudent = { preset = \"resolvent-tiny\"
 const NARROWER: &str =
     "kind = \"structured\"\npart = \"mlp\"\nmethod = \"taylor\"\nshare = 0.3\nmultiple = 32";
 const RECOVER: &str = "kind = \"recover\"\nsteps = 20\nlearning_rate = 3e-3\ndistill = 0.5";
-
-fn refused(corner: &Corner, stages: &[&str], sets: &[&str]) -> String {
-    match corner.start("small", false, stages, sets, Interrupt::none()) {
-        Ok(_) => panic!("{stages:?} {sets:?} went through"),
-        Err(error) => error.to_string(),
-    }
-}
 
 /// A student, made narrower, recovered and packed: the file has all of it, with the size that was foretold.
 #[test]

@@ -41,7 +41,7 @@ fn facts(cost: &StepCost) -> Table {
         ("precision", cost.precision.name().into()),
         ("passes x sequences x tokens of a step", shape),
         ("vocabulary", cost.vocab.to_string()),
-        ("first step, cold", format::duration(warm.first_seconds)),
+        ("first step", format::duration(warm.first_seconds)),
         (
             "warm-up",
             format!("{}, {steady}", format::duration(warm.seconds)),
