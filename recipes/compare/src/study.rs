@@ -184,8 +184,9 @@ pub fn load(folder: &Path, name_or_path: &str) -> Result<Loaded, CompareError> {
     })?;
     loaded.value.validate()?;
     let file = loaded.files.first().cloned().unwrap_or_default();
-    let beside = file.parent().unwrap_or(Path::new(""));
-    let folder = std::path::absolute(beside).map_err(FileError::io("find", beside))?;
+    // Of a bare file name the parent is empty, and nothing empty becomes absolute.
+    let whole = std::path::absolute(&file).map_err(FileError::io("find", &file))?;
+    let folder = whole.parent().unwrap_or(&whole).into();
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).map_err(FileError::io("read", path))?;
         let name = path.file_name().unwrap_or(path.as_os_str());

@@ -58,7 +58,28 @@ impl BatchLoss {
 }
 
 impl Loss<'_> {
-    /// The loss of a batch.
+    /// The share of a teacher's divergence; none without a teacher.
+    pub(crate) fn taught(&self) -> Option<f64> {
+        match self {
+            Self::CrossEntropy => None,
+            Self::Distill { weight, .. } => Some(*weight),
+        }
+    }
+
+    /// Whether another device has a part in it.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Distill { tutor, .. } if tutor.is_elsewhere())
+    }
+
+    /// Whether its passes can be recorded: nothing of them comes from the host.
+    pub(crate) fn may_record(&self) -> bool {
+        match self {
+            Self::CrossEntropy => true,
+            Self::Distill { tutor, .. } => tutor.may_record(),
+        }
+    }
+
+    /// The loss of a batch; while a device records, nothing waits for it, and a teacher's time is not taken.
     ///
     /// # Errors
     /// Those of the model, and of a teacher's answers.
@@ -68,12 +89,13 @@ impl Loss<'_> {
         batch: &TokenBatch,
         on_device: DeviceBatch,
         options: LossOptions,
+        is_recorded: bool,
     ) -> Result<BatchLoss, TrainError> {
         let Self::Distill { tutor, weight } = self else {
             let hidden = model.hidden(on_device.inputs.clone())?;
             return Ok(BatchLoss::of_hidden(model, &on_device, hidden, options));
         };
-        let answers = tutor.answers(batch, &on_device)?;
+        let answers = tutor.answers(batch, &on_device, is_recorded)?;
         let (logits, features) = match answers.lessons {
             None => (on_device.logits(model)?, None),
             Some(lessons) => {
@@ -108,10 +130,10 @@ impl Loss<'_> {
         })
     }
 
-    /// Time that the teacher took since it was last asked.
-    pub(crate) fn teacher_time(&mut self) -> Duration {
+    /// Time that the teacher took since it was last asked; none if that was not taken.
+    pub(crate) fn teacher_time(&mut self) -> Option<Duration> {
         match self {
-            Self::CrossEntropy => Duration::ZERO,
+            Self::CrossEntropy => None,
             Self::Distill { tutor, .. } => tutor.take_time(),
         }
     }

@@ -78,17 +78,9 @@ impl Rounding {
 }
 
 impl Constraint {
-    /// Whether weights move as the optimizer moves them, and are computed with as they are.
-    pub(crate) fn is_free(&self) -> bool {
-        let Self {
-            masks,
-            rounded,
-            pruned,
-            adapters,
-            // Said of what is stored at the end.
-            forms: _,
-        } = self;
-        masks.is_empty() && rounded.is_empty() && pruned.is_empty() && adapters.is_empty()
+    /// Whether weights stay in the memory where the optimizer moves them: none is taken back to zero after a step.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.masks.is_empty() && self.pruned.is_empty()
     }
 
     /// Keeps the zeros of pruned weights, and the form of every tensor. Packed tensors have to be rounded; see

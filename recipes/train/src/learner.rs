@@ -68,8 +68,8 @@ pub struct Update {
     pub divergence: Option<f64>,
     /// Mean of what the update makes smaller: cross-entropy, with all that [`LossTerms`] and a teacher add to it.
     pub objective: f64,
-    /// Part of the update's time that the teacher took.
-    pub teacher_time: Duration,
+    /// Part of the update's time that the teacher took; none without a teacher, and where its pass is one graph with the student's.
+    pub teacher_time: Option<Duration>,
     /// Global norm of the gradient before clipping; NaN if the loss was not finite already.
     pub grad_norm: f64,
     /// Target tokens of the batch.
@@ -137,13 +137,12 @@ impl Learner {
         device: &Device,
         share: Option<Share<'_>>,
     ) -> Result<(Self, Update), TrainError> {
-        if share.is_none() && matches!(loss, Loss::CrossEntropy) {
+        // Who waits for another device, as replicas do for each other, is not held up on the thread of one.
+        if share.is_none() && !loss.is_elsewhere() {
             return on_device_thread(device, move || {
-                let loss = &mut Loss::CrossEntropy;
                 self.update_all(batches, loss, rates, device, None, None)
             });
         }
-        // A teacher may be on another device, and replicas wait for each other: they are not held up on a device's thread.
         self.update_all(batches, loss, rates, device, share, None)
     }
 
@@ -187,19 +186,20 @@ impl Learner {
             divisor: tokens.max(1) as f64 / loss_scale,
             ..LossOptions::default()
         };
-        let is_taught = matches!(loss, Loss::Distill { .. });
         let mut recorded = mem::take(&mut self.recorded);
         let given = Given {
             batches,
             seed: self.seed.filter(|_| runs_behind(device)),
             options,
+            taught: loss.taught(),
         };
-        // What is watched is given phase by phase, and what weights keep to may change from step to step.
-        let may_record =
-            watch.is_none() && share.is_none() && !is_taught && self.constraint.is_free();
+        // What is watched is given phase by phase, and weights that are taken back to zero lie elsewhere after every step.
+        let may_record = watch.is_none()
+            && share.is_none()
+            && loss.may_record()
+            && self.constraint.is_in_place();
         let repeated = match may_record {
-            true => recorded.find(&self.model, given, device, &|inputs| {
-                let loss = &mut Loss::CrossEntropy;
+            true => recorded.find(&self.model, given, device, &mut |inputs| {
                 self.passes(given, Some(inputs), loss, device, &mut |_| ())
             })?,
             false => None,
@@ -217,7 +217,7 @@ impl Learner {
         let measured = Measured {
             sums,
             tokens,
-            is_taught,
+            is_taught: given.taught.is_some(),
             has_terms: !self.terms.is_plain(),
             teacher_time: loss.teacher_time(),
         };
@@ -291,7 +291,8 @@ impl Learner {
                     self.blockwise(&seen, &on_device, options, watch, found)?
                 }
                 _ => {
-                    let batch_loss = loss.of(&seen, batch, on_device, options)?;
+                    let is_recorded = inputs.is_some();
+                    let batch_loss = loss.of(&seen, batch, on_device, options, is_recorded)?;
                     watch(Phase::Forward);
                     found(batch_loss.minimised.backward());
                     batch_loss.sums
@@ -435,7 +436,7 @@ struct Measured {
     tokens: usize,
     is_taught: bool,
     has_terms: bool,
-    teacher_time: Duration,
+    teacher_time: Option<Duration>,
 }
 
 impl Measured {

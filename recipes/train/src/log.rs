@@ -59,6 +59,8 @@ struct Interval {
     busy: Duration,
     /// Part of it that the teacher took.
     teacher: Duration,
+    /// Whether that is not known of every update.
+    is_untimed: bool,
 }
 
 impl Interval {
@@ -73,15 +75,21 @@ impl Interval {
             return noted.into_iter().collect();
         };
         let rate = |time: Duration| self.tokens as f64 / time.as_secs_f64();
-        BTreeMap::from([
+        let mut noted = BTreeMap::from([
             ("distill_loss".into(), divergence / self.counted as f64),
             ("objective".into(), objective),
+        ]);
+        if self.is_untimed {
+            return noted;
+        }
+        noted.extend([
             ("teacher_tokens_per_s".into(), rate(self.teacher)),
             (
                 "student_tokens_per_s".into(),
                 rate(self.busy.saturating_sub(self.teacher)),
             ),
-        ])
+        ]);
+        noted
     }
 }
 
@@ -164,7 +172,10 @@ impl Log {
     ) -> Result<(), TrainError> {
         let sums = &mut self.interval;
         sums.busy += busy;
-        sums.teacher += update.teacher_time;
+        match update.teacher_time {
+            Some(time) => sums.teacher += time,
+            None => sums.is_untimed = true,
+        }
         sums.tokens += update.tokens;
         if update.skipped.is_none() {
             sums.nats += update.loss * update.tokens as f64;

@@ -48,6 +48,8 @@ struct Likeness {
     batches: Vec<(usize, usize, usize, bool)>,
     is_seeded: bool,
     options: LossOptions,
+    /// The share of a teacher's divergence; none without a teacher.
+    taught: Option<f64>,
 }
 
 /// What passes read that is another in every step, on the device.
@@ -56,12 +58,14 @@ pub(crate) struct Inputs {
     pub seed: Option<Tensor<1, Int>>,
 }
 
-/// What an update is of, on the host: batches, the seed of dropout's masks, and how losses are added up.
+/// What an update is of, on the host: batches, the seed of dropout's masks, and how losses are weighted and added up.
 #[derive(Clone, Copy)]
 pub(crate) struct Given<'a> {
     pub batches: &'a [TokenBatch],
     pub seed: Option<u64>,
     pub options: LossOptions,
+    /// The share of a teacher's divergence in the loss; none without a teacher.
+    pub taught: Option<f64>,
 }
 
 /// A graph, what it reads and what it makes.
@@ -101,7 +105,7 @@ impl RecordedPasses {
         model: &LanguageModel,
         given: Given<'_>,
         device: &Device,
-        passes: &dyn Fn(&Inputs) -> Result<Found, TrainError>,
+        passes: &mut dyn FnMut(&Inputs) -> Result<Found, TrainError>,
     ) -> Result<Option<Found>, TrainError> {
         if matches!(self.state, State::Off) || !pays(device) {
             return Ok(None);
@@ -147,7 +151,7 @@ impl RecordedPasses {
         model: &LanguageModel,
         given: Given<'_>,
         device: &Device,
-        passes: &dyn Fn(&Inputs) -> Result<Found, TrainError>,
+        passes: &mut dyn FnMut(&Inputs) -> Result<Found, TrainError>,
     ) -> Result<Option<Found>, TrainError> {
         self.recordings += 1;
         let inputs = Inputs::new(given, device);
@@ -203,6 +207,7 @@ impl Likeness {
             batches: given.batches.iter().map(shape).collect(),
             is_seeded: given.seed.is_some(),
             options: given.options,
+            taught: given.taught,
         }
     }
 }

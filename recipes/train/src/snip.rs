@@ -41,7 +41,7 @@ impl Setup {
         let mut accumulator = GradientsAccumulator::new();
         for batch in &batches {
             let on_device = DeviceBatch::new(batch, &training);
-            let loss = Loss::CrossEntropy.of(&seen, batch, on_device, options)?;
+            let loss = Loss::CrossEntropy.of(&seen, batch, on_device, options, false)?;
             let grads = GradientsParams::from_grads(loss.minimised.backward(), &seen);
             accumulator.accumulate(&seen, grads);
         }

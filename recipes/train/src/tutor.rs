@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use kiln_distill::{DistillConfig, Target};
+use kiln_fused::on_device_thread;
 use kiln_loader::TokenBatch;
 use kiln_run::{View, format};
 use kiln_zoo::{LanguageModel, Positions, Precision};
@@ -37,7 +38,8 @@ pub struct Tutor {
     cache: Option<Cache>,
     /// Its layer that each of the student's is matched with, if features are.
     layers: Vec<usize>,
-    took: Duration,
+    /// Time of its answers; none where it was not taken.
+    took: Option<Duration>,
 }
 
 /// What a teacher says to a batch.
@@ -131,7 +133,8 @@ impl Tutor {
             return Ok(None);
         };
         let named = init::teacher(config);
-        let run = named.open_in(device, config.precision)?;
+        // A recording waits for no other stream: weights have to be of the thread that trains.
+        let run = on_device_thread(device, || named.open_in(device, config.precision))?;
         named.check_tokens(&run, source)?;
         let refused = |why: String| Err(named.refused(why));
         let (own, teacher) = (&resolved.model.backbone, &run.config.model.backbone);
@@ -185,7 +188,7 @@ impl Tutor {
             device: device.clone(),
             elsewhere: apart.map(|_| student.clone()),
             cache: None,
-            took: Duration::ZERO,
+            took: None,
         }))
     }
 
@@ -197,6 +200,16 @@ impl Tutor {
     /// Whether it is asked about batches, beside the text that it writes.
     pub(crate) fn is_asked(&self) -> bool {
         self.config.is_asked()
+    }
+
+    /// Whether it has a device of its own.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// Whether its answers can be recorded with its student's passes: neither kept on disk nor carried, nor sorted, which the host does.
+    pub(crate) fn may_record(&self) -> bool {
+        self.cache.is_none() && self.elsewhere.is_none() && self.config.top_k == 0
     }
 
     /// What it costs.
@@ -254,12 +267,16 @@ impl Tutor {
         Ok(Answers { target, lessons })
     }
 
-    /// Its answers where targets of a batch count, on the device of `on_device` without autodiff.
+    /// Its answers where targets of a batch count, on the device of `on_device` without autodiff. A device that records is not waited for.
     pub(crate) fn answers(
         &mut self,
         batch: &TokenBatch,
         on_device: &DeviceBatch,
+        is_recorded: bool,
     ) -> Result<Answers, TrainError> {
+        if is_recorded {
+            return self.ask(&on_device.inner());
+        }
         let began = Instant::now();
         let answers = match &self.cache {
             Some(cache) => Answers {
@@ -284,7 +301,7 @@ impl Tutor {
                 answers
             }
         };
-        self.took += began.elapsed();
+        *self.took.get_or_insert_default() += began.elapsed();
         Ok(answers)
     }
 
@@ -301,9 +318,9 @@ impl Tutor {
         divergence.mul_scalar(temperature * temperature)
     }
 
-    /// Time of its answers since this was last called.
-    pub(crate) fn take_time(&mut self) -> Duration {
-        std::mem::take(&mut self.took)
+    /// Time of its answers since this was last called; none if it was not taken.
+    pub(crate) fn take_time(&mut self) -> Option<Duration> {
+        self.took.take()
     }
 }
 

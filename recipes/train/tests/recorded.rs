@@ -5,8 +5,12 @@
     reason = "tests stop at the first surprise and say where"
 )]
 
+mod common;
+
 use burn::tensor::Device;
+use common::{Corner, STUDENT, with};
 use kiln_loader::TokenBatch;
+use kiln_run::Kind;
 use kiln_train::{Learner, Loss, OptimizerConfig, RecordedPasses};
 use kiln_zoo::ModelConfig;
 
@@ -108,6 +112,40 @@ fn compare(preset: &str, steps: &[(usize, usize)], recompute: bool, recordings: 
     }
 }
 
+/// What a run notes with its passes recorded, and without: the same losses.
+fn compare_runs(corner: &Corner, changes: &[&str], noted: &[&str]) {
+    let run = |name: &str, graph: &str| {
+        corner.finish(name, &with(changes, &["train.steps=16", graph]));
+        let series = |key: &&str| corner.series(name, Kind::Train, key);
+        noted.iter().map(series).collect::<Vec<_>>()
+    };
+    let plain = run("plain", "train.graph=false");
+    let recorded = run("recorded", "train.graph=true");
+    for (plain, recorded) in plain.iter().zip(&recorded) {
+        assert_eq!(plain.len(), 16);
+        for ((step, plain), (_, recorded)) in plain.iter().zip(recorded) {
+            // Sums are of no fixed order on some devices, and steps follow from steps.
+            let bound = 1e-4 * plain.abs();
+            assert!(
+                (plain - recorded).abs() <= bound,
+                "{changes:?}, step {step}: {plain} and {recorded}"
+            );
+        }
+    }
+}
+
+/// The same of a student. A recording has no time of the teacher's.
+fn compare_taught(student: &[&str]) {
+    let (corner, teacher) = Corner::cyclic().on(device()).with_teacher();
+    let changes = with(&with(&STUDENT, student), &[&teacher]);
+    let noted = ["loss", "distill_loss", "objective", "grad_norm"];
+    compare_runs(&corner, &changes, &noted);
+    let last = |name: &str| corner.records(name, Kind::Train).pop().unwrap();
+    let is_timed = |name: &str| last(name).values.contains_key("teacher_tokens_per_s");
+    assert!(is_timed("plain"));
+    assert_eq!(is_timed("recorded"), !records());
+}
+
 /// One test, for tensors that another thread has made are another stream's, and a recording waits for none: tables of positions are
 /// kept from one case to the next.
 #[test]
@@ -121,4 +159,20 @@ fn recorded_updates_are_those_given_launch_by_launch() {
     // A batch of another shape is given launch by launch, and recorded if there are more of its kind.
     let steps = [SEQ, SEQ, SEQ, SEQ, 5, SEQ, 5, 5, 5, 5].map(|counted| (1, counted));
     compare("transformer-tiny", &steps, false, 2);
+    // A teacher's answers, and what its layers say, are recorded with the student's passes.
+    compare_taught(&["distill.weight=0.7"]);
+    compare_taught(&[
+        "distill.features.kind=hidden",
+        "distill.features.layers=[1]",
+    ]);
+    let other = "model.preset=resolvent-tiny";
+    let mixers = ["model.backbone.n_layers=2", "distill.features.kind=mixers"];
+    compare_taught(&with(&[other, "model.resolvent.d_key=8"], &mixers));
+    // Weights that are computed with as they will be packed, with steps that are learned too.
+    let learned = ["quantize.symmetric=true", "quantize.learned=true"];
+    for more in [&[][..], &learned] {
+        let rounded = ["quantize.encoding=int4", "quantize.group=32"];
+        let corner = Corner::cyclic().on(device());
+        compare_runs(&corner, &with(&rounded, more), &["loss", "grad_norm"]);
+    }
 }

@@ -66,9 +66,10 @@ fn flex() -> OpenDevice {
     }
 }
 
-/// A folder that is gone with the value.
+/// A folder that is gone with the value, and where its runs compute.
 pub struct Corner {
     folder: tempfile::TempDir,
+    device: Option<Device>,
 }
 
 impl Corner {
@@ -76,7 +77,16 @@ impl Corner {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("text.txt"), text).unwrap();
         fs::write(folder.path().join("recipe.toml"), "").unwrap();
-        Self { folder }
+        Self {
+            folder,
+            device: None,
+        }
+    }
+
+    /// With a device for its runs that is not the processor.
+    pub fn on(mut self, device: Device) -> Self {
+        self.device = Some(device);
+        self
     }
 
     /// A corner with the cyclic stream.
@@ -86,7 +96,12 @@ impl Corner {
 
     /// One with a finished run in `teacher`, and the setting that names it.
     pub fn taught() -> (Self, String) {
-        let corner = Self::cyclic();
+        Self::cyclic().with_teacher()
+    }
+
+    /// The corner with a finished run in `teacher`, and the setting that names it.
+    pub fn with_teacher(self) -> (Self, String) {
+        let corner = self;
         corner.start("teacher", &["train.steps=60"]).unwrap();
         let teacher = format!("distill.teacher={}", corner.path("teacher").display());
         (corner, teacher)
@@ -166,7 +181,13 @@ impl Corner {
             recipe: self.recipe(changes),
             out: self.path(out),
             resume,
-            device: flex(),
+            device: match &self.device {
+                Some(device) => OpenDevice {
+                    name: format!("{device:?}"),
+                    device: device.clone(),
+                },
+                None => flex(),
+            },
             beside: (1..replicas).map(|_| flex()).collect(),
             teacher,
             data: &self.data(),
