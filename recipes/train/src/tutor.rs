@@ -207,9 +207,9 @@ impl Tutor {
         self.elsewhere.is_some()
     }
 
-    /// Whether its answers can be recorded with its student's passes: neither kept on disk nor carried, nor sorted, which the host does.
+    /// Whether its answers can be recorded with its student's passes: neither kept on disk nor carried.
     pub(crate) fn may_record(&self) -> bool {
-        self.cache.is_none() && self.elsewhere.is_none() && self.config.top_k == 0
+        self.cache.is_none() && self.elsewhere.is_none()
     }
 
     /// What it costs.

@@ -161,6 +161,7 @@ fn recorded_updates_are_those_given_launch_by_launch() {
     compare("transformer-tiny", &steps, false, 2);
     // A teacher's answers, and what its layers say, are recorded with the student's passes.
     compare_taught(&["distill.weight=0.7"]);
+    compare_taught(&["distill.top_k=4"]);
     compare_taught(&[
         "distill.features.kind=hidden",
         "distill.features.layers=[1]",

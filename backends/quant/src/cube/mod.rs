@@ -2,7 +2,7 @@
 //!
 //! Few rows: one unit walks some tiles of one output, so that neighbouring units read neighbouring words, and decodes them in
 //! registers. Where outputs alone are too few to fill a device, the inputs are cut into parts whose sums are added afterwards. Many
-//! rows: the matrix is unpacked for the runtime's own product.
+//! rows: blocks of outputs are unpacked, one after the other, for the runtime's own product.
 
 /// The address type that reaches every element of these tensors.
 macro_rules! address_type {
@@ -19,7 +19,7 @@ use burn::{
         Cube, TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, Shape, Tensor},
+    tensor::{DType, Int, Shape, Tensor},
 };
 use burn_cubecl::{
     cubecl::{calculate_cube_count_elemwise, prelude::*},
@@ -42,8 +42,10 @@ type Primitive = FloatTensor<Cube>;
 const CUBE_UNITS: u32 = 64;
 /// Rows that a unit multiplies what it decodes with.
 const UNIT_ROWS: usize = 4;
-/// Rows up to which the words are read for each of them; above, the matrix is unpacked once.
+/// Rows up to which the words are read for each of them; above, every block of outputs is unpacked once.
 const FEW_ROWS: usize = 16;
+/// Numbers that are unpacked at a time: 16 MiB of f32, enough outputs of usual layers to fill a device.
+const MOST_UNPACKED: usize = 4 << 20;
 /// Units below which inputs are cut into parts.
 const MANY_UNITS: usize = 32 * 1024;
 
@@ -132,21 +134,34 @@ fn few_rows(x: CubeTensor, words: CubeTensor, format: PackedFormat) -> Primitive
     }
 }
 
+/// Blocks of outputs, unpacked in the place of one another.
+fn many_rows(x: CubeTensor, words: IntTensor<Cube>, format: PackedFormat) -> Primitive {
+    let x = lift::<2>(x);
+    let device = x.device();
+    let width = (MOST_UNPACKED / format.d_input).clamp(1, format.d_output);
+    let block = |first: usize| {
+        let last = format.d_output.min(first + width);
+        let outputs = Tensor::<1, Int>::arange(first as i64..last as i64, (&device, DType::I32));
+        let outputs = outputs
+            .try_into_primitive::<Cube>()
+            .expect("a tensor of the device of x");
+        let transposed = lift::<2>(Cube::packed_columns(words.clone(), outputs, format));
+        x.clone().matmul(transposed.transpose())
+    };
+    let mut blocks: Vec<Tensor<2>> = (0..format.d_output).step_by(width).map(block).collect();
+    lower(match blocks.len() {
+        1 => blocks.remove(0),
+        _ => Tensor::cat(blocks, 1),
+    })
+}
+
 impl QuantBackend for Cube {
     fn packed_linear(x: Primitive, words: IntTensor<Cube>, format: PackedFormat) -> Primitive {
         let rows = x.shape()[0];
         if rows <= FEW_ROWS {
             return few_rows(into_contiguous(x), into_contiguous(words), format);
         }
-        let outputs = Tensor::<1, burn::tensor::Int>::arange(
-            0..format.d_output as i64,
-            (&lift::<2>(x.clone()).device(), DType::I32),
-        );
-        let outputs = outputs
-            .try_into_primitive::<Cube>()
-            .expect("a tensor of the device of x");
-        let transposed = lift::<2>(Self::packed_columns(words, outputs, format));
-        lower(lift::<2>(x).matmul(transposed.transpose()))
+        many_rows(x, words, format)
     }
 
     fn integer_linear(

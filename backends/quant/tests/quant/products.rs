@@ -1,7 +1,7 @@
 //! Products from packed words equal those of the matrix that the words stand for.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kiln_quant::{FloatType, PackedFormat, PackedMatrix, packed_columns, packed_linear};
+use kiln_quant::{Encoding, FloatType, PackedFormat, PackedMatrix, packed_columns, packed_linear};
 
 use crate::common::{device, kinds, matrix, numbers, on_flex};
 
@@ -121,6 +121,23 @@ fn large_layers_agree_too() {
         } {
             agrees(format, rows, &device);
         }
+    }
+}
+
+/// More outputs than are unpacked at a time.
+#[test]
+fn blocks_of_outputs_are_in_their_places() {
+    let device = device();
+    if on_flex() || multiplies(&device) {
+        let format = PackedFormat {
+            encoding: Encoding::Int4,
+            asymmetric: true,
+            d_input: 4160,
+            d_output: 1100,
+            group: 64,
+            scales: FloatType::F16,
+        };
+        agrees(format, 17, &device);
     }
 }
 
