@@ -234,6 +234,7 @@ fn presets_that_are_compared_are_of_one_size() {
         ("window-char-cpu", "nanogpt-cpu", 65),
         ("window-small", "transformer-small", 1024),
         ("student-resolvent-char-cpu", "nanogpt-cpu", 65),
+        ("student-resolvent-code-cpu", "nanogpt-cpu", 65),
         ("student-hybrid-char-cpu", "nanogpt-cpu", 65),
         ("transformer-masked", "resnet-bk-masked", 66),
         ("fnet-masked", "resnet-bk-masked", 66),
