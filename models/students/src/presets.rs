@@ -58,14 +58,15 @@ pub const PRESETS: &[Preset<Student>] = &[
     },
 ];
 
-/// Resolvent layers with a state of four times the size at the same number of weights, that reach ten times as far. Of a dozen settings
+/// Resolvent layers with a state of four times the size at the same number of weights, that reach ten times as far. Of some twenty settings
 /// on Rust source code these took most off the loss (docs/src/results.md, "Students on code").
 fn far((backbone, student): (BackboneConfig, Student)) -> (BackboneConfig, Student) {
     let resolvent = ResolventConfig {
         heads: 1,
         d_key: student.resolvent.heads * student.resolvent.d_key,
-        eta: [0.01, 2.0],
+        eta: [0.01, 0.01],
         potential_bound: 1.0,
+        potential_std: 0.2,
         boundary: Boundary::Open,
         ..student.resolvent
     };
