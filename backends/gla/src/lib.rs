@@ -9,7 +9,8 @@
 //!
 //! It is the scalar-gate form of gated linear attention (arXiv 2312.06635), the state space dual of Mamba-2 (arXiv
 //! 2405.21060) and, with constant gates, retention (arXiv 2307.08621). [`gated_linear_attention`] is differentiable in all
-//! its inputs and from both outputs, with exact gradients (see [`chunked`]).
+//! its inputs and from both outputs, with exact gradients (see [`chunked`]). [`linear_recurrence`] is its elementwise kin, a memory
+//! of one number a channel.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, Tensor};
@@ -70,6 +71,7 @@ mod error;
 mod flex;
 mod ops;
 mod plain;
+pub mod recurrence;
 pub mod reference;
 mod strategy;
 
@@ -80,4 +82,5 @@ pub use ops::{
     gated_linear_attention_forgotten, writes_forgotten,
 };
 pub use plain::{Forward, Inputs};
+pub use recurrence::linear_recurrence;
 pub use strategy::Strategy;

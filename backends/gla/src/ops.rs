@@ -5,7 +5,11 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-use crate::{backend::GlaBackend, error::GlaError, strategy::Strategy};
+use crate::{
+    backend::GlaBackend,
+    error::{GlaError, check_filled, check_shape, check_type},
+    strategy::Strategy,
+};
 
 /// What [`gated_linear_attention`] returns.
 #[derive(Clone, Debug)]
@@ -50,47 +54,40 @@ pub fn gated_linear_attention_by(
     log_decay: Tensor<3>,
     state: Option<Tensor<4>>,
 ) -> Result<GatedAttention, GlaError> {
-    const OPERAND: &str = "F32 or BF16";
+    const NAME: &str = "gated_linear_attention";
     const KEYS: &str = "[batch, seq, heads, d_key]";
     const VALUES: &str = "[batch, seq, heads, d_value]";
     const STATE: &str = "[batch, heads, d_key, d_value]";
     strategy.check()?;
     let [batch, seq, heads, d_key] = q.dims();
     let d_value = v.dims()[3];
-    for (name, axes, found) in [("q", KEYS, q.dims()), ("v", VALUES, v.dims())] {
-        if found.contains(&0) {
-            let found = found.to_vec();
-            return Err(GlaError::Empty { name, axes, found });
-        }
-    }
-    check_shape("k", KEYS, &[batch, seq, heads, d_key], &k)?;
-    check_shape("v", VALUES, &[batch, seq, heads, d_value], &v)?;
-    let axes = "[batch, seq, heads]";
-    check_shape("log_decay", axes, &[batch, seq, heads], &log_decay)?;
+    check_filled(NAME, ["q", KEYS], &q.dims())?;
+    check_filled(NAME, ["v", VALUES], &v.dims())?;
+    check_shape(NAME, ["k", KEYS], &[batch, seq, heads, d_key], &k.dims())?;
+    let values = [batch, seq, heads, d_value];
+    check_shape(NAME, ["v", VALUES], &values, &v.dims())?;
+    let gates = ["log_decay", "[batch, seq, heads]"];
+    check_shape(NAME, gates, &[batch, seq, heads], &log_decay.dims())?;
     let operand = q.dtype();
-    if !matches!(operand, DType::F32 | DType::BF16) {
-        return Err(wrong_type("q", OPERAND, operand));
-    }
     let as_q = match operand {
         DType::F32 => "F32 as q is",
-        _ => "BF16 as q is",
+        DType::BF16 => "BF16 as q is",
+        found => {
+            return Err(GlaError::DType {
+                operation: NAME,
+                name: "q",
+                expected: "F32 or BF16",
+                found,
+            });
+        }
     };
-    for (name, found) in [("k", k.dtype()), ("v", v.dtype())] {
-        if found != operand {
-            return Err(wrong_type(name, as_q, found));
-        }
-    }
+    check_type(NAME, ["k", as_q], [operand, k.dtype()])?;
+    check_type(NAME, ["v", as_q], [operand, v.dtype()])?;
+    check_type(NAME, ["log_decay", "F32"], [DType::F32, log_decay.dtype()])?;
     if let Some(state) = &state {
-        check_shape("state", STATE, &[batch, heads, d_key, d_value], state)?;
-    }
-    let of_state = state.as_ref().map(|state| ("state", state.dtype()));
-    for (name, found) in [("log_decay", log_decay.dtype())]
-        .into_iter()
-        .chain(of_state)
-    {
-        if found != DType::F32 {
-            return Err(wrong_type(name, "F32", found));
-        }
+        let expected = [batch, heads, d_key, d_value];
+        check_shape(NAME, ["state", STATE], &expected, &state.dims())?;
+        check_type(NAME, ["state", "F32"], [DType::F32, state.dtype()])?;
     }
     let fresh = state.is_none();
     let state = state.unwrap_or_else(|| v.clone());
@@ -147,29 +144,4 @@ pub fn gated_linear_attention_forgotten(
         v.dims()
     );
     gated_linear_attention_by(Strategy::Forgotten, q, k, v, log_decay, state)
-}
-
-fn wrong_type(name: &'static str, expected: &'static str, found: DType) -> GlaError {
-    GlaError::DType {
-        name,
-        expected,
-        found,
-    }
-}
-
-fn check_shape<const D: usize>(
-    name: &'static str,
-    axes: &'static str,
-    expected: &[usize; D],
-    tensor: &Tensor<D>,
-) -> Result<(), GlaError> {
-    if tensor.dims() == *expected {
-        return Ok(());
-    }
-    Err(GlaError::Shape {
-        name,
-        axes,
-        expected: expected.to_vec(),
-        found: tensor.dims().to_vec(),
-    })
 }

@@ -2,7 +2,7 @@
 
 use kiln_backbone::{BackboneConfig, Positions, Preset};
 
-use crate::{ConvConfig, GlaConfig};
+use crate::{ConvConfig, GlaConfig, MinGruConfig};
 
 /// Every preset of the gated short convolution.
 pub const CONV_PRESETS: &[Preset<ConvConfig>] = &[
@@ -50,6 +50,30 @@ fn gla_char_cpu() -> (BackboneConfig, GlaConfig) {
     (backbone, GlaConfig { range, ..mixer })
 }
 
+/// Every preset of minGRU, with twice as many channels as the model is wide (arXiv 2410.01201).
+pub const MIN_GRU_PRESETS: &[Preset<MinGruConfig>] = &[
+    Preset {
+        name: "min-gru-tiny",
+        purpose: "smallest minGRU, for tests and first steps",
+        config: || min_gru(BackboneConfig::modern([64, 2], 148, 128)),
+    },
+    Preset {
+        name: "min-gru-small",
+        purpose: "minGRU of about 3M parameters for the CPU, the size of transformer-small",
+        config: || min_gru(BackboneConfig::modern([192, 6], 382, 256)),
+    },
+    Preset {
+        name: "min-gru-char-cpu",
+        purpose: "minGRU with the parameters of nanogpt-cpu: 4 layers, d 128, context 64",
+        config: || min_gru(BackboneConfig::nanogpt([128, 4], 388, 64, 0.0)),
+    },
+    Preset {
+        name: "min-gru-char-gpu",
+        purpose: "minGRU with the parameters of nanogpt-gpu: 6 layers, d 384, context 256, dropout 0.2",
+        config: || min_gru(BackboneConfig::nanogpt([384, 6], 1168, 256, 0.2)),
+    },
+];
+
 /// Every preset of Fourier mixing, which has no settings.
 pub const FNET_PRESETS: &[Preset<()>] = &[Preset {
     name: "fnet-masked",
@@ -75,6 +99,15 @@ fn conv_like_nanogpt(
 ) -> (BackboneConfig, ConvConfig) {
     let backbone = BackboneConfig::nanogpt([d_model, n_layers], d_hidden, max_seq, dropout);
     (backbone, ConvConfig::default())
+}
+
+/// Twice as many channels as the backbone is wide.
+fn min_gru(backbone: BackboneConfig) -> (BackboneConfig, MinGruConfig) {
+    let mixer = MinGruConfig {
+        channels: 2 * backbone.d_model,
+        ..Default::default()
+    };
+    (backbone, mixer)
 }
 
 /// RMSNorm and SwiGLU, tied head, no positions: order comes from the mixer.

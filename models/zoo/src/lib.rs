@@ -8,7 +8,7 @@ mod model;
 pub use kiln_backbone::{
     BackboneConfig, Direction, MlpKind, ModelError, NormKind, Positions, Precision,
 };
-pub use kiln_baselines::{ConvConfig, GlaConfig};
+pub use kiln_baselines::{ConvConfig, GlaConfig, MinGruConfig};
 pub use kiln_resnet_bk::{BkConfig, Chart, Control, GradRule};
 pub use kiln_resolvent::{ResolventConfig, ResolventForm};
 pub use kiln_students::{Graft, Part, SurgeryError, Transplanted, transplant};

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_backbone::{Mixer, NamedLinears};
-use kiln_baselines::{ConvMixer, FnetMixer, GlaMixer, GlaState};
+use kiln_baselines::{ConvMixer, FnetMixer, GlaMixer, GlaState, MinGruMixer, MinGruState};
 use kiln_resnet_bk::BkMixer;
 use kiln_resolvent::{ResolventMixer, ResolventMixerState};
 use kiln_transformer::{KvCache, SelfAttention};
@@ -23,6 +23,8 @@ pub enum MixerKind {
     Conv,
     /// Gated linear attention.
     Gla,
+    /// A minimal gated recurrent unit.
+    MinGru,
     /// Fourier transforms over positions and channels; bidirectional.
     Fnet,
 }
@@ -44,6 +46,8 @@ pub enum AnyMixer {
     Conv(ConvMixer),
     /// See [`MixerKind::Gla`].
     Gla(GlaMixer),
+    /// See [`MixerKind::MinGru`].
+    MinGru(MinGruMixer),
     /// See [`MixerKind::Fnet`].
     Fnet(FnetMixer),
 }
@@ -65,6 +69,8 @@ pub enum AnyState {
     Conv(Tensor<3>),
     /// S of every head, and the last inputs of the convolution.
     Gla(GlaState),
+    /// h, and the last inputs of the convolution.
+    MinGru(MinGruState),
     /// Nothing: the mixer is bidirectional.
     Fnet,
 }
@@ -82,6 +88,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => AnyState::Resolvent(mixer.initial_state(batch, device)),
             Self::Conv(mixer) => AnyState::Conv(mixer.initial_state(batch, device)),
             Self::Gla(mixer) => AnyState::Gla(mixer.initial_state(batch, device)),
+            Self::MinGru(mixer) => AnyState::MinGru(mixer.initial_state(batch, device)),
             Self::Fnet(_) => AnyState::Fnet,
         }
     }
@@ -107,6 +114,10 @@ impl Mixer for AnyMixer {
             (Self::Gla(mixer), None) => wrap(mixer.forward(x, None), AnyState::Gla),
             (Self::Gla(mixer), Some(AnyState::Gla(state))) => {
                 wrap(mixer.forward(x, Some(state)), AnyState::Gla)
+            }
+            (Self::MinGru(mixer), None) => wrap(mixer.forward(x, None), AnyState::MinGru),
+            (Self::MinGru(mixer), Some(AnyState::MinGru(state))) => {
+                wrap(mixer.forward(x, Some(state)), AnyState::MinGru)
             }
             (Self::Fnet(mixer), None | Some(AnyState::Fnet)) => {
                 wrap(mixer.forward(x, None), |()| AnyState::Fnet)
@@ -137,6 +148,10 @@ impl Mixer for AnyMixer {
                 let (y, state) = mixer.step(x, state);
                 (y, AnyState::Gla(state))
             }
+            (Self::MinGru(mixer), AnyState::MinGru(state)) => {
+                let (y, state) = mixer.step(x, state);
+                (y, AnyState::MinGru(state))
+            }
             (Self::Fnet(mixer), AnyState::Fnet) => (mixer.step(x, ()).0, AnyState::Fnet),
             _ => panic!("{FOREIGN_STATE}"),
         }
@@ -149,6 +164,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => mixer.linears_mut(),
             Self::Conv(mixer) => mixer.linears_mut(),
             Self::Gla(mixer) => mixer.linears_mut(),
+            Self::MinGru(mixer) => mixer.linears_mut(),
             Self::Fnet(mixer) => mixer.linears_mut(),
         }
     }
@@ -160,6 +176,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => mixer.is_causal(),
             Self::Conv(mixer) => mixer.is_causal(),
             Self::Gla(mixer) => mixer.is_causal(),
+            Self::MinGru(mixer) => mixer.is_causal(),
             Self::Fnet(mixer) => mixer.is_causal(),
         }
     }
@@ -171,6 +188,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => mixer.weights(x),
             Self::Conv(mixer) => mixer.weights(x),
             Self::Gla(mixer) => mixer.weights(x),
+            Self::MinGru(mixer) => mixer.weights(x),
             Self::Fnet(mixer) => mixer.weights(x),
         }
     }
@@ -182,6 +200,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => mixer.weighing_heads(),
             Self::Conv(mixer) => mixer.weighing_heads(),
             Self::Gla(mixer) => mixer.weighing_heads(),
+            Self::MinGru(mixer) => mixer.weighing_heads(),
             Self::Fnet(mixer) => mixer.weighing_heads(),
         }
     }
@@ -193,6 +212,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => mixer.flops_per_token(seq),
             Self::Conv(mixer) => mixer.flops_per_token(seq),
             Self::Gla(mixer) => mixer.flops_per_token(seq),
+            Self::MinGru(mixer) => mixer.flops_per_token(seq),
             Self::Fnet(mixer) => mixer.flops_per_token(seq),
         }
     }
@@ -204,6 +224,7 @@ impl Mixer for AnyMixer {
             Self::Resolvent(mixer) => mixer.state_bytes(seq),
             Self::Conv(mixer) => mixer.state_bytes(seq),
             Self::Gla(mixer) => mixer.state_bytes(seq),
+            Self::MinGru(mixer) => mixer.state_bytes(seq),
             Self::Fnet(mixer) => mixer.state_bytes(seq),
         }
     }
@@ -219,6 +240,7 @@ impl Mixer for AnyMixer {
             }
             (Self::Conv(mixer), AnyState::Conv(state)) => mixer.counted_state_bytes(state),
             (Self::Gla(mixer), AnyState::Gla(state)) => mixer.counted_state_bytes(state),
+            (Self::MinGru(mixer), AnyState::MinGru(state)) => mixer.counted_state_bytes(state),
             (Self::Fnet(mixer), AnyState::Fnet) => mixer.counted_state_bytes(&()),
             _ => panic!("{FOREIGN_STATE}"),
         }

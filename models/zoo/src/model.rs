@@ -6,7 +6,7 @@ use kiln_backbone::{
     Backbone, BackboneConfig, BackboneState, Direction, InitRng, ModelError, Preset,
     stable_param_ids,
 };
-use kiln_baselines::{ConvConfig, FnetMixer, GlaConfig};
+use kiln_baselines::{ConvConfig, FnetMixer, GlaConfig, MinGruConfig};
 use kiln_resnet_bk::{BkConfig, GradRule};
 use kiln_resolvent::ResolventConfig;
 use kiln_students::StudentMixer;
@@ -44,6 +44,9 @@ pub struct ModelConfig {
     /// Settings of layers of gated linear attention, if the pattern has any.
     #[serde(default)]
     pub gla: GlaConfig,
+    /// Settings of minGRU layers, if the pattern has any.
+    #[serde(default)]
+    pub min_gru: MinGruConfig,
 }
 
 impl ModelConfig {
@@ -79,6 +82,16 @@ impl ModelConfig {
                 ..Self::of(MixerKind::Gla, backbone)
             })
         };
+        let min_gru = || {
+            find(
+                kiln_baselines::MIN_GRU_PRESETS,
+                name,
+                |backbone, min_gru| Self {
+                    min_gru,
+                    ..Self::of(MixerKind::MinGru, backbone)
+                },
+            )
+        };
         let fnet = || {
             find(kiln_baselines::FNET_PRESETS, name, |backbone, ()| {
                 Self::of(MixerKind::Fnet, backbone)
@@ -103,6 +116,7 @@ impl ModelConfig {
             .or_else(resolvent)
             .or_else(conv)
             .or_else(gla)
+            .or_else(min_gru)
             .or_else(fnet)
             .or_else(student)
     }
@@ -117,6 +131,7 @@ impl ModelConfig {
             resolvent: ResolventConfig::default(),
             conv: ConvConfig::default(),
             gla: GlaConfig::default(),
+            min_gru: MinGruConfig::default(),
         }
     }
 
@@ -140,6 +155,7 @@ impl ModelConfig {
                 MixerKind::Resolvent => self.resolvent.validate(&self.backbone)?,
                 MixerKind::Conv => self.conv.validate()?,
                 MixerKind::Gla => self.gla.validate(&self.backbone)?,
+                MixerKind::MinGru => self.min_gru.validate()?,
                 MixerKind::Fnet => {}
             }
         }
@@ -173,6 +189,10 @@ impl ModelConfig {
                 let mixer = self.gla.init(&self.backbone, rng, device)?;
                 Ok(AnyMixer::Gla(mixer))
             }
+            MixerKind::MinGru => {
+                let mixer = self.min_gru.init(&self.backbone, rng, device)?;
+                Ok(AnyMixer::MinGru(mixer))
+            }
             MixerKind::Fnet => Ok(AnyMixer::Fnet(FnetMixer::new(self.backbone.d_model))),
         };
         let model = self.backbone.init(mixer, &mut InitRng::new(seed), device)?;
@@ -184,7 +204,7 @@ impl ModelConfig {
         let causal = |mixer: &MixerKind| match mixer {
             MixerKind::Attention => self.attention.direction == Direction::Causal,
             MixerKind::Bk => self.bk.direction == Direction::Causal,
-            MixerKind::Resolvent | MixerKind::Conv | MixerKind::Gla => true,
+            MixerKind::Resolvent | MixerKind::Conv | MixerKind::Gla | MixerKind::MinGru => true,
             MixerKind::Fnet => false,
         };
         !self.backbone.decoder && self.pattern.iter().all(causal)
@@ -226,6 +246,7 @@ pub fn potential_weights(model: &LanguageModel) -> Vec<ParamId> {
         | AnyMixer::Resolvent(_)
         | AnyMixer::Conv(_)
         | AnyMixer::Gla(_)
+        | AnyMixer::MinGru(_)
         | AnyMixer::Fnet(_) => None,
     };
     model
@@ -266,6 +287,7 @@ pub fn presets() -> Vec<PresetInfo> {
         .chain(infos(kiln_resolvent::PRESETS))
         .chain(infos(kiln_baselines::CONV_PRESETS))
         .chain(infos(kiln_baselines::GLA_PRESETS))
+        .chain(infos(kiln_baselines::MIN_GRU_PRESETS))
         .chain(infos(kiln_baselines::FNET_PRESETS))
         .chain(infos(kiln_students::PRESETS))
         .collect()

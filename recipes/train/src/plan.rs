@@ -205,14 +205,14 @@ fn weighing_heads(model: &ModelConfig, layer: usize) -> usize {
         MixerKind::Attention => model.attention.heads,
         MixerKind::Bk => model.bk.heads,
         MixerKind::Resolvent => model.resolvent.heads,
-        MixerKind::Conv | MixerKind::Gla | MixerKind::Fnet => 0,
+        MixerKind::Conv | MixerKind::Gla | MixerKind::MinGru | MixerKind::Fnet => 0,
     }
 }
 
 /// Values kept a token and layer, counted off the modules: about 10 of the width around norms and residuals, three of the MLP's
 /// hidden width, for attention four of the width and two of every score, for BK eight a head, for resolvent attention six of the
 /// width, eight of all keys' and four a head, for the convolution four of the width, for gated linear attention five of the width,
-/// six of all keys' and three a head, for Fourier mixing three of the width; then a chunk of logits, or with a teacher all of them and
+/// six of all keys' and three a head, for minGRU two of the width and nine a channel, for Fourier mixing three of the width; then a chunk of logits, or with a teacher all of them and
 /// their softmax, and four of every weight that is compared with the teacher's. What is counted a head and the softmax are f32 in every precision.
 fn activation_bytes(resolved: &Resolved) -> u64 {
     let model = &resolved.model;
@@ -234,6 +234,11 @@ fn activation_bytes(resolved: &Resolved) -> u64 {
             let keys = model.gla.heads * model.gla.d_key;
             [5 * backbone.d_model + 6 * keys, 3 * model.gla.heads]
         }
+        // Gate, candidate and states for products; before and after sigmoids, decay, write and states for the recurrence.
+        MixerKind::MinGru => [
+            2 * backbone.d_model + 3 * model.min_gru.channels,
+            6 * model.min_gru.channels,
+        ],
         MixerKind::Fnet => [3 * backbone.d_model, 0],
     };
     let features = resolved.recipe.value.distill.as_ref();

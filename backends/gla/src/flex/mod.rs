@@ -13,6 +13,8 @@ use burn::{
     tensor::{DType, FloatDType, Tensor, TensorData},
 };
 
+pub(crate) use self::output::Output;
+
 use self::kernel::Problem;
 use crate::{
     backend::{GlaAdjoint, GlaBackend, Saved},

@@ -3,7 +3,7 @@
 use std::mem::ManuallyDrop;
 
 /// A new buffer, not zeroed first.
-pub(super) struct Output {
+pub(crate) struct Output {
     buffer: *mut f32,
     len: usize,
     capacity: usize,

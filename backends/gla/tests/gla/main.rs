@@ -15,4 +15,5 @@ mod forgotten;
 mod long;
 mod operands;
 mod oracle;
+mod recurrence;
 mod values;

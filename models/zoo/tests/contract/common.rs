@@ -88,6 +88,7 @@ fn reduce(mut config: ModelConfig) -> ModelConfig {
     config.resolvent.d_key = 6;
     config.gla.heads = 4;
     config.gla.d_key = 6;
+    config.min_gru.channels = 24;
     config
 }
 

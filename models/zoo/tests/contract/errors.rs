@@ -146,6 +146,10 @@ fn bad_mixers_of_other_kinds_are_named() {
         "`conv.width` is 1, but must be at least 2"
     );
     assert_eq!(
+        message("min-gru-tiny", |c| c.min_gru.channels = 0),
+        "`min_gru.channels` is 0, but must be at least 1"
+    );
+    assert_eq!(
         message("gla-tiny", |c| c.gla.heads = 5),
         "`gla.heads` = 5 does not divide `d_model` = 64; choose a divisor of 64"
     );

@@ -204,6 +204,9 @@ fn no_state_is_the_initial_one() {
             }
             MixerKind::Conv => AnyMixer::Conv(config.conv.init(backbone, rng, &device).unwrap()),
             MixerKind::Gla => AnyMixer::Gla(config.gla.init(backbone, rng, &device).unwrap()),
+            MixerKind::MinGru => {
+                AnyMixer::MinGru(config.min_gru.init(backbone, rng, &device).unwrap())
+            }
             MixerKind::Fnet => panic!("{}: Fourier mixing is not causal", case.name),
         };
         let values: Vec<f32> = (0..SEQ * backbone.d_model)

@@ -117,6 +117,21 @@ fn gla(config: &ModelConfig) -> usize {
     norm(config) + projections + matrix(d, heads, true) + read
 }
 
+/// Taps, gate with its bias, candidate and output.
+fn min_gru(config: &ModelConfig) -> usize {
+    let (d, bias, mixer) = (
+        config.backbone.d_model,
+        config.backbone.bias,
+        &config.min_gru,
+    );
+    let conv = match mixer.conv_width {
+        0 | 1 => 0,
+        width => d * width,
+    };
+    let gates = matrix(d, mixer.channels, true) + matrix(d, mixer.channels, bias);
+    norm(config) + conv + gates + matrix(mixer.channels, d, bias)
+}
+
 /// All parameters.
 fn count(config: &ModelConfig) -> usize {
     let backbone = &config.backbone;
@@ -143,6 +158,7 @@ fn mixer(config: &ModelConfig, layer: usize) -> usize {
         MixerKind::Resolvent => resolvent,
         MixerKind::Conv => conv,
         MixerKind::Gla => gla,
+        MixerKind::MinGru => min_gru,
         MixerKind::Fnet => norm,
     };
     count(config)
@@ -242,6 +258,10 @@ fn presets_that_are_compared_are_of_one_size() {
         ("gla-small", "transformer-small", 1024),
         ("gla-char-cpu", "nanogpt-cpu", 65),
         ("gla-char-gpu", "nanogpt-gpu", 65),
+        ("min-gru-tiny", "transformer-tiny", 65),
+        ("min-gru-small", "transformer-small", 1024),
+        ("min-gru-char-cpu", "nanogpt-cpu", 65),
+        ("min-gru-char-gpu", "nanogpt-gpu", 65),
     ] {
         let a = count(&preset(name, vocab)) as f64;
         let b = count(&preset(transformer, vocab)) as f64;
@@ -304,6 +324,7 @@ fn names_in_files_have_no_enum_variants() {
             "Resolvent",
             "Conv.",
             "Gla",
+            "MinGru",
             "Fnet",
             "Rms",
             "Layer",

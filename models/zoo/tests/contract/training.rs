@@ -59,7 +59,11 @@ fn frozen(config: &ModelConfig) -> Vec<String> {
                 let mixer = &config.resolvent;
                 ("Resolvent", mixer.learn_energy, mixer.learn_hopping)
             }
-            MixerKind::Attention | MixerKind::Conv | MixerKind::Gla | MixerKind::Fnet => continue,
+            MixerKind::Attention
+            | MixerKind::Conv
+            | MixerKind::Gla
+            | MixerKind::MinGru
+            | MixerKind::Fnet => continue,
         };
         let mut add = |name: &str| all.push(format!("blocks.{layer}.mixer.{kind}.{name}"));
         if !learn_energy {

@@ -17,7 +17,7 @@ fn can_say(mixer: &AnyMixer, config: &ModelConfig) -> bool {
     match mixer {
         AnyMixer::Attention(_) | AnyMixer::Resolvent(_) => true,
         AnyMixer::Bk(_) => config.is_causal() && config.bk.control == Control::None,
-        AnyMixer::Conv(_) | AnyMixer::Gla(_) | AnyMixer::Fnet(_) => false,
+        AnyMixer::Conv(_) | AnyMixer::Gla(_) | AnyMixer::MinGru(_) | AnyMixer::Fnet(_) => false,
     }
 }
 

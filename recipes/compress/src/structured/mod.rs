@@ -118,6 +118,7 @@ fn resize(config: &mut ModelConfig, mixer: Option<MixerKind>, units: usize) {
             config.gla.d_value = config.gla.value_width(backbone);
             config.gla.heads = units;
         }
+        Some(MixerKind::MinGru) => config.min_gru.channels = units,
         Some(MixerKind::Conv | MixerKind::Fnet) => {}
     }
 }

@@ -47,11 +47,12 @@ fn set(stored: &mut Stored, change: impl Fn(usize, usize) -> Option<f32>) {
     }
 }
 
-const PRESETS: [&str; 5] = [
+const PRESETS: [&str; 6] = [
     "transformer-tiny",
     "resnet-bk-tiny",
     "resolvent-tiny",
     "gla-tiny",
+    "min-gru-tiny",
     "nanogpt-cpu",
 ];
 

@@ -158,6 +158,11 @@ fn heads(config: &ModelConfig, layer: usize) -> Option<Site> {
             let site = key_value(site.outputs("forget", [1, 1]), gla.d_key, d_value);
             Some(site.read_by("readout.output", [1, d_value], gla.heads, Some(kind)))
         }
+        MixerKind::MinGru => {
+            let one = [1, 1];
+            let site = site.outputs("gate", one).outputs("candidate", one);
+            Some(site.read_by("output", one, config.min_gru.channels, Some(kind)))
+        }
         MixerKind::Conv | MixerKind::Fnet => None,
     }
 }

@@ -22,6 +22,7 @@ fn signs_are_stored_as_they_were_trained_with() {
         "resnet-bk-tiny",
         "resolvent-tiny",
         "gla-tiny",
+        "min-gru-tiny",
         "conv3-char-cpu",
         "nanogpt-cpu",
     ] {

@@ -110,6 +110,9 @@ pub struct ModelSection {
     /// Keys of layers of gated linear attention.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub gla: toml::Table,
+    /// Keys of minGRU layers.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub min_gru: toml::Table,
 }
 
 /// What a model learns to predict.

@@ -173,6 +173,7 @@ impl Resolved {
         section.resolvent = table(toml::Table::try_from(&self.model.resolvent))?;
         section.conv = table(toml::Table::try_from(&self.model.conv))?;
         section.gla = table(toml::Table::try_from(&self.model.gla))?;
+        section.min_gru = table(toml::Table::try_from(&self.model.min_gru))?;
         Ok(recipe)
     }
 }
