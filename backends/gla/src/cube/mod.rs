@@ -9,6 +9,8 @@ use burn::{
     tensor::Tensor,
 };
 
+pub(crate) use self::launch::empty;
+
 use self::launch::Problem;
 use crate::{
     backend::{GlaAdjoint, GlaBackend, Saved},

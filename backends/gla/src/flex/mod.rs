@@ -35,7 +35,11 @@ fn lower<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 }
 
 /// The values in `operand`.
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], operand: DType) -> FlexTensor {
+pub(crate) fn tensor<const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    operand: DType,
+) -> FlexTensor {
     let single = FlexTensor::from_data(TensorData::new(values, shape));
     match operand {
         DType::F32 => single,

@@ -3,16 +3,15 @@
 
 use burn::{
     backend::{Cube, tensor::FloatTensor},
-    tensor::{DType, Shape},
+    tensor::DType,
 };
 use burn_cubecl::{
     cubecl::{self, calculate_cube_count_elemwise, prelude::*},
     kernel::into_contiguous,
-    ops::numeric::empty_device_contiguous_dtype,
-    tensor::CubeTensor,
 };
 
 use super::{RecurrenceAdjoint, RecurrenceBackend};
+use crate::cube::empty;
 
 type Primitive = FloatTensor<Cube>;
 
@@ -109,16 +108,6 @@ fn sweep_back(
     d_entering[ABSOLUTE_POS] = carry;
 }
 
-/// A new buffer, not initialised.
-fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
-    empty_device_contiguous_dtype(
-        like.client.clone(),
-        like.device.clone(),
-        shape.into(),
-        DType::F32,
-    )
-}
-
 /// Cubes for a unit a channel.
 fn cubes(client: &Client, rows: usize, channels: usize) -> (CubeCount, CubeDim) {
     let dim = CubeDim::new_1d(UNITS);
@@ -130,7 +119,7 @@ impl RecurrenceBackend for Cube {
     fn linear_recurrence(decay: Primitive, input: Primitive, entering: Primitive) -> Primitive {
         let [decay, input, entering] = [decay, input, entering].map(into_contiguous);
         let [rows, seq, channels] = decay.meta.shape().dims();
-        let states = empty(&decay, [rows, seq, channels]);
+        let states = empty(&decay, [rows, seq, channels], DType::F32);
         let (count, dim) = cubes(&decay.client, rows, channels);
         // SAFETY: units stay inside the shapes, and surplus ones leave at once.
         unsafe {
@@ -162,8 +151,8 @@ impl RecurrenceAdjoint for Cube {
         let [decay, states, entering, d_states] =
             [decay, states, entering, d_states].map(into_contiguous);
         let [rows, seq, channels] = decay.meta.shape().dims();
-        let [d_decay, d_input] = [(); 2].map(|()| empty(&decay, [rows, seq, channels]));
-        let d_entering = empty(&decay, [rows, channels]);
+        let [d_decay, d_input] = [(); 2].map(|()| empty(&decay, [rows, seq, channels], DType::F32));
+        let d_entering = empty(&decay, [rows, channels], DType::F32);
         let (count, dim) = cubes(&decay.client, rows, channels);
         // SAFETY: units stay inside the shapes, and surplus ones leave at once.
         unsafe {

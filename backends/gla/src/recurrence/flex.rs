@@ -2,12 +2,12 @@
 
 use burn::{
     backend::{Flex, TensorMetadata, tensor::FloatTensor},
-    tensor::TensorData,
+    tensor::DType,
 };
 use rayon::prelude::*;
 
 use super::{RecurrenceAdjoint, RecurrenceBackend};
-use crate::flex::Output;
+use crate::flex::{Output, tensor};
 
 type FlexTensor = FloatTensor<Flex>;
 
@@ -45,10 +45,6 @@ impl Shape {
     }
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape))
-}
-
 impl RecurrenceBackend for Flex {
     fn linear_recurrence(decay: FlexTensor, input: FlexTensor, entering: FlexTensor) -> FlexTensor {
         let [decay, input, entering] = [decay, input, entering].map(|x| x.to_contiguous());
@@ -76,7 +72,7 @@ impl RecurrenceBackend for Flex {
         });
         // SAFETY: the blocks cover every channel of every position.
         let states = unsafe { states.finish() };
-        tensor(states, [shape.batch, shape.seq, shape.channels])
+        tensor(states, [shape.batch, shape.seq, shape.channels], DType::F32)
     }
 }
 
@@ -137,9 +133,9 @@ impl RecurrenceAdjoint for Flex {
         let [d_decay, d_input, d_entering] =
             [d_decay, d_input, d_entering].map(|output| unsafe { output.finish() });
         [
-            tensor(d_decay, [batch, seq, channels]),
-            tensor(d_input, [batch, seq, channels]),
-            tensor(d_entering, [batch, channels]),
+            tensor(d_decay, [batch, seq, channels], DType::F32),
+            tensor(d_input, [batch, seq, channels], DType::F32),
+            tensor(d_entering, [batch, channels], DType::F32),
         ]
     }
 }
